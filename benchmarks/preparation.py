@@ -1,0 +1,149 @@
+"""Wall time and peak memory of `p5jax data prepare` on a generated Amazon-2018-style file.
+
+    python benchmarks/preparation.py [--reviews 1000000] [--item-ids sequential]
+
+The file has the format, the text lengths (about 80 words) and the skew of a real category; what the
+sentences say does not matter. The target is a few minutes and 4 GiB for a million reviews.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from p5jax.data.prepare import prepare, read_raw
+
+SENTENCES = 5000
+WORDS = 3000
+SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
+
+
+def generate(folder: Path, reviews: int, seed: int = 0) -> tuple[Path, Path]:
+    """Write a review and a metadata file; return their paths."""
+    rng = np.random.default_rng(seed)
+    users, items = reviews // 8, reviews // 25
+    user = rng.integers(0, users, reviews)
+    item = (items * rng.random(reviews) ** 2).astype(int)  # skewed: a tenth has a third of all
+    stars = rng.choice([1, 2, 3, 4, 5], reviews, p=[0.08, 0.05, 0.09, 0.18, 0.60])
+    days = rng.integers(14_000, 17_700, reviews)
+    pool = _sentences(rng)
+    path = folder / "Generated_5.json.gz"
+    with gzip.open(path, "wt", compresslevel=1, encoding="utf-8") as file:
+        for n in range(reviews):
+            length = int(rng.geometric(1 / 6))
+            text = " ".join(pool[s] for s in rng.integers(0, SENTENCES, length))
+            record = {
+                "overall": float(stars[n]),
+                "verified": True,
+                "reviewTime": "01 1, 2015",
+                "reviewerID": f"A{user[n]:012d}",
+                "asin": f"B{item[n]:09d}",
+                "style": {"Size:": " Large"},
+                "reviewerName": f"Reviewer {user[n]}",
+                "reviewText": text,
+                "summary": " ".join(text.split()[:5]),
+                "unixReviewTime": int(days[n]) * 86_400,
+            }
+            file.write(json.dumps(record) + "\n")
+    metadata = folder / "meta_Generated.json.gz"
+    with gzip.open(metadata, "wt", compresslevel=1, encoding="utf-8") as file:
+        for n in range(items):
+            record = {
+                "category": ["Made", "Up", f"Kind {n % 50}"],
+                "description": [pool[n % SENTENCES]] * 3,
+                "title": " ".join(pool[n % SENTENCES].split()[:8]),
+                "brand": f"Brand {n % 997}",
+                "price": f"${n % 90}.99",
+                "asin": f"B{n:09d}",
+            }
+            file.write(json.dumps(record) + "\n")
+    return path, metadata
+
+
+def _sentences(rng: np.random.Generator) -> list[str]:
+    """Return sentences of 4 to 25 words from a Zipf-like vocabulary, nouns after articles."""
+    words = ["".join(rng.choice(SYLLABLES, rng.integers(2, 5))) for _ in range(WORDS)]
+    common = [
+        "the",
+        "a",
+        "is",
+        "and",
+        "it",
+        "for",
+        "with",
+        "very",
+        "this",
+        "not",
+        "good",
+        "great",
+        "of",
+    ]
+    sentences = []
+    for _ in range(SENTENCES):
+        length = int(rng.integers(4, 26))
+        ranks = (WORDS * rng.random(length) ** 3).astype(int)
+        parts = [
+            common[int(rng.integers(0, len(common)))] if rng.random() < 0.5 else words[rank]
+            for rank in ranks
+        ]
+        sentences.append(" ".join(parts).capitalize() + ".")
+    return sentences
+
+
+def measure(reviews: Path, metadata: Path, out: Path, scheme: str, results: dict) -> None:
+    """Prepare in this process; put seconds, peak memory and counts into `results`."""
+    start = time.perf_counter()
+    raw = read_raw("amazon", reviews=[reviews], metadata=[metadata])
+    read = time.perf_counter()
+    counts = prepare(raw, out, scheme=scheme)
+    end = time.perf_counter()
+    results["read_seconds"] = round(read - start, 1)
+    results["prepare_seconds"] = round(end - read, 1)
+    results["total_seconds"] = round(end - start, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    results["peak_gib"] = round(peak * unit / 2**30, 2)
+    results["counts"] = counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reviews", type=int, default=1_000_000)
+    parser.add_argument("--item-ids", default="sequential")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        reviews, metadata = generate(Path(folder), arguments.reviews)
+        # a fresh process, so that the peak is that of the preparation alone
+        context = multiprocessing.get_context("spawn")
+        with context.Manager() as manager:
+            results = manager.dict()
+            out = Path(folder) / "dataset"
+            worker = context.Process(
+                target=measure, args=(reviews, metadata, out, arguments.item_ids, results)
+            )
+            worker.start()
+            worker.join()
+            if worker.exitcode:
+                raise SystemExit(worker.exitcode)
+            report = {
+                "reviews": arguments.reviews,
+                "item_ids": arguments.item_ids,
+                "file_mib": round(reviews.stat().st_size / 2**20, 1),
+                "cores": os.cpu_count(),
+                **results,
+            }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Raw reviews and interaction logs to one leak-free dataset folder."""

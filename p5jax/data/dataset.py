@@ -1,0 +1,210 @@
+"""The dataset folder: users, items, interactions and reviews as Parquet, plus manifest.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from p5jax.data.item_ids import id_tokens
+from p5jax.errors import UserError, nearest
+
+FORMAT_VERSION = 1
+TABLES = ("users", "items", "interactions", "reviews")
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = ("train", "validation", "test")
+FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
+
+COLUMNS = {
+    "users": ("user", "key", "name"),
+    "items": ("item", "key", "title", "brand", "categories", "price", "item_id"),
+    "interactions": ("user", "item", "rating", "timestamp", "split"),
+    "reviews": (
+        *("user", "item", "rating", "timestamp", "split"),
+        *("headline", "text", "feature", "sentence"),
+    ),
+}
+
+
+class Dataset:
+    """A prepared dataset, read-only.
+
+    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions stand in time order, the
+    last is the test pair, the one before the validation pair, the rest training (leave-one-out).
+    """
+
+    def __init__(self, path: Path, manifest: dict, tables: dict[str, pa.Table]):
+        self.path = path
+        self.manifest = manifest
+        self.users, self.items = tables["users"], tables["items"]
+        self.interactions, self.reviews = tables["interactions"], tables["reviews"]
+        self.name: str = manifest["name"]
+        self.num_users: int = self.users.num_rows
+        self.num_items: int = self.items.num_rows
+        self.user_keys: list[str] = self.users["key"].to_pylist()
+        names = self.users["name"].to_pylist()
+        self.user_names: list[str] = [n or k for n, k in zip(names, self.user_keys, strict=True)]
+        self.item_keys: list[str] = self.items["key"].to_pylist()
+        self.titles: list[str | None] = self.items["title"].to_pylist()
+        self.item_ids: list[str] = self.items["item_id"].to_pylist()
+        self.id_scheme: str = manifest["item_ids"]["scheme"]
+        self.leaky: bool = manifest["item_ids"]["leaky"]
+        self.id_tokens: list[str] = id_tokens(self.item_ids)
+        self.sequence_items = self.interactions["item"].to_numpy()
+        counts = np.bincount(self.interactions["user"].to_numpy(), minlength=self.num_users)
+        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Dataset:
+        """Read a dataset folder; UserError when it is absent, of another format or damaged."""
+        path = Path(path)
+        manifest_path = path / "manifest.json"
+        if not manifest_path.is_file():
+            raise UserError(
+                f"{path}: not a dataset folder (no manifest.json); see p5jax data prepare"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+            version = manifest["format_version"]
+            digests = manifest["tables"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest_path}: not a dataset manifest ({error!r})") from error
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{manifest_path}: format version {version}, expected {FORMAT_VERSION};"
+                " prepare the dataset again"
+            )
+        tables = {}
+        for name in TABLES:
+            file = path / f"{name}.parquet"
+            tables[name] = _read_table(file, name, digests.get(name))
+        return Dataset(path, manifest, tables)
+
+    def sequence(self, user: int) -> np.ndarray:
+        """Return all items of a user in time order, held-out ones included."""
+        return self.sequence_items[self.offsets[user] : self.offsets[user + 1]]
+
+    def history(self, user: int, split: str) -> np.ndarray:
+        """Return the items known when the target of `split` is predicted."""
+        return self.sequence(user)[: -1 if split == "test" else -2]
+
+    def target(self, user: int, split: str) -> int:
+        """Return the held-out item of `split` ("validation" or "test")."""
+        return int(self.sequence(user)[{"validation": -2, "test": -1}[split]])
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        """The prompt families this dataset can feed."""
+        reviews = self.reviews
+        present = {"sequential", "direct"}
+        if self.interactions["rating"].null_count < self.interactions.num_rows:
+            present.add("rating")
+        if reviews["text"].null_count < reviews.num_rows:
+            present.add("review")
+        if reviews["sentence"].null_count < reviews.num_rows:
+            present.add("explanation")
+        return tuple(family for family in FAMILIES if family in present)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the tables' hashes: equal for equal data, splits and item ids."""
+        digests = self.manifest["tables"]
+        return hashlib.sha256("".join(digests[name] for name in TABLES).encode()).hexdigest()
+
+    @cached_property
+    def _user_of_key(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self.user_keys)}
+
+    @cached_property
+    def _item_of_key(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self.item_keys)}
+
+    def user_index(self, key: str) -> int:
+        """Return the index of a user's source key; UserError naming near keys when unknown."""
+        return _lookup(self._user_of_key, key, f"{self.path}: user")
+
+    def item_index(self, key: str) -> int:
+        """Return the index of an item's source key; UserError naming near keys when unknown."""
+        return _lookup(self._item_of_key, key, f"{self.path}: item")
+
+
+def _lookup(index: dict[str, int], key: str, what: str) -> int:
+    if key not in index:
+        raise UserError(f"{what} {key!r} is not in the dataset{nearest(key, index)}")
+    return index[key]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_table(file: Path, name: str, digest: str | None) -> pa.Table:
+    if not file.is_file():
+        raise UserError(f"{file}: missing from the dataset folder")
+    if _sha256(file) != digest:
+        raise UserError(
+            f"{file}: contents differ from the manifest's hash; prepare the dataset again"
+        )
+    table = pq.read_table(file)
+    missing = [column for column in COLUMNS[name] if column not in table.column_names]
+    if missing:
+        raise UserError(f"{file}: column {missing[0]!r} is missing")
+    return table.combine_chunks()
+
+
+def write_dataset(
+    out: str | os.PathLike[str],
+    *,
+    name: str,
+    format: str,
+    sources: list[dict],
+    protocol: dict,
+    counts: dict,
+    users: pa.Table,
+    items: pa.Table,
+    interactions: pa.Table,
+    reviews: pa.Table,
+    item_ids: dict,
+) -> None:
+    """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
+
+    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
+    UserError when `out` exists and is not a dataset folder.
+    """
+    out = Path(out)
+    if (
+        out.exists()
+        and not (out / "manifest.json").is_file()
+        and (out.is_file() or any(out.iterdir()))
+    ):
+        raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
+    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        for table_name, table in zip(TABLES, (users, items, interactions, reviews), strict=True):
+            pq.write_table(table, partial / f"{table_name}.parquet", compression="zstd")
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "name": name,
+            "format": format,
+            "sources": sources,
+            "protocol": protocol,
+            "item_ids": item_ids,
+            "counts": counts,
+            "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -1,0 +1,187 @@
+"""Explanations: one (feature word, sentence) pair per review, taken from the review's own text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+
+from p5jax.data.raw import TEXT, LineErrors, read_lines, with_progress
+from p5jax.errors import UserError
+
+MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
+MAX_FEATURES = 500
+SAMPLE = 200_000  # reviews that an extracted list is made from, at most
+BATCH = 20_000
+
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+# A sentence ends at its mark before a space, at a line end, or where the space was lost ("so.It").
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\s*\n\s*|(?<=[a-z)][.!?])(?=[A-Z])")
+
+# A noun of the opinion kind mostly shows as "the <adjective?> NOUN is/and/for …" or before a mark.
+NOUN = re.compile(
+    r"\b(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
+    r"\s+(?:[a-z]+\s+)?([a-z]{3,20})"
+    r"(?=\s*[.,;:!?]|\s+(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b|\s*$)"
+)
+NOUN_SHARE = 0.2  # of the reviews with the word, those that use it as such a noun
+
+# Words that pass for nouns in these patterns but say nothing about an item.
+_STOP = (
+    "about above actually addition after again all almost already also although always amazon "
+    "and another any anyone anything are around away back because been before being best better "
+    "big bit both bought bucks but buy came can cannot case cheap come comes couple course "
+    "daughter day days deal did different does doing done down downside each easy either else "
+    "end enough even ever every everyone everything exactly extra fact fan far few find fine "
+    "first for found four friend from full get gets getting give glad goes going good got great "
+    "guy had half happy hard has have having her here highly him his hour hours how husband "
+    "idea into item items its itself job just keep kid kind know last least less let like "
+    "little long look looks lot lots love luck made make makes many may maybe might minute "
+    "minutes mistake moment money month months more most mother much must myself need needs "
+    "never new next nice night non not nothing now off old once one ones only order other "
+    "others our out over own part past people perfect person plus point pretty problem problems "
+    "product products put quite rather real really reason recommend rest review reviews right "
+    "said same save say says second see seem seems sells set several she should side since "
+    "small some someone something son star stars stays still stuff such sure take than that the "
+    "their them then there these they thing things think third this those though three time "
+    "times too top total tried try two under until upon use used using very want was way ways "
+    "week weeks well went were what when where which while who whole why wife will with without "
+    "won wonderful work worked working works world worth would wrong year years yes yet you "
+    "your "
+)
+STOP_WORDS = frozenset(_STOP.split())
+
+# Words of opinion or praise: a sentence with one explains more than a sentence without.
+_OPINION = (
+    "acceptable accurate amazing annoying average awesome awful bad beautiful best better "
+    "bright broken cheap clean clear comfortable complaint decent deep defective delicious "
+    "difficult disappointed disappointing durable easily easy effective enjoy excellent "
+    "expensive fantastic fast favorite favourite fine flawless flimsy fragile fun good "
+    "gorgeous great happy hard hate heavy horrible ideal impressed impressive incredible "
+    "inexpensive issue lacks light like loose loud love loved lovely loves nice noisy "
+    "ordinary outstanding perfect perfectly pleasant pleased pleasing poor poorly precise "
+    "pretty problem quick quiet reasonable recommend regret reliable rough satisfied sharp "
+    "sleek smooth soft solid stiff strong sturdy superb terrible terrific thick thin tight "
+    "ugly unbeatable uncomfortable unfortunately useful useless warm weak well wonderful "
+    "worse worst worth wrong"
+)
+OPINION_WORDS = frozenset(_OPINION.split())
+
+
+def read_feature_words(path: Path) -> list[str]:
+    """Read a feature list: a word or phrase a line, most frequent first; repeats are dropped.
+
+    UserError when the file is missing, empty or not text.
+    """
+    lines = read_lines(path, LineErrors(skip=False), "a feature word a line, most frequent first")
+    words = (" ".join(WORD.findall(line.lower())) for _, line in lines)
+    features = list(dict.fromkeys(word for word in words if word))
+    if not features:
+        raise UserError(f"{path}: found no word, expected a feature word a line")
+    return features
+
+
+def extract_feature_words(texts: Iterable[str]) -> list[str]:
+    """Return the nouns that reviews speak of, by the number of reviews that use them so.
+
+    A word counts as a noun where it stands after an article, possessive or plain adjective and
+    before a mark or function word. A feature is used so in at least 3 reviews (2 in a thousand of
+    a larger corpus) and in at least NOUN_SHARE of the reviews that hold it; words of opinion and
+    stop words are none. Pass training text only.
+    """
+    as_noun: Counter[str] = Counter()
+    anywhere: Counter[str] = Counter()
+    reviews = 0
+    for text in texts:
+        reviews += 1
+        lowered = text.lower()
+        as_noun.update(set(NOUN.findall(lowered)))
+        anywhere.update(set(WORD.findall(lowered)))
+    least = max(3, reviews // 500)
+    features = [
+        (-count, word)
+        for word, count in as_noun.items()
+        if count >= least
+        and count >= NOUN_SHARE * anywhere[word]
+        and word not in STOP_WORDS
+        and word not in OPINION_WORDS
+    ]
+    return [word for _, word in sorted(features)[:MAX_FEATURES]]
+
+
+class PairFinder:
+    """Finds the (feature, sentence) pair of a review for one feature list.
+
+    The rule: of the review's sentences of 4 to 30 words that hold a feature, those with a word of
+    opinion (OPINION_WORDS) go first; then counts the most specific feature, the one latest in the
+    list (the list is most frequent first); then the earliest sentence. A feature matches whole
+    words, without case.
+    """
+
+    def __init__(self, features: list[str]) -> None:
+        self.rank = {feature: rank for rank, feature in enumerate(features)}
+        self.words = frozenset(f for f in features if " " not in f)
+        self.phrases = frozenset(f for f in features if " " in f)
+        self.phrase_lengths = sorted({f.count(" ") + 1 for f in self.phrases})
+        self.openings = frozenset(f.split(" ", 1)[0] for f in self.phrases)
+
+    def pair(self, text: str) -> tuple[str, str] | None:
+        """Return (feature, sentence), or None when no sentence qualifies."""
+        best_value, best = (False, -1), None
+        for sentence in SENTENCE_END.split(text):
+            if len(sentence) < 2 * MIN_WORDS:  # too short for four words
+                continue
+            words = WORD.findall(sentence.lower())
+            if not MIN_WORDS <= len(words) <= MAX_WORDS:
+                continue
+            held = self._features_of(words)
+            if held:
+                feature = max(held, key=self.rank.__getitem__)
+                value = (not OPINION_WORDS.isdisjoint(words), self.rank[feature])
+                if value > best_value:
+                    best_value, best = value, (feature, sentence)
+        return None if best is None else (best[0], " ".join(best[1].split()))
+
+    def _features_of(self, words: list[str]) -> set[str] | frozenset[str]:
+        held = self.words.intersection(words)
+        if self.openings.isdisjoint(words):
+            return held
+        grams = {
+            " ".join(words[start : start + length])
+            for length in self.phrase_lengths
+            for start in range(len(words) - length + 1)
+            if words[start] in self.openings
+        }
+        return held | (self.phrases & grams)
+
+
+def explanation_columns(
+    texts: pa.ChunkedArray, features: list[str]
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Return the columns (feature, sentence), null where a review has no pair, for texts [N]."""
+    finder = PairFinder(features)
+    feature_chunks, sentence_chunks = [], []
+    done = with_progress(batches(texts), "explanations", "reviews", BATCH)
+    for batch in done:
+        pairs = [(finder.pair(text) if text else None) or (None, None) for text in batch]
+        feature_chunks.append(pa.array([feature for feature, _ in pairs], TEXT))
+        sentence_chunks.append(pa.array([sentence for _, sentence in pairs], TEXT))
+    return pa.chunked_array(feature_chunks, TEXT), pa.chunked_array(sentence_chunks, TEXT)
+
+
+def sample_texts(texts: pa.ChunkedArray) -> Iterable[str]:
+    """Yield the texts, or about SAMPLE of them at equal distances when there are more."""
+    step = -(-len(texts) // SAMPLE) or 1
+    position = 0
+    for batch in batches(texts):
+        yield from (text for text in batch[-position % step :: step] if text)
+        position += len(batch)
+
+
+def batches(texts: pa.ChunkedArray) -> Iterable[list[str | None]]:
+    """Yield the texts as Python strings, BATCH at a time, so that few of them exist at once."""
+    for start in range(0, len(texts), BATCH):
+        yield texts.slice(start, BATCH).to_pylist()

@@ -1,0 +1,256 @@
+"""Item ids: the text that stands for a catalogue item in a prompt, one scheme per function.
+
+Only `released` may know anything about held-out interactions; every other scheme is a function of
+the training sequences, the catalogue size and a seed, which `p5jax data audit` checks by doing it
+again. Clusters after "How to Index Item IDs for Recommendation Foundation Models" (Hua et al.,
+2023, section 4.3): recursive spectral clustering of the training co-occurrence graph.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from p5jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+SCHEMES = ("random", "sequential", "collaborative", "token", "released")
+ID_TOKEN = re.compile(r"<[a-z]\d+_\d+>")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The shape of collaborative ids: children per cluster, items per leaf, slack in balancing.
+
+    A child holds at most `slack` times its fair share, which bounds the depth and so the length
+    of an id: 12,101 items get ids of 3 or 4 tokens from 96 distinct ones.
+    """
+
+    branching: int = 16
+    max_leaf: int = 32
+    slack: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.branching < 2 or self.max_leaf < 1 or not 1 <= self.slack < self.branching:
+            raise UserError(
+                f"{self}: expected branching >= 2, max_leaf >= 1 and 1 <= slack < branching"
+            )
+
+
+def is_leaky(scheme: str) -> bool:
+    """Return whether a scheme's ids may have been made from held-out interactions."""
+    return scheme == "released"
+
+
+def id_tokens(ids: Iterable[str]) -> list[str]:
+    """Return the ids' distinct special tokens by letter, level and number; [] when numeric."""
+    found = {token for text in ids for token in ID_TOKEN.findall(text)}
+
+    def order(token: str) -> tuple[str, int, int]:
+        level, number = token[2:-1].split("_")
+        return token[1], int(level), int(number)
+
+    return sorted(found, key=order)
+
+
+def assign_item_ids(
+    scheme: str,
+    train_sequences: Sequence[np.ndarray],
+    num_items: int,
+    *,
+    source_numbers: Sequence[str] | None,
+    seed: int,
+    clusters: ClusterConfig | None = None,
+) -> list[str]:
+    """Return one unique id text per item of the catalogue.
+
+    Args:
+        scheme: one of SCHEMES.
+        train_sequences: per user the training items (indices below `num_items`) in time order.
+        source_numbers: the source's own decimal numbering, item by item; None when it has none.
+        clusters: the shape of `collaborative` ids.
+
+    Raises:
+        UserError: unknown scheme, or `released` without a usable numbering of the source.
+    """
+    if scheme == "released":
+        return _released(source_numbers, num_items)
+    rng = np.random.default_rng(seed)
+    if scheme == "random":
+        return _decimal(rng.permutation(num_items))
+    if scheme == "sequential":
+        return _decimal(_first_appearance(train_sequences, num_items, rng))
+    if scheme == "collaborative":
+        return _collaborative(train_sequences, num_items, rng, clusters or ClusterConfig())
+    if scheme == "token":
+        return [f"<i0_{item}>" for item in range(num_items)]
+    raise UserError(
+        f"item ids {scheme!r}: expected one of {', '.join(SCHEMES)}{nearest(scheme, SCHEMES)}"
+    )
+
+
+def _decimal(numbers: np.ndarray) -> list[str]:
+    """Zero-based numbers as decimal strings from "1"."""
+    return [str(number + 1) for number in numbers.tolist()]
+
+
+def _released(source_numbers: Sequence[str] | None, num_items: int) -> list[str]:
+    if source_numbers is None:
+        raise UserError(
+            "item ids 'released': this source has no item numbering of its own; "
+            f"expected one of {', '.join(s for s in SCHEMES if s != 'released')}"
+        )
+    if len(source_numbers) != num_items:
+        raise UserError(
+            f"item ids 'released': found {len(source_numbers)} numbers, expected {num_items}"
+        )
+    seen: set[str] = set()
+    for number in source_numbers:
+        if not re.fullmatch(r"[0-9]+", number):
+            raise UserError(f"item ids 'released': found {number!r}, expected a decimal number")
+        if number in seen:
+            raise UserError(f"item ids 'released': number {number} stands for more than one item")
+        seen.add(number)
+    return list(source_numbers)
+
+
+def _first_appearance(
+    train_sequences: Sequence[np.ndarray], num_items: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Number items by first appearance in training; the rest by a random order of their own.
+
+    The order of the rest must not follow the item indices: a source that numbers items over full
+    sequences has the held-out order in them.
+    """
+    walked = np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)
+    seen, first = np.unique(walked, return_index=True)
+    seen = seen[np.argsort(first)]
+    unseen = np.setdiff1d(np.arange(num_items), seen)
+    numbers = np.empty(num_items, np.int64)
+    numbers[np.concatenate([seen, rng.permutation(unseen)])] = np.arange(num_items)
+    return numbers
+
+
+def _collaborative(
+    train_sequences: Sequence[np.ndarray],
+    num_items: int,
+    rng: np.random.Generator,
+    config: ClusterConfig,
+) -> list[str]:
+    """Ids that spell the path from the root of the cluster tree to the item, one token a level.
+
+    Items are shuffled first, so that ties anywhere below fall by chance and not by the source's
+    numbering; in a leaf the items stand by training popularity, the most popular first.
+    """
+    import scipy.sparse.linalg  # noqa: F401
+    import sklearn.cluster  # noqa: F401  (both before the limit, which holds for what is loaded)
+    from threadpoolctl import threadpool_limits
+
+    place_of = rng.permutation(num_items)  # item -> row of the graph
+    with threadpool_limits(1):  # the same sums whatever the number of cores
+        graph, popularity = _co_occurrence_graph(train_sequences, place_of)
+        ids = [""] * num_items
+        pending = [("", 0, np.arange(num_items))]
+        while pending:
+            prefix, level, rows = pending.pop()
+            if len(rows) <= config.max_leaf:
+                ranked = rows[np.argsort(-popularity[rows], kind="stable")]
+                for number, row in enumerate(ranked.tolist()):
+                    ids[row] = f"{prefix}<c{level}_{number}>"
+                continue
+            for number, part in enumerate(_split(graph, rows, rng, config)):
+                pending.append((f"{prefix}<c{level}_{number}>", level + 1, part))
+    return [ids[row] for row in place_of.tolist()]
+
+
+def _co_occurrence_graph(
+    train_sequences: Sequence[np.ndarray], place_of: np.ndarray
+) -> tuple[sp.csr_array, np.ndarray]:
+    """Count the users who have both items in training [I, I], diagonal 0, and each item [I]."""
+    import scipy.sparse as sp
+
+    lengths = [len(sequence) for sequence in train_sequences]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    rows = place_of[np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)]
+    shape = (len(lengths), len(place_of))
+    bought = sp.csr_array((np.ones(len(rows), np.float64), (users, rows)), shape=shape)
+    bought.data[:] = 1
+    graph = sp.csr_array(bought.T @ bought)
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    return graph, np.bincount(rows, minlength=len(place_of))
+
+
+def _split(
+    graph: sp.csr_array, rows: np.ndarray, rng: np.random.Generator, config: ClusterConfig
+) -> list[np.ndarray]:
+    """Divide a cluster's rows into at most `branching` children of bounded size."""
+    from sklearn.cluster import KMeans
+
+    # As few children as make half-full leaves, so that small clusters do not shatter.
+    wanted = int(np.ceil(2 * len(rows) / config.max_leaf))
+    children = max(2, min(config.branching, wanted, len(rows)))
+    points = _spectral_points(graph[rows][:, rows], children, rng)
+    distinct = len(np.unique(points, axis=0))
+    if distinct < children:  # no structure left to follow: items without training co-occurrence
+        return [part for part in np.array_split(rows, children) if len(part)]
+    means = KMeans(children, n_init=3, random_state=int(rng.integers(2**31))).fit(points)
+    capacity = min(int(np.ceil(config.slack * len(rows) / children)), len(rows) - 1)
+    label = _bounded_assignment(means.transform(points), capacity)
+    return [part for child in range(children) if len(part := rows[label == child])]
+
+
+def _spectral_points(
+    weights: sp.csr_array, dimensions: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Embed n items by the leading eigenvectors of the normalised adjacency, [n, dimensions].
+
+    The regularised form (Qin and Rohe 2013; here a tenth of the mean degree, spread evenly over
+    all pairs, is added to the graph) keeps isolated items and small components from taking a
+    cluster each. Rows are scaled to length one (Ng, Jordan and Weiss 2001). Signs are fixed and
+    the numbers rounded, so that rounding noise does not decide between clusters.
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    n = weights.shape[0]
+    degree = np.asarray(weights.sum(axis=1)).ravel()
+    extra = max(0.1 * float(degree.mean()), 1e-3)
+    scale = 1 / np.sqrt(degree + extra)
+    if n <= max(256, 4 * dimensions):
+        dense = scale[:, None] * (weights.toarray() + extra / n) * scale
+        vectors = np.linalg.eigh(dense)[1][:, -dimensions:]
+    else:
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            scaled = scale * vector.ravel()
+            return scale * (weights @ scaled + extra / n * scaled.sum())
+
+        operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+        vectors = eigsh(operator, k=dimensions, which="LA", v0=rng.standard_normal(n))[1]
+    largest = np.abs(vectors).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[largest, np.arange(dimensions)])
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.round(vectors / np.maximum(norms, 1e-12), 6)
+
+
+def _bounded_assignment(distance: np.ndarray, capacity: int) -> np.ndarray:
+    """Give each of n points one of k clusters, nearest first, none holding more than `capacity`.
+
+    Pairs are taken by growing distance [n, k] and a full cluster turns later points away; k times
+    `capacity` is at least n, so everyone finds a place.
+    """
+    n, k = distance.shape
+    label = np.full(n, -1)
+    room = [capacity] * k
+    for pair in np.argsort(distance, axis=None, kind="stable").tolist():
+        point, cluster = divmod(pair, k)
+        if label[point] < 0 and room[cluster]:
+            label[point] = cluster
+            room[cluster] -= 1
+    return label

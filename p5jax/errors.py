@@ -1,0 +1,16 @@
+"""Errors a user can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; one line says what was found and what was expected."""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """Return a phrase naming the known names closest to `name`, for the end of an error line."""
+    close = difflib.get_close_matches(name, list(known), n=n, cutoff=0.4)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,48 @@
+"""Filtering and splitting, against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p5jax.data.dataset import TEST, TRAIN, VALIDATION
+from p5jax.data.splits import first_of_pairs, k_core, leave_one_out
+
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), max_size=40)
+
+
+def columns(rows: list[tuple[int, int, int]]) -> list[np.ndarray]:
+    return [np.array([row[c] for row in rows], np.int32) for c in range(3)]
+
+
+@given(ROWS)
+def test_the_earliest_row_of_a_pair_is_kept_ties_in_source_order(rows):
+    keeper = first_of_pairs(*columns(rows))
+    for n, (user, item, _) in enumerate(rows):
+        same = [(time, m) for m, (u, i, time) in enumerate(rows) if (u, i) == (user, item)]
+        assert keeper[n] == min(same)[1]
+
+
+@given(ROWS, st.integers(1, 5))
+def test_k_core_is_the_one_that_one_by_one_removal_leaves(rows, k):
+    user, item, _ = columns(rows)
+    left = set(range(len(rows)))
+    while True:
+        small = [
+            n
+            for n in left
+            if sum(user[m] == user[n] for m in left) < k
+            or sum(item[m] == item[n] for m in left) < k
+        ]
+        if not small:
+            break
+        left.remove(small[0])
+    assert set(np.flatnonzero(k_core(user, item, k)).tolist()) == left
+
+
+@given(st.lists(st.integers(3, 9), max_size=8))
+def test_leave_one_out_holds_each_users_last_two_out(lengths):
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    expected = [part for n in lengths for part in [TRAIN] * (n - 2) + [VALIDATION, TEST]]
+    assert leave_one_out(user).tolist() == expected
