@@ -1,0 +1,272 @@
+"""The p5jax command: parse the line, call the library, print; no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from p5jax.errors import UserError
+
+# Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; return its exit status (2 for a user's mistake)."""
+    arguments, rest = _parser().parse_known_args(argv)
+    try:
+        overrides = _overrides(arguments, rest)
+        return arguments.run(arguments, *overrides) or 0
+    except UserError as error:
+        print(f"p5jax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("p5jax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _overrides(arguments: argparse.Namespace, rest: list[str]) -> list[list[str]]:
+    unknown = [word for word in rest if not word.startswith("--gin.")]
+    if arguments.command != "train":
+        unknown = rest
+    if unknown:
+        raise UserError(f"unknown argument {unknown[0]!r}; see p5jax {arguments.command} --help")
+    if arguments.command != "train":
+        return []
+    return [[word.removeprefix("--gin.") for word in rest]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="p5jax", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, parent: Any = commands) -> argparse.ArgumentParser:
+        sub = parent.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    quickstart = command(
+        "quickstart", _quickstart, "prepare, train, evaluate and report a toy world"
+    )
+    quickstart.add_argument("--out", default="runs/quickstart", metavar="DIR")
+
+    data = command("data", None, "prepare, inspect and audit datasets")
+    _add_data(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"), command)
+
+    train = command("train", _train, "train a model from a gin file (--gin.NAME=VALUE overrides)")
+    train.add_argument("--gin_file", action="append", required=True, metavar="FILE")
+
+    evaluate = command("evaluate", _evaluate, "measure a run's families beside the baselines")
+    evaluate.add_argument("folder", metavar="RUN")
+    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
+    evaluate.add_argument("--families", type=_names, metavar="a,b")
+    evaluate.add_argument("--prompts", type=_names, metavar="2-3,5-8")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="the first N examples of a family")
+    evaluate.add_argument("--json", action="store_true")
+
+    recommend = command("recommend", _recommend, "the k most probable next items of a user")
+    recommend.add_argument("folder", metavar="RUN")
+    recommend.add_argument("--user", required=True, metavar="KEY")
+    recommend.add_argument("-k", type=int, default=10)
+    recommend.add_argument("--prompt", default="2-3", metavar="ID")
+    recommend.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
+    recommend.add_argument("--json", action="store_true")
+
+    explain = command("explain", _explain, "why a user may like an item")
+    explain.add_argument("folder", metavar="RUN")
+    explain.add_argument("--user", required=True, metavar="KEY")
+    explain.add_argument("--item", required=True, metavar="KEY")
+    explain.add_argument("--prompt", metavar="ID")
+
+    generate = command("generate", _generate, "the model's answer to any text")
+    generate.add_argument("folder", metavar="RUN")
+    generate.add_argument("--text", required=True)
+
+    compare = command("compare", _compare, "two runs on the same examples, by paired bootstrap")
+    compare.add_argument("run_a", metavar="RUN_A")
+    compare.add_argument("run_b", metavar="RUN_B")
+    compare.add_argument("--split", default="test", choices=("validation", "test"))
+
+    export = command("export", _export, "the model as a Hugging Face T5 (safetensors)")
+    export.add_argument("folder", metavar="RUN")
+    export.add_argument("--out", required=True, metavar="DIR")
+    export.add_argument(
+        "--drop-whole-words",
+        action="store_true",
+        help="leave out the whole-word table, which changes the answers",
+    )
+
+    report = command("report", _report, "a run as one self-contained HTML page")
+    report.add_argument("folder", metavar="RUN")
+    return parser
+
+
+def _add_data(commands: Any, command: Any) -> None:
+    prepare = command("prepare", None, "raw files to one dataset folder", commands)
+    formats = prepare.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    amazon = command("amazon", _prepare, "Amazon reviews of 2014, 2018 or 2023", formats)
+    amazon.add_argument("--reviews", nargs="+", required=True, metavar="FILE")
+    amazon.add_argument("--metadata", nargs="+", default=[], metavar="FILE")
+    amazon.add_argument("--feature-words", metavar="FILE")
+    recbole = command("recbole", _prepare, "RecBole atomic files", formats)
+    recbole.add_argument("--folder", required=True, metavar="DIR")
+    sequences = command("sequences", _prepare, "P5 / S3-Rec sequence files", formats)
+    sequences.add_argument("--sequences", required=True, metavar="FILE")
+    sequences.add_argument("--datamaps", metavar="FILE")
+    sequences.add_argument("--items", metavar="FILE")
+    synthetic = command("synthetic", _prepare, "a small invented world", formats)
+    for each in (amazon, recbole, sequences, synthetic):
+        each.add_argument("--out", required=True, metavar="DIR")
+        each.add_argument("--k-core", type=int, default=5, metavar="K")
+        each.add_argument("--item-ids", default="sequential", metavar="SCHEME")
+        each.add_argument("--seed", type=int, default=0, metavar="N")
+        each.add_argument("--skip-bad-lines", action="store_true")
+    inspect = command("inspect", _inspect, "counts, protocol and a few rows", commands)
+    inspect.add_argument("folder", metavar="DIR")
+    audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
+    audit.add_argument("folder", metavar="DIR")
+    audit.add_argument("--json", action="store_true")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _quickstart(arguments: argparse.Namespace) -> int:
+    from p5jax.quickstart import quickstart
+
+    return quickstart(arguments.out)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from p5jax.data.prepare import prepare, read_raw
+
+    raw = read_raw(arguments.format, **_format_arguments(arguments))
+    counts = prepare(
+        raw,
+        arguments.out,
+        k_core=arguments.k_core,
+        scheme=arguments.item_ids,
+        seed=arguments.seed,
+    )
+    for name, count in counts.items():
+        print(f"{name:<24} {count:>12,}")
+    print(f"wrote {arguments.out}")
+
+
+def _format_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    common = {"run", "command", "data_command", "format", "out", "k_core", "item_ids"}
+    return {name: value for name, value in vars(arguments).items() if name not in common}
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from p5jax.data.dataset import Dataset
+    from p5jax.data.inspect import inspect
+
+    print(inspect(Dataset.load(arguments.folder)))
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from p5jax.data.audit import audit, format_audit
+    from p5jax.data.dataset import Dataset
+
+    result = audit(Dataset.load(arguments.folder))
+    if arguments.json:
+        _print_json(result)
+    else:
+        print(format_audit(result))
+    return 1 if result["leaks"] else 0
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from p5jax.train import train_from_gin
+
+    return train_from_gin(arguments.gin_file, overrides)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
+    from p5jax.run import Run
+
+    results = evaluate_run(
+        Run.load(arguments.folder),
+        families=arguments.families,
+        prompts=arguments.prompts,
+        split=arguments.split,
+        limit=arguments.limit,
+    )
+    if arguments.json:
+        _print_json(summary(results))
+    else:
+        print(format_results(results))
+
+
+def _recommend(arguments: argparse.Namespace) -> None:
+    from p5jax import load
+
+    items = load(arguments.folder).recommend(
+        [arguments.user],
+        arguments.k,
+        prompt=arguments.prompt,
+        exclude_history=arguments.exclude_history,
+    )[0]
+    if arguments.json:
+        _print_json({"user": arguments.user, "items": [asdict(item) for item in items]})
+        return
+    for place, item in enumerate(items, 1):
+        print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from p5jax import load
+
+    recommender = load(arguments.folder)
+    print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from p5jax import load
+
+    print(load(arguments.folder).generate(arguments.text))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from p5jax.evaluation.compare import compare_runs, format_comparison
+
+    comparison = compare_runs(arguments.run_a, arguments.run_b, split=arguments.split)
+    print(format_comparison(comparison))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from p5jax.models.hf import export_hf
+    from p5jax.run import Run
+
+    run = Run.load(arguments.folder)
+    export_hf(
+        run.params,
+        run.model.config,
+        arguments.out,
+        drop_whole_words=arguments.drop_whole_words,
+        tokenizer_size=run.vocabulary.size,
+    )
+    print(f"wrote {arguments.out}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from p5jax.report import write_report
+
+    print(write_report(arguments.folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

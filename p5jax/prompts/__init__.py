@@ -1,0 +1,1 @@
+"""Prompt templates and the five families that draw examples from a dataset."""

@@ -1,0 +1,102 @@
+"""The five families of a dataset: those its data and the templates can feed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from p5jax.data.dataset import FAMILIES, Dataset
+from p5jax.errors import UserError, nearest
+from p5jax.prompts.family import Example, Family, FamilyConfig, Source
+from p5jax.prompts.records import Explanation, Rating, Review
+from p5jax.prompts.sampling import example_rng
+from p5jax.prompts.template import Encoder, PromptTemplate
+from p5jax.prompts.users import Direct, Sequential, UserFamily
+
+__all__ = [
+    "Example",
+    "Family",
+    "FamilyConfig",
+    "UserFamily",
+    "example_rng",
+    "make_families",
+    "select_prompts",
+]
+
+_TRIES = 64
+
+
+def make_families(
+    dataset: Dataset,
+    templates: Mapping[str, PromptTemplate],
+    vocabulary: Encoder,
+    config: FamilyConfig,
+    names: Iterable[str] | None = None,
+) -> dict[str, Family]:
+    """Return the families that the data and the templates can feed, in P5's order.
+
+    UserError when one of `names` is unknown or cannot be fed.
+    """
+    source = Source(dataset, vocabulary, config)
+    wanted = FAMILIES if names is None else tuple(names)
+    for name in wanted:
+        if name not in FAMILIES:
+            raise UserError(f"families: found {name!r}, expected {', '.join(FAMILIES)}")
+    families: dict[str, Family] = {}
+    for name in (family for family in FAMILIES if family in wanted):
+        lack = _lack(source, templates, name)
+        family = None if lack else _make(source, templates, name)
+        if family is not None and family.size("train"):
+            _try_candidate_lists(family)
+            families[name] = family
+        elif names is not None:
+            raise UserError(
+                f"families: {name} asked for, but {lack or 'no record fits its prompts'}"
+            )
+    return families
+
+
+def _make(source: Source, templates: Mapping[str, PromptTemplate], name: str) -> Family:
+    dataset, config = source.dataset, source.config
+    if name == "rating":
+        return Rating(source, templates, dataset.interactions)
+    if name == "explanation":
+        return Explanation(source, templates, dataset.reviews)
+    if name == "review":
+        return Review(source, templates, dataset.reviews)
+    if name == "sequential":
+        return Sequential(source, templates, config.sequential_per_user)
+    return Direct(source, templates, config.direct_per_user)
+
+
+def _try_candidate_lists(family: Family) -> None:
+    """Draw a few examples of each prompt with candidates, so that lists which do not fit the
+    maximal source length are an error now and not hours into training."""
+    tries = np.linspace(0, family.size("train") - 1, _TRIES).astype(int).tolist()
+    for template in family.seen:
+        if "cand" in template.fields:
+            for index in tries:
+                family.example("train", index, example_rng(0, 0, family.name, index), template.id)
+
+
+def _lack(source: Source, templates: Mapping[str, PromptTemplate], name: str) -> str | None:
+    """Return what is missing for a family to have training examples, or None."""
+    if not any(t.family == name and t.seen for t in templates.values()):
+        return "the templates have no seen prompt of it"
+    if name not in source.dataset.families:
+        column = {"rating": "ratings", "explanation": "explanation sentences", "review": "texts"}
+        return f"the dataset {source.dataset.path} has no {column[name]}"
+    if name in ("sequential", "direct") and source.num_candidates < 2:
+        return "a user has interactions with all items, so nothing is left to compare with"
+    return None
+
+
+def select_prompts(
+    templates: Mapping[str, PromptTemplate], ids: Sequence[str]
+) -> list[PromptTemplate]:
+    """Return the templates of `ids`; UserError naming the nearest id when one is unknown."""
+    for id in ids:
+        if id not in templates:
+            raise UserError(f"prompts: found {id!r}, expected a prompt id{nearest(id, templates)}")
+    return [templates[id] for id in ids]

@@ -1,0 +1,139 @@
+"""The base of the five families: one example, the sampling's numbers, and what families share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError, nearest
+from p5jax.prompts.fields import Fields
+from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
+from p5jax.prompts.template import Encoder, PromptTemplate, Renderer
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its answer.
+
+    `item` is the target, or the item a yes/no prompt asks about. `candidates` [C] int32 are the
+    items the prompt lists, or those an evaluation ranks. `answer` is what the target says without
+    jitter: whole stars as a float, the explanation, headline or word; None where it is an item.
+    """
+
+    family: str
+    prompt_id: str
+    user: int
+    item: int
+    inputs: str
+    targets: str
+    candidates: np.ndarray | None
+    answer: float | str | None
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """Numbers of P5's sampling. `max_source` counts tokens, end-of-sequence included;
+    `max_history` 0 caps histories by tokens only; `evaluation_seed` freezes candidate lists."""
+
+    max_source: int = 512
+    num_candidates: int = 100
+    sequential_per_user: int = 20
+    direct_per_user: int = 15
+    max_history: int = 0
+    jitter: bool = True
+    evaluation_seed: int = 0
+
+
+class Source:
+    """What all families of one dataset share."""
+
+    def __init__(self, dataset: Dataset, vocabulary: Encoder, config: FamilyConfig):
+        self.dataset = dataset
+        self.config = config
+        self.fields = Fields(dataset)
+        self.renderer = Renderer(vocabulary, config.max_source)
+        longest = int(np.diff(dataset.offsets).max(initial=0))
+        # One length for all users, so that candidates stack; shorter only in a tiny catalogue.
+        self.num_candidates = min(config.num_candidates, dataset.num_items - longest + 1)
+
+    def rng(self, split: str, purpose: str, user: int) -> np.random.Generator:
+        """Return the random stream of an evaluation, the same for every model and prompt."""
+        return example_rng(self.config.evaluation_seed, 0, f"{split}/{purpose}", user)
+
+    def frozen_candidates(self, split: str, user: int) -> np.ndarray:
+        """Return the candidates [C] of a held-out pair, the true item at a random place."""
+        rng = self.rng(split, "candidates", user)
+        return self.candidates(user, self.dataset.target(user, split), rng)
+
+    def candidates(self, user: int, positive: int, rng: np.random.Generator) -> np.ndarray:
+        """Return candidates [C]: `positive` and items the user has no interaction with."""
+        sequence = self.dataset.sequence(user)
+        return draw_candidates(rng, self.dataset.num_items, sequence, positive, self.num_candidates)
+
+    def negative(self, user: int, rng: np.random.Generator) -> int:
+        """Return an item the user has no interaction with."""
+        excluded = set(self.dataset.sequence(user).tolist())
+        return draw_negatives(rng, self.dataset.num_items, excluded, 1)[0]
+
+
+class Family(ABC):
+    """One family's examples by (split, index); a split is "train", "validation" or "test"."""
+
+    name: str
+
+    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate]):
+        self.source = source
+        self.templates = {id: t for id, t in templates.items() if t.family == self.name}
+        self.seen = tuple(t for t in self.templates.values() if t.seen)
+
+    @abstractmethod
+    def size(self, split: str, prompt_id: str | None = None) -> int:
+        """Return how many examples a split has, or has for one prompt (whose fields some records
+        may lack): `index` runs over that many."""
+
+    @abstractmethod
+    def example(
+        self,
+        split: str,
+        index: int,
+        rng: np.random.Generator | None = None,
+        prompt_id: str | None = None,
+    ) -> Example:
+        """Return an example; without `prompt_id`, of a seen prompt drawn uniformly.
+
+        Training draws from `rng` (see `example_rng`). Validation and test ignore it: their draws
+        are frozen by (evaluation_seed, split, user).
+        """
+
+    def template(self, prompt_id: str) -> PromptTemplate:
+        """Return the family's template of that id; UserError naming the nearest when unknown."""
+        if prompt_id not in self.templates:
+            near = nearest(prompt_id, self.templates)
+            raise UserError(f"prompts: {prompt_id!r} is not a {self.name} prompt{near}")
+        return self.templates[prompt_id]
+
+    def _stream(
+        self, split: str, user: int, rng: np.random.Generator | None
+    ) -> np.random.Generator:
+        if split != "train":
+            return self.source.rng(split, self.name, user)
+        if rng is None:
+            raise ValueError("training examples need an rng")
+        return rng
+
+    def _example(
+        self,
+        template: PromptTemplate,
+        user: int,
+        item: int,
+        fields: dict[str, Any],
+        answer: float | str | None,
+        candidates: np.ndarray | None = None,
+    ) -> Example:
+        inputs, targets = self.source.renderer.render(template, fields)
+        return Example(self.name, template.id, user, item, inputs, targets, candidates, answer)

@@ -1,0 +1,159 @@
+"""The families with one example per record: rating, explanation and review."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.data.dataset import SPLITS
+from p5jax.prompts.family import Example, Family, Source
+from p5jax.prompts.fields import clean
+from p5jax.prompts.sampling import choose, coin, jittered, whole_stars, wrong_star
+from p5jax.prompts.template import PromptTemplate
+
+LIKE_FROM = 4  # stars
+_SLICE = 1 << 16  # rows whose text is held as Python strings at a time
+
+# What a record may lack, as bits; a template is drawn only for records that have all it needs.
+_RATING, _TEXT, _HEADLINE, _FEATURE, _SENTENCE = 1, 2, 4, 8, 16
+_NEEDS = {
+    "star": _RATING,
+    "rating": _RATING,
+    "yes_no": _RATING,
+    "like": _RATING,
+    "review": _TEXT,
+    "headline": _HEADLINE,
+    "feature": _FEATURE,
+    "explanation": _SENTENCE,
+}
+_COLUMNS = {
+    "review": "text",
+    "headline": "headline",
+    "feature": "feature",
+    "explanation": "sentence",
+}
+
+
+def _needs(template: PromptTemplate) -> int:
+    needs = 0
+    for name in template.fields + template.target_fields:
+        needs |= _NEEDS.get(name, 0)
+    return needs
+
+
+def _present(column: pa.ChunkedArray) -> np.ndarray:
+    """Return which rows of a text column hold more than blanks: [rows] bool."""
+    present = np.zeros(len(column), bool)
+    for start in range(0, len(column), _SLICE):
+        texts = column.slice(start, _SLICE).to_pylist()
+        present[start : start + len(texts)] = [bool(text and text.strip()) for text in texts]
+    return present
+
+
+class RecordFamily(Family):
+    """One example per record of a table that has what `base` says; `jitters` its training stars."""
+
+    base: int
+    jitters: bool
+
+    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate], table: pa.Table):
+        super().__init__(source, templates)
+        self._users = table["user"].to_numpy()
+        self._items = table["item"].to_numpy()
+        self._ratings = table["rating"].to_numpy().astype(np.float64)
+        self._splits = table["split"].to_numpy()
+        self._has = np.where(np.isnan(self._ratings), 0, _RATING)
+        self._texts: dict[str, pa.ChunkedArray] = {}
+        for name, column in _COLUMNS.items():
+            if column in table.column_names:
+                self._texts[name] = table[column]
+                self._has |= np.where(_present(table[column]), _NEEDS[name], 0)
+        self._rows: dict[tuple[str, str | None], np.ndarray] = {}
+        self._fitting: dict[int, tuple[PromptTemplate, ...]] = {
+            has: tuple(t for t in self.seen if not _needs(t) & ~has)
+            for has in np.unique(self._has).tolist()
+        }
+
+    def size(self, split: str, prompt_id: str | None = None) -> int:
+        return len(self.rows(split, prompt_id))
+
+    def rows(self, split: str, prompt_id: str | None = None) -> np.ndarray:
+        """Return the rows of the family's table that a split's examples come from, in order."""
+        key = (split, prompt_id)
+        if key not in self._rows:
+            if prompt_id is None:
+                drawable = [has for has, fitting in self._fitting.items() if fitting]
+                fits = np.isin(self._has, drawable)
+            else:
+                needs = _needs(self.template(prompt_id))
+                fits = (self._has & needs) == needs
+            fits &= (self._splits == SPLITS.index(split)) & ((self._has & self.base) > 0)
+            self._rows[key] = np.flatnonzero(fits)
+        return self._rows[key]
+
+    def example(
+        self,
+        split: str,
+        index: int,
+        rng: np.random.Generator | None = None,
+        prompt_id: str | None = None,
+    ) -> Example:
+        row = int(self.rows(split, prompt_id)[index])
+        user, item, has = int(self._users[row]), int(self._items[row]), int(self._has[row])
+        rng = self._stream(split, user, rng)
+        if prompt_id is None:
+            template = choose(rng, self._fitting[has])
+        else:
+            template = self.template(prompt_id)
+        fields = self.source.fields.of(user, item)
+        for name in template.fields + template.target_fields:
+            if name in self._texts:
+                fields[name] = clean(self._texts[name][row].as_py())
+        answer: float | str | None = None
+        if has & _RATING:
+            stars = whole_stars(self._ratings[row])
+            self._put_stars(template, fields, stars, split, rng)
+            answer = float(stars)
+        for name in ("explanation", "headline", "yes_no", "like"):
+            if name in template.target_fields:
+                answer = fields[name]
+        return self._example(template, user, item, fields, answer)
+
+    def _put_stars(
+        self,
+        template: PromptTemplate,
+        fields: dict[str, Any],
+        stars: int,
+        split: str,
+        rng: np.random.Generator,
+    ) -> None:
+        fields["star"] = fields["rating"] = str(stars)
+        fields["like"] = "like" if stars >= LIKE_FROM else "dislike"
+        if "yes_no" in template.target_fields:
+            fields["yes_no"] = "yes" if coin(rng) else "no"
+            if fields["yes_no"] == "no":
+                fields["star"] = str(wrong_star(stars, rng))
+        jitter = self.jitters and split == "train" and self.source.config.jitter
+        if jitter and "rating" in template.target_fields:
+            fields["rating"] = jittered(stars, rng)
+
+
+class Rating(RecordFamily):
+    """One example per rated interaction."""
+
+    name, base, jitters = "rating", _RATING, True
+
+
+class Explanation(RecordFamily):
+    """One example per review with an explanation sentence."""
+
+    name, base, jitters = "explanation", _SENTENCE, True
+
+
+class Review(RecordFamily):
+    """One example per review with a text; its stars are never jittered (P5's 4-2 and 4-4)."""
+
+    name, base, jitters = "review", _TEXT, False

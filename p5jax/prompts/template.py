@@ -1,0 +1,286 @@
+"""Prompt templates: text with placeholders, and the one place where a prompt's text is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from p5jax.errors import UserError, nearest
+
+FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
+SHIPPED = ("amazon", "yelp")
+LIST_SEPARATOR = " , "
+HISTORY_SEPARATORS = (" , ", " -> ")
+
+_ABOUT = {"uid", "udesc", "iid", "title", "item", "brand", "price"}
+# Per family: what its records can put into the inputs, and into the targets.
+_INPUTS = {
+    "rating": _ABOUT | {"star"},
+    "sequential": _ABOUT | {"hist", "cand"},
+    "explanation": _ABOUT | {"star", "feature", "headline"},
+    "review": _ABOUT | {"star", "feature", "headline", "review"},
+    "direct": _ABOUT | {"cand"},
+}
+_TARGETS = {
+    "rating": {"rating", "yes_no", "like"},
+    "sequential": {"item", "yes_no"},
+    "explanation": {"rating", "like", "explanation"},
+    "review": {"rating", "like", "headline"},
+    "direct": {"item", "yes_no"},
+}
+_ITEM = {"item", "iid", "title", "brand", "price"}
+# An input that would state the target outright.
+_GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "item": _ITEM}
+_FREE_TEXT = ("review", "headline", "title")
+_KEYS = {"family": str, "inputs": str, "targets": str, "seen": bool, "zero_shot": bool}
+
+
+class Encoder(Protocol):
+    """What rendering needs of a vocabulary: at most one id per character and one per word."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One prompt under its P5 id, e.g. "2-3".
+
+    `inputs` and `targets` are text with {placeholders}. `seen` prompts are trained on, the others
+    are only evaluated; a `zero_shot` prompt belongs to the family whose target it asks for and is
+    never seen. UserError when a placeholder is unknown to the family or gives the target away.
+    """
+
+    id: str
+    family: str
+    inputs: str
+    targets: str
+    seen: bool = True
+    zero_shot: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            self._refuse(f"found family {self.family!r}, expected one of {', '.join(FAMILIES)}")
+        if self.zero_shot and self.seen:
+            self._refuse("found a seen zero-shot prompt, expected seen = false")
+        self._check_names("inputs", self.fields, _INPUTS[self.family])
+        self._check_names("targets", self.target_fields, _TARGETS[self.family])
+        given = set(self.fields)
+        for target in self.target_fields:
+            if leaks := given & _GIVEN_AWAY.get(target, set()):
+                self._refuse(f"found {{{min(leaks)}}} in inputs, which gives {{{target}}} away")
+        needs = {"star"} if self.family == "rating" else _ITEM
+        if "yes_no" in self.target_fields and not given & needs:
+            self._refuse("found nothing in inputs to answer yes or no to")
+        for name in ("hist", "cand"):
+            if name in given and f" {{{name}}} " not in f" {' '.join(self.inputs.split())} ":
+                self._refuse(f"found {{{name}}} joined to other text, expected spaces around it")
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The placeholders of `inputs`, in order."""
+        return self._placeholders(self.inputs)
+
+    @cached_property
+    def target_fields(self) -> tuple[str, ...]:
+        """The placeholders of `targets`, in order."""
+        return self._placeholders(self.targets)
+
+    def _placeholders(self, text: str) -> tuple[str, ...]:
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            self._refuse(f"{error} in {text!r}")
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            self._refuse(f"found a format specification in {text!r}, expected plain {{name}}")
+        return tuple(name for _, name, _, _ in parts if name is not None)
+
+    def _check_names(self, where: str, found: Sequence[str], known: set[str]) -> None:
+        for name in found:
+            if name not in known:
+                self._refuse(
+                    f"found {{{name}}} in {where}, expected one of {', '.join(sorted(known))}"
+                )
+        if not found or len(set(found)) < len(found):
+            self._refuse(f"found no or repeated placeholders in {where}, expected each once")
+
+    def _refuse(self, problem: str) -> NoReturn:
+        raise UserError(f"prompt {self.id}: {problem}")
+
+
+class Renderer:
+    """Makes a prompt's text, within `max_source` tokens, end-of-sequence included.
+
+    Too long a prompt first loses its oldest history items (one always stays), then the last words
+    of its review, headline and title (one word of each stays), so the instruction survives.
+    UserError when that is not enough.
+    """
+
+    def __init__(self, vocabulary: Encoder, max_source: int):
+        self.vocabulary = vocabulary
+        self.max_source = max_source
+        self._id_lengths: dict[str, int] = {}
+
+    def render(self, template: PromptTemplate, fields: Mapping[str, Any]) -> tuple[str, str]:
+        """Return (inputs, targets); `fields` maps the placeholders of both, see `inputs`."""
+        return self.inputs(template, fields), template.targets.format_map(fields)
+
+    def inputs(self, template: PromptTemplate, fields: Mapping[str, Any]) -> str:
+        """Return the inputs alone.
+
+        `fields` maps placeholders to text; `hist` and `cand` to lists of id texts, oldest first;
+        `separator` joins the history.
+        """
+        values = dict(fields)
+        if "cand" in values:
+            values["cand"] = LIST_SEPARATOR.join(values["cand"])
+        if "hist" in values:
+            values["hist"] = fields["separator"].join(fields["hist"])
+        inputs = template.inputs.format_map(values)
+        # An ASCII character is at most one piece and a word adds at most one: no need to encode.
+        if len(inputs) + 2 <= self.max_source and inputs.isascii():
+            return inputs
+        excess = self._excess(inputs)
+        if excess > 0 and "hist" in template.fields:
+            inputs, excess = self._drop_history(template, values, fields, excess)
+        for name in _FREE_TEXT:
+            if excess > 0 and name in template.fields:
+                inputs, excess = self._drop_words(template, values, name, excess)
+        if excess > 0:
+            raise UserError(
+                f"prompt {template.id}: needs {self.max_source + excess} tokens,"
+                f" {self.max_source} are allowed; raise the maximal source length"
+            )
+        return inputs
+
+    def _excess(self, inputs: str) -> int:
+        return len(self.vocabulary.encode(inputs)) + 1 - self.max_source
+
+    def _id_length(self, word: str) -> int:
+        length = self._id_lengths.get(word)
+        if length is None:
+            length = self._id_lengths[word] = len(self.vocabulary.encode(word))
+        return length
+
+    def _drop_history(
+        self, template: PromptTemplate, values: dict, fields: Mapping[str, Any], excess: int
+    ) -> tuple[str, int]:
+        history, separator = fields["hist"], fields["separator"]
+        separator_length = self._id_length(separator.strip())
+        start = 0
+        inputs = template.inputs.format_map(values)
+        # Lengths add up over words but for SentencePiece's rounding of ties, so what the sums
+        # promise is checked, and mended by further drops.
+        while excess > 0 and start < len(history) - 1:
+            while excess > 0 and start < len(history) - 1:
+                excess -= self._id_length(history[start]) + separator_length
+                start += 1
+            values["hist"] = separator.join(history[start:])
+            inputs = template.inputs.format_map(values)
+            excess = self._excess(inputs)
+        return inputs, excess
+
+    def _drop_words(
+        self, template: PromptTemplate, values: dict, name: str, excess: int
+    ) -> tuple[str, int]:
+        words = values[name].split()
+        inputs = template.inputs.format_map(values)
+        while excess > 0 and len(words) > 1:
+            while excess > 0 and len(words) > 1:
+                excess -= len(self.vocabulary.encode(words.pop()))
+            values[name] = " ".join(words)
+            inputs = template.inputs.format_map(values)
+            excess = self._excess(inputs)
+        return inputs, excess
+
+
+def render(
+    template: PromptTemplate, fields: Mapping[str, Any], vocabulary: Encoder, max_source: int
+) -> tuple[str, str]:
+    """Return (inputs, targets) of one prompt; see `Renderer`, which is faster for many."""
+    return Renderer(vocabulary, max_source).render(template, fields)
+
+
+def load_templates(name_or_path: str | os.PathLike[str]) -> dict[str, PromptTemplate]:
+    """Return the templates of "amazon", "yelp", a .toml file or a P5 all_*_templates.py, by id.
+
+    UserError naming the file and line when it is absent or malformed.
+    """
+    if name_or_path in SHIPPED:
+        path = Path(__file__).with_name(f"{name_or_path}.toml")
+    else:
+        path = Path(name_or_path)
+    if path.suffix == ".py":
+        from p5jax.prompts.p5_import import import_p5_templates  # it builds on this module
+
+        return import_p5_templates(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = nearest(os.fspath(name_or_path), SHIPPED)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path}: {reason}; expected amazon, yelp or a template file{known}"
+        ) from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not tables:
+        raise UserError(f"{path}: found no prompts, expected at least one")
+    lines = text.splitlines()
+    return {id: _from_table(id, table, _place(path, lines, id)) for id, table in tables.items()}
+
+
+def _place(path: Path, lines: list[str], id: str) -> str:
+    header = {f'["{id}"]', f"['{id}']", f"[{id}]"}
+    number = next((n for n, line in enumerate(lines, 1) if line.strip() in header), 1)
+    return f"{path}:{number}"
+
+
+def _from_table(id: str, table: Any, place: str) -> PromptTemplate:
+    if not isinstance(table, dict):
+        raise UserError(f"{place}: found {id} = {table!r}, expected a table per prompt")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise UserError(f"{place}: found key {key!r}{nearest(key, _KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            expected = _KEYS[key].__name__
+            raise UserError(f"{place}: found {key} = {value!r}, expected a {expected}")
+    for key in ("family", "inputs", "targets"):
+        if key not in table:
+            raise UserError(f"{place}: prompt {id} has no {key}")
+    try:
+        return PromptTemplate(id=id, **table)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def save_templates(templates: Mapping[str, PromptTemplate], path: str | os.PathLike[str]) -> None:
+    """Write templates as a .toml file that `load_templates` reads back unchanged."""
+    blocks = []
+    for template in templates.values():
+        lines = [
+            f"[{_quoted(template.id)}]",
+            f"family = {_quoted(template.family)}",
+            f"inputs = {_quoted(template.inputs)}",
+            f"targets = {_quoted(template.targets)}",
+        ]
+        lines += [] if template.seen else ["seen = false"]
+        lines += ["zero_shot = true"] if template.zero_shot else []
+        blocks.append("\n".join(lines) + "\n")
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text("\n".join(blocks), encoding="utf-8")
+    partial.rename(path)
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for DEL, which only TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

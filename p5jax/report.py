@@ -1,0 +1,153 @@
+"""A run as one self-contained HTML page: what was trained, curves, tables, examples."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from p5jax.evaluation.results import GROUPS, SHOWN, SUMMARY, FamilyResult, load_results
+from p5jax.run import Run
+from p5jax.training.writers import METRICS_FILE, read_metrics
+
+_SPLITS = ("test", "validation")
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733 }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dbe1 }
+table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #e8ecf0 }
+th, td { text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+tr.model td { background: #eef5fc; font-weight: 600 }
+small { color: #6a7683; font-weight: 400 }
+.note { color: #6a7683 }
+.leaky { background: #fdecea; padding: .6rem 1rem; border-left: 4px solid #c0392b }
+.example { border-left: 3px solid #d5dbe1; padding: .1rem .8rem; margin: .8rem 0 }
+.example p { margin: .2rem 0; overflow-wrap: anywhere }
+svg { max-width: 100%; height: auto }
+"""
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Write RUN/report.html from the run's records and evaluations; return its path."""
+    run = Run.load(run_dir)
+    sections = [_overview(run), _curves(run)]
+    for split in _SPLITS:
+        folder = run.path / "evaluation" / split
+        if (folder / SUMMARY).is_file():
+            results = load_results(folder)
+            sections += [_tables(results, split), _examples(results)]
+    if len(sections) == 2:
+        sections.append("<p class=note>Not evaluated yet: run p5jax evaluate.</p>")
+    title = f"{escape(run.dataset.name)} · p5jax"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
+    )
+    path = run.path / "report.html"
+    beside = path.with_name("report.html.partial")
+    beside.write_text(page, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _overview(run: Run) -> str:
+    dataset, model = run.dataset, run.manifest["model"]
+    rows = [
+        ("users, items", f"{dataset.num_users:,}, {dataset.num_items:,}"),
+        ("interactions", f"{dataset.interactions.num_rows:,}"),
+        ("item ids", f"{dataset.id_scheme}, e.g. {dataset.item_ids[0]}"),
+        ("families", ", ".join(run.manifest["families"])),
+        ("encoder layers", model["num_encoder_layers"]),
+        ("decoder layers", model["num_decoder_layers"]),
+        ("width", model["emb_dim"]),
+        ("vocabulary", f"{run.vocabulary.size:,} tokens"),
+        ("data fingerprint", dataset.fingerprint[:16]),
+    ]
+    cells = "".join(f"<tr><td>{escape(name)}<td>{escape(str(value))}" for name, value in rows)
+    warning = (
+        "<p class=leaky>The item ids are <b>leaky</b>: they were numbered from held-out"
+        " interactions, so no figure below is a fair one.</p>"
+        if dataset.leaky
+        else ""
+    )
+    return f"{warning}<h2>What was trained</h2><table>{cells}</table>"
+
+
+def _curves(run: Run) -> str:
+    path = run.path / METRICS_FILE
+    records = read_metrics(path) if path.is_file() else []
+    names = {name for record in records for name in record}
+    panels: list[tuple[str, list[str]]] = [
+        ("loss", [n for n in ("train/loss", "validation/loss") if n in names]),
+        ("validation ranking", sorted(n for n in names if re.match(r"validation/(HR|NDCG)", n))),
+        ("tokens per second", [n for n in ("train/tokens_per_second",) if n in names]),
+    ]
+    drawn = [_plot(title, records, series) for title, series in panels if series]
+    return f"<h2>Training</h2>{''.join(drawn)}" if drawn else ""
+
+
+def _plot(title: str, records: list[dict[str, Any]], names: Iterable[str]) -> str:
+    """Return an inline SVG of metrics over steps."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "p5jax"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 2.6), layout="constrained")
+    for name in names:
+        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else "")
+    axes.set(title=title, xlabel="step")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _tables(results: list[FamilyResult], split: str) -> str:
+    parts = [f"<h2>Results on the {split} split</h2>"]
+    parts.append("<p class=note>95 % intervals in brackets; n is the number of examples.</p>")
+    for family, group in dict.fromkeys((result.family, result.group) for result in results):
+        members = [r for r in results if (r.family, r.group) == (family, group)]
+        names = [n for n in SHOWN[group] if any(n in member.metrics for member in members)]
+        header = "".join(f"<th>{escape(name)}" for name in names)
+        rows = [_row(r, names) for r in sorted(members, key=lambda r: r.baseline)]
+        title = f"{family}: {GROUPS[group]}"
+        parts.append(f"<h3>{escape(title)}</h3><table><tr><th><th>n{header}{''.join(rows)}</table>")
+    return "".join(parts)
+
+
+def _row(result: FamilyResult, names: list[str]) -> str:
+    cells = "".join(_cell(result, name) for name in names)
+    style = "" if result.baseline else " class=model"
+    return f"<tr{style}><td>{escape(result.label)}<td>{result.n}{cells}"
+
+
+def _cell(result: FamilyResult, name: str) -> str:
+    if name not in result.metrics:
+        return "<td>–"
+    value, low, high = result.metrics[name]
+    return f"<td>{value:.4f} <small>[{low:.4f}, {high:.4f}]</small>"
+
+
+def _examples(results: list[FamilyResult]) -> str:
+    parts = ["<h2>Examples</h2>"]
+    for result in results:
+        for prompt, answer, reference in result.examples[:2]:
+            name = escape(f"{result.family} {result.prompt_id}")
+            parts.append(
+                f"<div class=example><p><small>{name}</small><p>{escape(prompt)}"
+                f"<p>→ <b>{escape(answer)}</b> <small>reference: {escape(reference)}</small></div>"
+            )
+    return "".join(parts)

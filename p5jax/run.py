@@ -1,0 +1,207 @@
+"""The run folder: everything needed to use, resume or judge one trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError, nearest
+from p5jax.models.t5 import T5Config, Transformer, init_params
+from p5jax.prompts.families import Family, FamilyConfig, make_families
+from p5jax.prompts.template import PromptTemplate, load_templates, save_templates
+from p5jax.text.corpus import corpus
+from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.checkpoints import restore_params
+
+FORMAT_VERSION = 1
+# run.json is written last; a folder with only these is a run whose making was cut short.
+_WRITTEN_FIRST = ("vocabulary", "templates.toml", "run.json.partial")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of; `dataset` and `run_dir` must be set.
+
+    templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py; prompts: the ids of those
+    to use, () for all. families: () for all that the dataset feeds.
+    vocabulary: a SentencePiece model file, or "" to train one of `vocabulary_size` pieces.
+    initial_checkpoint: a Hugging Face folder or an official P5 .pth file, or "" for a random start.
+    """
+
+    dataset: str
+    run_dir: str
+    templates: str = "amazon"
+    prompts: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    vocabulary: str = ""
+    vocabulary_size: int = 4000
+    initial_checkpoint: str = ""
+
+
+class Run:
+    """One run folder, loaded: dataset, vocabulary, prompts, model and (lazily) its parameters."""
+
+    def __init__(self, path: Path, manifest: dict, dataset: Dataset, vocabulary: Vocabulary):
+        self.path = path
+        self.manifest = manifest
+        self.dataset = dataset
+        self.vocabulary = vocabulary
+        self.templates: dict[str, PromptTemplate] = load_templates(str(path / "templates.toml"))
+        self.family_config = FamilyConfig(**manifest["family_config"])
+        word_starts = np.packbits(vocabulary.word_starts).tobytes()
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in manifest["model"].items()
+        }
+        self.model = Transformer(T5Config(**fields, word_starts=word_starts))
+
+    @cached_property
+    def families(self) -> dict[str, Family]:
+        """The run's prompt families over its dataset."""
+        names = tuple(self.manifest["families"])
+        return make_families(
+            self.dataset, self.templates, self.vocabulary, self.family_config, names
+        )
+
+    @cached_property
+    def params(self) -> Any:
+        """The best checkpoint's parameters."""
+        shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
+        return restore_params(self.path / "checkpoints", shapes)
+
+    @staticmethod
+    def create(config: RunConfig, family_config: FamilyConfig, model: T5Config) -> Run:
+        """Make a new run folder, or open the one there when it was made from the same things.
+
+        UserError, naming the first difference, when the folder there was made from others.
+        """
+        path, dataset = Path(config.run_dir), Dataset.load(config.dataset)
+        templates = _chosen_templates(config)
+        if not (path / "run.json").is_file():
+            if path.is_file() or any(p.name not in _WRITTEN_FIRST for p in path.glob("*")):
+                raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
+            path.mkdir(parents=True, exist_ok=True)
+            _make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+            save_templates(templates, path / "templates.toml")
+        vocabulary = Vocabulary.load(path / "vocabulary")
+        manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
+        file = path / "run.json"
+        if file.is_file():
+            _refuse_difference(file, _read_manifest(path), manifest)
+        else:
+            beside = path / "run.json.partial"
+            beside.write_text(json.dumps(manifest, indent=1) + "\n")
+            beside.rename(file)
+        return Run(path, manifest, dataset, vocabulary)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Run:
+        """Open a run folder; UserError when it, its dataset or its vocabulary does not match."""
+        path = Path(path)
+        manifest = _read_manifest(path)
+        dataset = Dataset.load(_dataset_path(path, manifest))
+        expected, found = manifest["dataset"]["fingerprint"], dataset.fingerprint
+        if expected != found:
+            was = f"trained on {manifest['dataset']['id_scheme']} ids, fingerprint {expected[:12]}"
+            now = f"has {dataset.id_scheme} ids, fingerprint {found[:12]}"
+            raise UserError(f"{path}: the model was {was}; {dataset.path} now {now}")
+        vocabulary = Vocabulary.load(path / "vocabulary")
+        if vocabulary.fingerprint != manifest["vocabulary"]:
+            raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
+        return Run(path, manifest, dataset, vocabulary)
+
+
+def _read_manifest(path: Path) -> dict:
+    file = path / "run.json"
+    if not file.is_file():
+        raise UserError(f"{path}: not a run folder (no run.json); see p5jax train")
+    try:
+        manifest = json.loads(file.read_text())
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not a run manifest ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{file}: format version {version}, expected {FORMAT_VERSION}")
+    return manifest
+
+
+def _dataset_path(path: Path, manifest: dict) -> Path:
+    """Return where the dataset is: as recorded, or beside the run when both were moved."""
+    recorded = Path(manifest["dataset"]["path"])
+    moved = path / manifest["dataset"]["relative"]
+    return recorded if recorded.exists() or not moved.exists() else moved
+
+
+def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+    templates = load_templates(config.templates)
+    for prompt in config.prompts:
+        if prompt not in templates:
+            raise UserError(
+                f"RunConfig.prompts: {prompt!r} is not in {config.templates}"
+                f"{nearest(prompt, templates)}"
+            )
+    return {id: t for id, t in templates.items() if not config.prompts or id in config.prompts}
+
+
+def _make_vocabulary(
+    config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
+) -> Vocabulary:
+    if config.vocabulary:
+        return Vocabulary.from_model(config.vocabulary, dataset.id_tokens)
+    texts = corpus(dataset, templates.values())
+    return Vocabulary.train(texts, config.vocabulary_size, dataset.id_tokens)
+
+
+def _manifest(
+    config: RunConfig,
+    dataset: Dataset,
+    vocabulary: Vocabulary,
+    templates: dict[str, PromptTemplate],
+    family_config: FamilyConfig,
+    model: T5Config,
+) -> dict:
+    model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
+    fields = dataclasses.asdict(model)
+    del fields["word_starts"]
+    path = dataset.path.resolve()
+    prompts = json.dumps([dataclasses.asdict(t) for t in templates.values()])
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "dataset": {
+            "path": str(path),
+            "relative": os.path.relpath(path, Path(config.run_dir).resolve()),
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "id_scheme": dataset.id_scheme,
+            "leaky": dataset.leaky,
+        },
+        "vocabulary": vocabulary.fingerprint,
+        "templates": hashlib.sha256(prompts.encode()).hexdigest(),
+        "families": list(config.families or dataset.families),
+        "family_config": dataclasses.asdict(family_config),
+        "model": fields,
+        "initial_checkpoint": config.initial_checkpoint,
+    }
+    return json.loads(json.dumps(manifest))
+
+
+def _refuse_difference(file: Path, there: dict, wanted: dict, prefix: str = "") -> None:
+    for key in wanted:
+        if key in ("path", "relative"):
+            continue
+        old, new = there.get(key), wanted[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            _refuse_difference(file, old, new, f"{prefix}{key}.")
+        elif old != new:
+            raise UserError(
+                f"{file}: this run has {prefix}{key} = {old!r}, the configuration asks for {new!r};"
+                " choose another RUN_DIR"
+            )

@@ -1,0 +1,34 @@
+"""The text a dataset's own vocabulary is trained on: training reviews only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow.compute as pc
+
+from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.prompts.template import PromptTemplate
+
+
+def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[str]:
+    """Yield the texts a model of this dataset meets: prompts, numbers, titles, names and reviews.
+
+    Reviews come from the training split alone; the held-out ones must not shape the pieces.
+    """
+    reviews = dataset.reviews
+    train = reviews.filter(pc.equal(reviews["split"], TRAIN))
+    for column in ("text", "headline", "sentence", "feature"):
+        yield from (text for text in train[column].to_pylist() if text)
+    yield from (title for title in dataset.titles if title)
+    yield from (brand for brand in dataset.items["brand"].to_pylist() if brand)
+    yield from dataset.user_names
+    # Prompts are most of what the model reads: their words should each be one piece.
+    wordings = [template.inputs.replace("{", " ").replace("}", " ") for template in templates]
+    yield from wordings * 200
+    yield from (f"user_{user + 1}" for user in range(dataset.num_users))
+    # Lists of ids: the numbers, and the separators between them as pieces of their own.
+    numbers = dataset.item_ids if not dataset.id_tokens else ["0"] * dataset.num_items
+    for separator in (" , ", " -> "):
+        yield from (f"{separator}{number}{separator}" for number in numbers)
+    if not dataset.id_tokens:
+        yield from (f"item_{item_id}" for item_id in dataset.item_ids)

@@ -1,0 +1,224 @@
+"""What a stretch of the training stream holds: its draws, tokenised and cut into global batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from p5jax.batching import Batch, Tokens, first_fit, packed_batch, padded_batch, smallest_fit
+from p5jax.errors import UserError
+from p5jax.mixture import Mixture, permute
+from p5jax.prompts.sampling import example_rng
+from p5jax.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from p5jax.prompts.families import Example, Family
+
+BATCHINGS = ("auto", "longest", "buckets", "packed")
+_MULTIPLE = 8  # "longest" pads to a multiple of this
+_WINDOW_EXAMPLES, _LEAST_WINDOW = 2048, 8
+_TARGET_MULTIPLES = (1, 2, 4, 8)  # of target_length that a packed row may hold
+_TARGET_COST = 2  # a target position costs about two source positions: cross-attention and logits
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How training batches are made.
+
+    batch_size: examples per step over all processes; on average when packed.
+    source_lengths: padded source lengths, ascending; the last is the longest source accepted, and
+        the length of a packed row.
+    target_length: longest target with its end-of-sequence; longer ones are cut.
+    batching: "longest" (pad to the batch's longest, what P5 does), "buckets" (sort by length
+        within a window, few shapes), "packed" (several examples in a row, one shape), or "auto":
+        buckets on a CPU, where attention's cost grows with the row; packed on a GPU or TPU.
+    rates: family -> rate; families not named are left out. Empty: proportional to their sizes,
+        so that an epoch holds every example once.
+    window: batches whose examples are sorted or packed together; 0: as many as hold 2,048
+        examples, at least 8.
+    threads: threads that prepare windows ahead, 0 for none. workers: processes that do so, for
+        accelerators that outrun one core.
+    """
+
+    batch_size: int = 32
+    source_lengths: tuple[int, ...] = (32, 128, 448, 512)
+    target_length: int = 64
+    batching: str = "auto"
+    rates: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    window: int = 0
+    threads: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batching not in BATCHINGS:
+            raise UserError(
+                f"batching: found {self.batching!r}, expected one of {', '.join(BATCHINGS)}"
+            )
+        lengths = tuple(self.source_lengths)
+        if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
+            raise UserError(f"source_lengths: found {lengths}, expected ascending lengths")
+        for name, least in (("batch_size", 1), ("target_length", 1), ("window", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+
+    @property
+    def target_lengths(self) -> tuple[int, ...]:
+        """Padded target lengths in "buckets": ids and ratings fit the first."""
+        return tuple(sorted({-(-self.target_length // 4), self.target_length}))
+
+    @property
+    def window_batches(self) -> int:
+        """Batches in a window."""
+        return self.window or max(_LEAST_WINDOW, _WINDOW_EXAMPLES // self.batch_size)
+
+
+class Windows:
+    """Makes the global batches of any window; what Grain maps over window numbers."""
+
+    def __init__(
+        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+    ):
+        sizes = {name: family.size("train") for name, family in families.items()}
+        self.families = dict(families)
+        self.vocabulary = vocabulary
+        self.config = config
+        self.batching = resolved_batching(config)
+        self.mixture = Mixture(sizes, config.rates, config.seed)
+        self.rows, self.packed_target = config.batch_size, 0
+        if self.batching == "packed":
+            self.rows, self.packed_target = self._measured()
+
+    def identity(self) -> dict[str, Any]:
+        """Return, JSON-able, what decides the stream: a state is only good for the same."""
+        config = self.config
+        return {
+            "batching": self.batching,
+            "batch_size": config.batch_size,
+            "window": config.window_batches,
+            "rows": self.rows,
+            "source_lengths": list(config.source_lengths),
+            "target_length": config.target_length,
+            "seed": config.seed,
+            "families": {
+                name: [size, share]
+                for name, size, share in zip(
+                    self.mixture.names, self.mixture.sizes, self.mixture.shares, strict=True
+                )
+            },
+            "vocabulary": self.vocabulary.fingerprint,
+        }
+
+    def __call__(self, window: int) -> list[Batch]:
+        """Return the global batches of a window, in order."""
+        tokens = self._tokens(window)
+        if self.batching == "packed":
+            return self._packed(tokens, window)
+        if self.batching == "buckets":
+            return self._buckets(tokens, window)
+        return self._longest(tokens)
+
+    def _tokens(self, window: int) -> list[Tokens]:
+        """Draw and encode a window's examples."""
+        config = self.config
+        count = config.window_batches * config.batch_size
+        tokens = []
+        for name, epoch, index in self.mixture.draw(window * count, count):
+            rng = example_rng(config.seed, epoch, name, index)
+            example = self.families[name].example("train", index, rng)
+            tokens.append(tokenise(example, self.vocabulary, config))
+        return tokens
+
+    def _measured(self) -> tuple[int, int]:
+        """Choose a packed batch's rows and target length by packing the first window.
+
+        The target length is the multiple of target_length that costs least; the rows are those
+        that batch_size examples take, to three binary digits, so that devices divide them.
+        """
+        config, tokens = self.config, self._tokens(0)
+        source = config.source_lengths[-1]
+        options = []
+        for multiple in _TARGET_MULTIPLES:
+            target = multiple * config.target_length
+            rows = len(first_fit(tokens, source, target))
+            options.append((rows * (source + _TARGET_COST * target), rows, target))
+        _, rows, target = min(options)
+        exact = rows / config.window_batches
+        step = 2 ** max(0, math.floor(math.log2(exact)) - 2) if exact >= 1 else 1
+        return max(1, round(exact / step) * step), target
+
+    def _longest(self, tokens: list[Tokens]) -> list[Batch]:
+        """Batch in drawn order, each padded to its longest source and target."""
+        config = self.config
+        batches = []
+        for start in range(0, len(tokens), config.batch_size):
+            chunk = tokens[start : start + config.batch_size]
+            longest = (max(map(len, side)) for side in zip(*chunk, strict=True))
+            source, target = (-(-length // _MULTIPLE) * _MULTIPLE for length in longest)
+            source = min(source, config.source_lengths[-1])
+            target = min(target, config.target_length)
+            batches.append(padded_batch(chunk, source, target, config.batch_size))
+        return batches
+
+    def _buckets(self, tokens: list[Tokens], window: int) -> list[Batch]:
+        """Sort by target bucket and source length, cut into batches, shuffle the batches.
+
+        Sources ascend under the short targets and descend under the long ones, so that the batch
+        which holds both kinds holds long sources only.
+        """
+        config = self.config
+        short = config.target_lengths[0]
+        order = sorted(
+            tokens,
+            key=lambda t: (0, len(t.source)) if len(t.target) <= short else (1, -len(t.source)),
+        )
+        batches = []
+        count = config.window_batches
+        for number in permute(np.arange(count), count, config.seed, "order", window):
+            chunk = order[number * config.batch_size : (number + 1) * config.batch_size]
+            source = smallest_fit(max(len(t.source) for t in chunk), config.source_lengths)
+            target = smallest_fit(max(len(t.target) for t in chunk), config.target_lengths)
+            batches.append(padded_batch(chunk, source, target, config.batch_size))
+        return batches
+
+    def _packed(self, tokens: list[Tokens], window: int) -> list[Batch]:
+        """Pack into rows and deal the rows, shuffled, evenly over as few batches as hold them."""
+        rows, source, target = self.rows, self.config.source_lengths[-1], self.packed_target
+        packed = [[tokens[i] for i in row] for row in first_fit(tokens, source, target)]
+        order = permute(np.arange(len(packed)), len(packed), self.config.seed, "order", window)
+        count = -(-len(packed) // rows)
+        return [
+            packed_batch([packed[i] for i in order[start::count]], source, target, rows)
+            for start in range(count)
+        ]
+
+
+def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -> Tokens:
+    """Encode an example, end-of-sequence on both sides; UserError when the source is too long."""
+    source = encoded_source(example, vocabulary, config.source_lengths[-1])
+    target = vocabulary.encode(example.targets)[: config.target_length - 1]
+    return Tokens(source, np.array([*target, vocabulary.eos_id], np.int32))
+
+
+def encoded_source(example: Example, vocabulary: Vocabulary, longest: int) -> np.ndarray:
+    """Encode an example's source [s] int32; UserError when it has more than `longest` tokens."""
+    tokens = vocabulary.encode(example.inputs)
+    if len(tokens) >= longest:
+        raise UserError(
+            f"prompt {example.prompt_id}: found {len(tokens) + 1} tokens,"
+            f" expected at most {longest}"
+        )
+    return np.array([*tokens, vocabulary.eos_id], np.int32)
+
+
+def resolved_batching(config: PipelineConfig) -> str:
+    """Return the batching that "auto" stands for on this machine."""
+    if config.batching != "auto":
+        return config.batching
+    import jax
+
+    return "buckets" if jax.default_backend() == "cpu" else "packed"

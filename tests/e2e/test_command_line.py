@@ -1,0 +1,221 @@
+"""The command line end to end on one small run, and what a user types wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import p5jax
+from p5jax.cli import main
+from p5jax.data.dataset import FAMILIES, Dataset
+
+TINY = (
+    *("T5Config.emb_dim=32", "T5Config.mlp_dim=64", "T5Config.num_heads=2"),
+    *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
+    *("RunConfig.vocabulary_size=600", "FamilyConfig.num_candidates=20"),
+    *("FamilyConfig.max_source=192", "PipelineConfig.source_lengths=(192,)"),
+    *("PipelineConfig.target_length=16", "BATCH_SIZE=8", "ValidationConfig.examples=8"),
+)
+
+
+def train(dataset: Path, run: Path, steps: int, *overrides: str) -> int:
+    settings = [f"DATASET={dataset}", f"RUN_DIR={run}", f"STEPS={steps}", *TINY, *overrides]
+    arguments = [f"--gin.{setting}" for setting in settings]
+    return main(["train", "--gin_file=runs/p5.gin", "--gin_file=models/tiny.gin", *arguments])
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert train(world.path, path, 30) == 0
+    assert main(["evaluate", str(path), "--limit", "12"]) == 0
+    return path
+
+
+def lines(capsys) -> str:
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Run a command that must fail; return its one line."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    error = captured.err.strip().splitlines()[-1]
+    assert error.startswith("p5jax: error: ")
+    assert "Traceback" not in captured.err
+    return error
+
+
+def test_evaluation_covers_every_family_on_seen_and_unseen_prompts(run):
+    results = json.loads((run / "evaluation/test/summary.json").read_text())["results"]
+    models = [r for r in results if not r["baseline"]]
+    for family in FAMILIES:
+        assert {r["seen"] for r in models if r["family"] == family} == {True, False}
+        assert any(r["baseline"] for r in results if r["family"] == family)
+    for result in results:
+        assert result["n"] > 0
+        assert all(low <= value <= high for value, low, high in result["metrics"].values())
+        assert (run / "evaluation/test" / result["file"]).is_file()
+
+
+def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
+    for user in range(3):
+        key = world.user_keys[user]
+        assert main(["recommend", str(run), "--user", key, "-k", "10", "--json"]) == 0
+        items = json.loads(lines(capsys))["items"]
+        found = [world.item_index(item["item"]) for item in items]
+        assert len(set(found)) == 10
+        assert not set(found) & set(world.sequence(user).tolist())
+        scores = [item["log_probability"] for item in items]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score < 0 for score in scores)
+        assert [item["title"] for item in items] == [world.titles[i] for i in found]
+
+
+def test_whole_catalogue_can_be_asked_for_with_the_history(run, world, capsys):
+    arguments = ["recommend", str(run), "--user", world.user_keys[0], "--no-exclude-history"]
+    assert main([*arguments, "-k", str(world.num_items), "--json"]) == 0
+    items = [item["item"] for item in json.loads(lines(capsys))["items"]]
+    assert sorted(items) == sorted(world.item_keys)
+
+
+def test_python_gives_what_the_command_prints(run, world, capsys):
+    users = world.user_keys[:2]
+    both = p5jax.load(run).recommend(users, k=5)
+    for user, items in zip(users, both, strict=True):
+        assert main(["recommend", str(run), "--user", user, "-k", "5"]) == 0
+        printed = [line.split()[2] for line in lines(capsys).splitlines()]
+        assert printed == [item.item for item in items]
+
+
+def test_explain_and_generate_print_one_answer(run, world, capsys):
+    arguments = ["--user", world.user_keys[0], "--item", world.item_keys[0]]
+    assert main(["explain", str(run), *arguments]) == 0
+    assert main(["generate", str(run), "--text", "Which star rating ?"]) == 0
+    assert len(lines(capsys).splitlines()) <= 2
+
+
+def test_a_run_equals_itself(run, capsys):
+    assert main(["compare", str(run), str(run)]) == 0
+    table = lines(capsys)
+    assert "HR@10" in table
+    assert not re.search(r"\+0\.[0-9]*[1-9]", table)
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href") and v]
+
+
+def test_report_is_one_self_contained_page(run, capsys):
+    assert main(["report", str(run)]) == 0
+    path = Path(lines(capsys).strip())
+    assert path == run / "report.html"
+    page, text = _Page(), path.read_text()
+    page.feed(text)
+    assert {"table", "svg", "h1"} <= set(page.tags)
+    assert all(link.startswith("#") for link in page.links)
+    assert all(family in text for family in FAMILIES)
+    assert "popularity" in text
+
+
+def test_export_is_read_back_by_transformers(run, tmp_path, capsys):
+    from transformers import T5ForConditionalGeneration
+
+    out = tmp_path / "hf"
+    assert "whole-word table" in refused(capsys, "export", str(run), "--out", str(out))
+    assert not out.exists()
+    assert main(["export", str(run), "--out", str(out), "--drop-whole-words"]) == 0
+    model = T5ForConditionalGeneration.from_pretrained(out)
+    shape = p5jax.load(run).run.params["token_embedder"]["embedding"].shape
+    assert tuple(model.shared.weight.shape) == shape
+
+
+def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys):
+    before = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert train(world.path, run, 30) == 0
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
+    assert train(world.path, run, 30, "T5Config.emb_dim=16") == 2
+    assert "run.json: this run has model.emb_dim = 32" in capsys.readouterr().err
+
+
+def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
+    from p5jax.data.prepare import prepare
+    from p5jax.data.synthetic import synthetic_raw
+
+    other = tmp_path / "other"
+    prepare(synthetic_raw(users=120, items=60, seed=0), other, scheme="random", seed=0)
+    manifest = json.loads((run / "run.json").read_text())
+    moved = tmp_path / "run"
+    moved.mkdir()
+    manifest["dataset"]["path"] = str(other)
+    (moved / "run.json").write_text(json.dumps(manifest))
+    error = refused(capsys, "recommend", str(moved), "--user", world.user_keys[0])
+    assert "trained on sequential ids" in error
+    assert "random ids" in error
+
+
+def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
+    key = world.user_keys[0]
+    assert "did you mean" in refused(capsys, "recommend", str(run), "--user", key + "x")
+    assert "-k 0" in refused(capsys, "recommend", str(run), "--user", key, "-k", "0")
+    assert "not a run folder" in refused(capsys, "recommend", str(tmp_path), "--user", key)
+    assert "2-99" in refused(capsys, "evaluate", str(run), "--prompts", "2-99")
+    assert "ratng" in refused(capsys, "evaluate", str(run), "--families", "ratng")
+    assert "--fast" in refused(capsys, "evaluate", str(run), "--fast")
+    assert "DATASET must be set" in refused(capsys, "train", "--gin_file=runs/p5.gin")
+    assert "no such gin file" in refused(capsys, "train", "--gin_file=nowhere.gin")
+    assert "not a dataset" in refused(capsys, "data", "audit", str(tmp_path))
+    assert "found nothing" in refused(capsys, "generate", str(run), "--text", " ")
+
+
+def test_audit_prints_json_and_fails_on_a_leak(world, tmp_path, capsys):
+    assert main(["data", "audit", str(world.path), "--json"]) == 0
+    result = json.loads(lines(capsys))
+    assert result["leaks"] == []
+    names = ("popularity", "id_arithmetic", "markov", "co_occurrence")
+    assert set(names) <= set(result["baselines"])
+    assert {"HR@5", "NDCG@5", "HR@10", "NDCG@10"} <= set(result["baselines"]["popularity"])
+
+    from p5jax.data.dataset import TABLES, write_dataset
+
+    tables = {name: getattr(world, name) for name in TABLES}
+    # The first test review, moved to training: what P5's random review split does.
+    splits = tables["reviews"]["split"].to_pylist()
+    splits[splits.index(2)] = 0
+    column = tables["reviews"].column_names.index("split")
+    import pyarrow as pa
+
+    tables["reviews"] = tables["reviews"].set_column(column, "split", pa.array(splits, pa.int8()))
+    manifest = world.manifest
+    write_dataset(
+        tmp_path / "leaky",
+        **{k: manifest[k] for k in ("name", "format", "sources", "protocol", "counts", "item_ids")},
+        **tables,
+    )
+    assert main(["data", "audit", str(tmp_path / "leaky"), "--json"]) == 1
+    assert json.loads(lines(capsys))["leaks"]
+    assert train(tmp_path / "leaky", tmp_path / "run", 1) == 2
+    assert "p5jax data audit" in capsys.readouterr().err
+
+
+def test_prepare_and_inspect_print_what_was_made(tmp_path, capsys):
+    out = tmp_path / "dataset"
+    assert main(["data", "prepare", "synthetic", "--out", str(out), "--item-ids", "token"]) == 0
+    assert main(["data", "inspect", str(out)]) == 0
+    text = lines(capsys)
+    dataset = Dataset.load(out)
+    assert dataset.id_scheme == "token"
+    assert dataset.item_ids[0] in text
+    assert f"{pq.read_table(out / 'interactions.parquet').num_rows:,}" in text
