@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--families", type=_names, metavar="a,b")
     evaluate.add_argument("--prompts", type=_names, metavar="2-3,5-8")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="the first N examples of a family")
+    evaluate.add_argument(
+        "--limit", type=int, metavar="N", help="N examples of a family, always the same"
+    )
     evaluate.add_argument("--json", action="store_true")
 
     recommend = command("recommend", _recommend, "the k most probable next items of a user")

@@ -51,7 +51,7 @@ class Recommender:
         k: int = 10,
         *,
         prompt: str = "2-3",
-        beam: int = 20,
+        beam: int = 64,
         exclude_history: bool = True,
     ) -> list[list[Recommendation]]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.

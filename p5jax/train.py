@@ -147,7 +147,12 @@ def _rank_validator(
     def validate(params: Any, step: int) -> dict[str, float]:
         run.params = params
         result = evaluate_family(
-            run, "sequential", validation.rank_prompt, "validation", limit=validation.rank_users
+            run,
+            "sequential",
+            validation.rank_prompt,
+            "validation",
+            limit=validation.rank_users,
+            report=lambda line: None,
         )
         names = ("HR@10", "NDCG@10")
         return {f"validation/{name}": float(result.metrics[name][0]) for name in names}

@@ -1,0 +1,1 @@
+"""Metrics, one evaluator per prompt family, and paired comparisons of two runs."""

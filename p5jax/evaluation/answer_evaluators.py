@@ -1,0 +1,223 @@
+"""Ratings, explanations, headlines and yes/no answers: what the model says, against the truth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation.metrics import (
+    interval_of_mean,
+    rating_columns,
+    rating_metrics,
+    ratings_from_text,
+    text_columns,
+    text_metrics,
+)
+from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.task import Task, padded_tokens
+from p5jax.inference.decoding import greedy
+from p5jax.inference.ranking import rank_catalogue, score_candidates
+from p5jax.inference.trie import Trie
+from p5jax.prompts.families import Example
+from p5jax.prompts.sampling import whole_stars
+
+EXAMPLES = 3
+# Every way a rating is written: whole stars, and the tenths of jittered training targets.
+RATING_TEXTS = tuple(str(n) for n in range(1, 6)) + tuple(
+    f"{n // 10}.{n % 10}" for n in range(10, 51)
+)
+_LEADING_RATING = re.compile(r"\s*\d+(\.\d+)?\s*,\s*")
+
+
+def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and whole stars of the rated training interactions, each [N]."""
+    table = dataset.interactions
+    ratings = table["rating"].to_numpy().astype(np.float64)
+    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
+    stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
+    return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
+
+
+def rating_result(
+    family: str,
+    prompt_id: str,
+    users: np.ndarray,
+    items: np.ndarray,
+    predictions: np.ndarray,
+    answers: np.ndarray,
+    *,
+    seen: bool = True,
+    baseline: bool = False,
+) -> FamilyResult:
+    """RMSE and MAE of predicted ratings [N] against true ones [N]."""
+    table = _table(
+        users,
+        items,
+        prediction=predictions,
+        reference=answers,
+        **rating_columns(predictions, answers),
+    )
+    metrics = rating_metrics(predictions, answers)
+    return FamilyResult(family, prompt_id, seen, len(users), metrics, table, [], "rating", baseline)
+
+
+def text_result(
+    family: str,
+    prompt_id: str,
+    users: np.ndarray,
+    items: np.ndarray,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    seen: bool = True,
+    baseline: bool = False,
+    examples: list[tuple[str, str, str]] | None = None,
+) -> FamilyResult:
+    """BLEU, ROUGE and distinctness of texts [N] against references [N]."""
+    table = _table(
+        users,
+        items,
+        prediction=list(predictions),
+        reference=list(references),
+        **text_columns(predictions, references),
+    )
+    metrics = text_metrics(predictions, references)
+    return FamilyResult(
+        family, prompt_id, seen, len(users), metrics, table, examples or [], "text", baseline
+    )
+
+
+def _table(users: np.ndarray, items: np.ndarray, **columns: np.ndarray | list[str]) -> pa.Table:
+    pairs = {"user": pa.array(users, pa.int32()), "item": pa.array(items, pa.int32())}
+    return pa.table(pairs | {name: pa.array(values) for name, values in columns.items()})
+
+
+def _sorted(examples: list[Example]) -> np.ndarray:
+    """The order of (user, item): batches come by length."""
+    return np.lexsort(([e.item for e in examples], [e.user for e in examples]))
+
+
+def _pairs(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([e.user for e in examples]), np.array([e.item for e in examples])
+
+
+def evaluate_rating(task: Task) -> FamilyResult:
+    """Predict stars by the expectation over every way a rating is written.
+
+    The expectation of the stars that each text stands for, under the model's probabilities of the
+    46 texts, minimises the expected squared error and undoes the jitter's pull to the middle.
+    What P5 does, the greedy text read as a number, stands beside it ("greedy"): there a text that
+    is not a number counts as the training mean and in `unparsable`.
+    """
+    run = task.run
+    vocabulary, count = run.vocabulary, len(RATING_TEXTS)
+    trie = Trie.build([[*vocabulary.encode(text), vocabulary.eos_id] for text in RATING_TEXTS])
+    stars = np.array([whole_stars(float(text)) for text in RATING_TEXTS], np.float64)
+    examples: list[Example] = []
+    expected: list[float] = []
+    said: list[str] = []
+    for batch, tokens in task.batches():
+        # Every text has its place in the beam, so this scores all, and shared beginnings once.
+        which, logp = rank_catalogue(run.model, run.params, tokens, trie, count, count)
+        weight = np.exp(np.asarray(logp, np.float64) - np.asarray(logp).max(axis=1, keepdims=True))
+        mean = (weight * stars[np.asarray(which)]).sum(axis=1) / weight.sum(axis=1)
+        output = np.asarray(greedy(run.model, run.params, tokens, len(trie.widths) + 1))
+        examples += batch
+        expected += mean[: len(batch)].tolist()
+        said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
+    order = _sorted(examples)
+    examples, said = [examples[i] for i in order], [said[i] for i in order]
+    answers = np.array([e.answer for e in examples], np.float64)
+    users, items = _pairs(examples)
+    predictions = np.array(expected)[order]
+    result = rating_result(
+        task.family.name,
+        task.template.id,
+        users,
+        items,
+        predictions,
+        answers,
+        seen=task.template.seen,
+    )
+    greedy_ratings, readable = ratings_from_text(
+        said, float(training_ratings(run.dataset)[2].mean())
+    )
+    result.metrics.update(
+        {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}
+    )
+    result.metrics["unparsable"] = interval_of_mean(~readable)
+    result.examples.extend(
+        (e.inputs, f"{p:.2f} (said {s!r})", f"{e.answer:g}")
+        for e, p, s in zip(examples[:EXAMPLES], predictions, said, strict=False)
+    )
+    table = result.per_user.append_column("text", pa.array(said))
+    squared = rating_columns(greedy_ratings, answers)["squared_error"]
+    table = table.append_column("squared_error greedy", pa.array(squared))
+    return _with_table(result, table)
+
+
+def _with_table(result: FamilyResult, table: pa.Table) -> FamilyResult:
+    return FamilyResult(**(vars(result) | {"per_user": table}))
+
+
+def evaluate_text(task: Task) -> FamilyResult:
+    """Generate greedily and compare with the reference, both without a leading rating."""
+    run = task.run
+    examples: list[Example] = []
+    said: list[str] = []
+    for batch, tokens in task.batches():
+        output = np.asarray(greedy(run.model, run.params, tokens, task.config.max_length))
+        examples += batch
+        said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
+    order = _sorted(examples)
+    examples, said = [examples[i] for i in order], [said[i] for i in order]
+    if "rating" in task.template.target_fields:
+        said = [_LEADING_RATING.sub("", text, count=1) for text in said]
+    references = [str(e.answer) for e in examples]
+    users, items = _pairs(examples)
+    shown = zip([e.inputs for e in examples[:EXAMPLES]], said, references, strict=False)
+    return text_result(
+        task.family.name,
+        task.template.id,
+        users,
+        items,
+        said,
+        references,
+        seen=task.template.seen,
+        examples=list(shown),
+    )
+
+
+def evaluate_choice(task: Task) -> FamilyResult:
+    """Which of two answers is more probable, as a share of right answers."""
+    run = task.run
+    options = ("like", "dislike") if "like" in task.template.target_fields else ("yes", "no")
+    texts = padded_tokens(run.vocabulary, options)
+    examples: list[Example] = []
+    chosen: list[str] = []
+    for batch, tokens in task.batches():
+        both = np.broadcast_to(texts, (len(tokens), *texts.shape))
+        logp = np.asarray(score_candidates(run.model, run.params, tokens, both))
+        examples += batch
+        chosen += [options[best] for best in logp.argmax(axis=1)[: len(batch)]]
+    order = _sorted(examples)
+    examples, chosen = [examples[i] for i in order], [chosen[i] for i in order]
+    references = [str(e.answer) for e in examples]
+    right = np.array([a == b for a, b in zip(chosen, references, strict=True)], np.float64)
+    users, items = _pairs(examples)
+    table = _table(users, items, prediction=chosen, reference=references, accuracy=right)
+    shown = zip([e.inputs for e in examples[:EXAMPLES]], chosen, references, strict=False)
+    return FamilyResult(
+        task.family.name,
+        task.template.id,
+        task.template.seen,
+        len(examples),
+        {"accuracy": interval_of_mean(right)},
+        table,
+        list(shown),
+        "choice",
+    )

@@ -1,0 +1,134 @@
+"""What predictors without a model reach on the very examples that a model was evaluated on."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from p5jax.data import baselines
+from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation.answer_evaluators import rating_result, text_result, training_ratings
+from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
+from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.task import RunLike
+from p5jax.prompts.fields import clean
+
+
+def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
+    """The baselines for a model's result, on the same users, items and candidates.
+
+    Catalogue and candidates: the audit's rankings. Ratings: the global, item and user mean of
+    training. Text: always the most frequent training sentence or headline. Answers: none.
+    """
+    if result.group == "catalogue":
+        return _catalogue(run.dataset, result, split)
+    if result.group == "candidates":
+        return _candidates(run, result, split)
+    if result.group == "rating":
+        return _ratings(run.dataset, result)
+    if result.group == "text":
+        return [_frequent_text(run.dataset, result)]
+    return []
+
+
+def _pairs(result: FamilyResult) -> tuple[np.ndarray, np.ndarray]:
+    return result.per_user["user"].to_numpy(), result.per_user["item"].to_numpy()
+
+
+def _catalogue(dataset: Dataset, result: FamilyResult, split: str) -> list[FamilyResult]:
+    users, targets = _pairs(result)
+    found = []
+    for name, ranks in baselines.baseline_ranks(dataset, split).items():
+        best = baselines.top_k(dataset, split, name, LIST_LENGTH)[users]
+        lists = [row[row >= 0].tolist() for row in best]
+        found.append(
+            ranking_result(
+                result.family,
+                name,
+                "catalogue",
+                users,
+                targets,
+                ranks[users],
+                lists,
+                dataset.num_items,
+                baseline=True,
+            )
+        )
+    return found
+
+
+def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
+    dataset, source = run.dataset, run.families[result.family].source
+    users, targets = _pairs(result)
+    # The baselines want a row per user of the dataset: others' rows hold only their target.
+    everyone = baselines.Cases.of(dataset, split).targets()
+    candidates = np.repeat(everyone[:, None], source.num_candidates, axis=1)
+    for user in users.tolist():
+        candidates[user] = source.frozen_candidates(split, user)
+    found = []
+    for name, ranks in baselines.candidate_ranks(dataset, split, candidates).items():
+        lists: list[list[int]] = [[] for _ in users]
+        found.append(
+            ranking_result(
+                result.family,
+                name,
+                "candidates",
+                users,
+                targets,
+                ranks[users],
+                lists,
+                dataset.num_items,
+                baseline=True,
+            )
+        )
+    return found
+
+
+def _ratings(dataset: Dataset, result: FamilyResult) -> list[FamilyResult]:
+    users, items = _pairs(result)
+    answers = result.per_user["reference"].to_numpy()
+    train_users, train_items, stars = training_ratings(dataset)
+    mean = float(stars.mean())
+
+    def means_by(groups: np.ndarray, size: int) -> np.ndarray:
+        """The mean of each group's ratings; the global mean where it has none."""
+        count = np.bincount(groups, minlength=size)
+        total = np.bincount(groups, weights=stars, minlength=size)
+        return np.where(count > 0, total / np.maximum(count, 1), mean)
+
+    predictions = {
+        "global_mean": np.full(len(users), mean),
+        "item_mean": means_by(train_items, dataset.num_items)[items],
+        "user_mean": means_by(train_users, dataset.num_users)[users],
+    }
+    return [
+        rating_result(result.family, name, users, items, values, answers, baseline=True)
+        for name, values in predictions.items()
+    ]
+
+
+def _frequent_text(dataset: Dataset, result: FamilyResult) -> FamilyResult:
+    column = "sentence" if result.family == "explanation" else "headline"
+    users, items = _pairs(result)
+    answer = most_frequent(dataset, column)
+    references = result.per_user["reference"].to_pylist()
+    return text_result(
+        result.family,
+        f"most_frequent_{column}",
+        users,
+        items,
+        [answer] * len(references),
+        references,
+        baseline=True,
+        examples=[("(always the same)", answer, reference) for reference in references[:1]],
+    )
+
+
+def most_frequent(dataset: Dataset, column: str) -> str:
+    """The most frequent text of a training reviews' column; of equals the alphabetically first."""
+    train = dataset.reviews["split"].to_numpy() == TRAIN
+    texts = dataset.reviews[column].to_pylist()
+    counts = Counter(clean(text) for text, kept in zip(texts, train, strict=True) if kept)
+    del counts[""]
+    return min(counts, key=lambda text: (-counts[text], text)) if counts else ""

@@ -1,0 +1,159 @@
+"""Two runs on the same examples: paired bootstrap over users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.errors import UserError
+from p5jax.evaluation.results import FamilyResult, load_results
+
+RESAMPLES = 5000
+_CHUNK = 250  # resamples at a time: bounds the memory for many users
+_MEANS = (
+    *("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"),
+    *("ROUGE-1", "ROUGE-2", "ROUGE-L", "sentence BLEU-2", "sentence BLEU-4", "accuracy"),
+)
+# Metric -> the per-user column and what is done with its mean.
+_METRICS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    **{name: (name, np.asarray) for name in _MEANS},
+    "RMSE": ("squared_error", np.sqrt),
+    "MAE": ("absolute_error", np.asarray),
+    "RMSE greedy": ("squared_error greedy", np.sqrt),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one prompt in two runs: b minus a, its 95 % interval and two-sided p-value."""
+
+    family: str
+    prompt_id: str
+    metric: str
+    n: int
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def resampled_means(values_NxF: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Means of the columns [N, F] over users drawn with replacement -> [resamples, F]."""
+    rng = np.random.default_rng(seed)
+    n = len(values_NxF)
+    means = []
+    for start in range(0, resamples, _CHUNK):
+        drawn = [
+            np.bincount(rng.integers(n, size=n), minlength=n)
+            for _ in range(min(_CHUNK, resamples - start))
+        ]
+        means.append(np.array(drawn, np.float64) @ values_NxF / n)
+    return np.concatenate(means)
+
+
+def interval_and_p_value(differences: np.ndarray) -> tuple[float, float, float]:
+    """The middle 95 % of resampled differences [R], and a two-sided p-value.
+
+    p is twice the share of resamples on the other side of zero, ties counted half, and never below
+    one resample (Efron and Tibshirani 1993, chapter 15).
+    """
+    low, high = np.quantile(differences, (0.025, 0.975))
+    below = (differences < 0).mean() + (differences == 0).mean() / 2
+    p_value = min(1.0, max(2 * min(below, 1 - below), 1 / len(differences)))
+    return float(low), float(high), float(p_value)
+
+
+def compare_results(
+    results_a: Sequence[FamilyResult], results_b: Sequence[FamilyResult], *, seed: int = 0
+) -> list[Difference]:
+    """Compare every metric of every prompt that both runs were evaluated with.
+
+    UserError when they have no prompt in common, or a common prompt has other examples.
+    """
+    theirs = {(r.family, r.prompt_id, r.kind): r for r in results_b if not r.baseline}
+    found: list[Difference] = []
+    for one in results_a:
+        other = theirs.get((one.family, one.prompt_id, one.kind))
+        if one.baseline or other is None:
+            continue
+        table_a, table_b = _aligned(one, other)
+        found += _differences(one, table_a, table_b, seed)
+    if not found:
+        raise UserError("the two runs have no evaluated prompt in common; evaluate both alike")
+    return found
+
+
+def _differences(
+    result: FamilyResult, table_a: pa.Table, table_b: pa.Table, seed: int
+) -> list[Difference]:
+    """Every metric of a prompt; the users of a resample are the same for both runs and all."""
+    both = set(table_a.column_names) & set(table_b.column_names)
+    metrics = [(name, *how) for name, how in _METRICS.items() if how[0] in both]
+    values_NxF = np.stack(
+        [table[column].to_numpy() for _, column, _ in metrics for table in (table_a, table_b)],
+        axis=1,
+    ).astype(np.float64)
+    means_RxF = resampled_means(values_NxF, resamples=RESAMPLES, seed=seed)
+    found = []
+    for place, (metric, _, transform) in enumerate(metrics):
+        columns = slice(2 * place, 2 * place + 2)
+        a, b = (float(mean) for mean in transform(values_NxF[:, columns].mean(axis=0)))
+        drawn = transform(means_RxF[:, columns])  # [R, 2]
+        test = interval_and_p_value(drawn[:, 1] - drawn[:, 0])
+        n = len(values_NxF)
+        found.append(Difference(result.family, result.prompt_id, metric, n, a, b, b - a, *test))
+    return found
+
+
+def _aligned(one: FamilyResult, other: FamilyResult) -> tuple[pa.Table, pa.Table]:
+    """Both per-user tables in the order of (user, item)."""
+    keys = [("user", "ascending"), ("item", "ascending")]
+    a, b = one.per_user.sort_by(keys), other.per_user.sort_by(keys)
+    pairs_a, pairs_b = a.select(["user", "item"]), b.select(["user", "item"])
+    if not pairs_a.equals(pairs_b):
+        users_a, users_b = set(a["user"].to_pylist()), set(b["user"].to_pylist())
+        raise UserError(
+            f"{one.family} prompt {one.prompt_id}: found {a.num_rows} and {b.num_rows} examples of "
+            f"{len(users_a)} and {len(users_b)} users, {len(users_a & users_b)} in both; expected "
+            "the same examples (same dataset, split and limit)"
+        )
+    return a, b
+
+
+def compare_runs(
+    run_a: str | os.PathLike[str],
+    run_b: str | os.PathLike[str],
+    split: str = "test",
+    *,
+    seed: int = 0,
+) -> list[Difference]:
+    """Compare two run folders by what `p5jax evaluate` wrote for a split."""
+    results = [load_results(Path(run) / "evaluation" / split) for run in (run_a, run_b)]
+    return compare_results(results[0], results[1], seed=seed)
+
+
+def format_comparison(differences: Sequence[Difference]) -> str:
+    """The differences as a text table, b minus a."""
+    rows = [("family", "prompt", "metric", "n", "A", "B", "B - A", "95 % interval", "p")]
+    for d in differences:
+        interval = f"[{d.low:+.4f}, {d.high:+.4f}]"
+        rows.append(
+            (
+                *(d.family, d.prompt_id, d.metric, str(d.n), f"{d.a:.4f}", f"{d.b:.4f}"),
+                *(f"{d.difference:+.4f}", interval, f"{d.p_value:.4f}"),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join(left + right).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,210 @@
+"""Evaluate a run: each family's prompts on a split, with the baselines beside them.
+
+What a prompt is asked for decides how it is judged: an item (ranking), stars, text, or one of two
+answers. Everything is written per user, so that two runs can be compared by a paired test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from p5jax.data.dataset import FAMILIES
+from p5jax.errors import UserError, nearest
+from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
+from p5jax.evaluation.baseline_results import baseline_results
+from p5jax.evaluation.ranking_evaluators import (
+    evaluate_candidates,
+    evaluate_catalogue,
+    evaluate_yes_no,
+)
+from p5jax.evaluation.results import FamilyResult, format_results, summary, write_results
+from p5jax.evaluation.task import (
+    EvaluationConfig,
+    Report,
+    RunLike,
+    Task,
+    chosen_indices,
+    print_progress,
+)
+from p5jax.prompts.families import Family
+from p5jax.prompts.template import PromptTemplate
+
+__all__ = [
+    "EvaluationConfig",
+    "FamilyResult",
+    "baseline_results",
+    "default_prompts",
+    "evaluate_family",
+    "evaluate_run",
+    "format_results",
+    "summary",
+]
+
+SPLITS = ("validation", "test")
+DEFAULTS = EvaluationConfig()
+# Per family: a prompt that is trained on for each kind of answer; unseen ones are added.
+_PREFERRED = {
+    "rating": ("1-6", "1-10"),
+    "sequential": ("2-3", "2-13"),
+    "explanation": ("3-3", "3-12"),
+    "review": ("4-1", "4-2", "4-4"),
+    "direct": ("5-1", "5-4", "5-5", "5-8"),
+}
+_EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
+    "catalogue": evaluate_catalogue,
+    "candidates": evaluate_candidates,
+    "yes_no": evaluate_yes_no,
+    "rating": evaluate_rating,
+    "text": evaluate_text,
+    "choice": evaluate_choice,
+}
+
+
+def kind_of(template: PromptTemplate) -> str:
+    """How a prompt is judged: a key of the evaluators."""
+    targets = template.target_fields
+    if "item" in targets:
+        listed = template.family == "direct" or "cand" in template.fields
+        return "candidates" if listed else "catalogue"
+    if "yes_no" in targets and template.family == "direct":
+        return "yes_no"
+    if "explanation" in targets or "headline" in targets:
+        return "text"
+    return "rating" if "rating" in targets else "choice"
+
+
+def default_prompts(family: Family, split: str) -> tuple[str, ...]:
+    """The prompts shown when none are asked for: seen ones and all unseen ones that have examples.
+
+    When the data lacks what the preferred seen prompts need, the first seen one that it can fill.
+    """
+    usable = [
+        id for id, t in family.templates.items() if not t.zero_shot and family.size(split, id)
+    ]
+    unseen = [id for id in usable if not family.templates[id].seen]
+    seen = [id for id in _PREFERRED[family.name] if id in usable and id not in unseen]
+    if not seen:
+        seen = [id for id in usable if id not in unseen][:1]
+    return (*seen, *unseen)
+
+
+def evaluate_family(
+    run: RunLike,
+    family: str,
+    prompt_id: str,
+    split: str,
+    limit: int | None = None,
+    *,
+    config: EvaluationConfig = DEFAULTS,
+    report: Report = print_progress,
+) -> FamilyResult:
+    """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
+
+    UserError when the run lacks the family or the prompt, or no record can fill it.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    if family not in run.families:
+        raise UserError(
+            f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
+        )
+    examples_of = run.families[family]
+    template = examples_of.template(prompt_id)
+    size = examples_of.size(split, prompt_id)
+    if not size:
+        raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
+    kind = kind_of(template)
+    if kind == "yes_no":
+        limit = min(limit or config.yes_no_users, config.yes_no_users)
+    indices = chosen_indices(size, limit, config.seed)
+    task = Task(run, examples_of, template, split, indices, config, report)
+    return _EVALUATORS[kind](task)
+
+
+def evaluate_run(
+    run: RunLike,
+    families: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    config: EvaluationConfig = DEFAULTS,
+    report: Report = print_progress,
+) -> list[FamilyResult]:
+    """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
+
+    Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
+    all of the run. UserError for an unknown family or prompt, before anything is computed.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    chosen = _chosen(run, families, prompts, split)
+    results: list[FamilyResult] = []
+    for family, prompt_id in chosen:
+        results.append(
+            evaluate_family(run, family, prompt_id, split, limit, config=config, report=report)
+        )
+    largest: dict[tuple[str, str], FamilyResult] = {}
+    for result in results:
+        key = result.family, result.group
+        if key not in largest or result.n > largest[key].n:
+            largest[key] = result
+    for result in largest.values():
+        results += baseline_results(run, result, split)
+    write_results(
+        Path(run.path) / "evaluation" / split, results, _header(run, split, limit, config)
+    )
+    return results
+
+
+def _chosen(
+    run: RunLike, families: Sequence[str] | None, prompts: Sequence[str] | None, split: str
+) -> list[tuple[str, str]]:
+    """The (family, prompt id) pairs asked for, in the order of the families."""
+    for family in families or ():
+        if family not in run.families:
+            raise UserError(
+                f"families: found {family!r}, expected some of {', '.join(run.families)}"
+                f"{nearest(family, FAMILIES)}"
+            )
+    wanted = [name for name in run.families if families is None or name in families]
+    if prompts is None:
+        return [(name, id) for name in wanted for id in default_prompts(run.families[name], split)]
+    known = {id: name for name in wanted for id in run.families[name].templates}
+    for id in prompts:
+        if id not in known:
+            raise UserError(
+                f"prompts: {id!r} is not a prompt of {', '.join(wanted)}{nearest(id, known)}"
+            )
+    return [(name, id) for name in wanted for id in dict.fromkeys(prompts) if known[id] == name]
+
+
+def _header(
+    run: RunLike, split: str, limit: int | None, config: EvaluationConfig
+) -> dict[str, Any]:
+    """What the results depend on: results of another header are not kept beside new ones."""
+    return {
+        "split": split,
+        "dataset": run.dataset.name,
+        "dataset_fingerprint": run.dataset.fingerprint,
+        "leaky_item_ids": run.dataset.leaky,
+        "params": _digest(run.params),
+        "limit": limit,
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _digest(params: Any) -> str:
+    """SHA-256 of the parameters' bytes: which model the results are of."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""Metrics with 95 % intervals, and the per-user values they are made of.
+
+Ratings by scikit-learn, BLEU by sacrebleu, ROUGE by rouge-score; each metric also comes as one
+value per user, from which two runs can be compared. Text metrics are in percent, as published.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+from p5jax.data.rank_metrics import hit_rate, mean_interval, mrr, ndcg
+
+Interval = tuple[float, float, float]  # value, low and high end of the 95 % interval
+Columns = dict[str, np.ndarray]  # metric name -> one value per user
+
+RANKING_CUTS = (1, 5, 10)
+RESAMPLES = 1000
+_Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap of `statistic`, a function of how often each of n users is drawn.
+
+    Returns the ends of the 95 % interval (Efron 1979); the same seed gives the same interval.
+    """
+    rng = np.random.default_rng(seed)
+    values = [
+        statistic(np.bincount(rng.integers(n, size=n), minlength=n)) for _ in range(resamples)
+    ]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def interval_of_mean(values: np.ndarray) -> Interval:
+    """Mean of per-user values with its normal 95 % interval."""
+    value, low, high = mean_interval(np.asarray(values, np.float64))
+    return float(value), float(low), float(high)
+
+
+def ranking_columns(ranks: np.ndarray) -> Columns:
+    """HR@k and NDCG@k at 1, 5, 10 and MRR per user, from 0-based ranks (np.inf: unranked)."""
+    columns: Columns = {}
+    for k in RANKING_CUTS:
+        columns[f"HR@{k}"] = np.asarray(hit_rate(ranks, k), np.float64)
+        columns[f"NDCG@{k}"] = np.asarray(ndcg(ranks, k), np.float64)
+    columns["MRR"] = np.asarray(mrr(ranks), np.float64)
+    return columns
+
+
+def mean_metrics(columns: Columns) -> dict[str, Interval]:
+    """Mean and 95 % interval of each per-user column."""
+    return {name: interval_of_mean(values) for name, values in columns.items()}
+
+
+def _distinct_share(groups: Sequence[Sequence[Hashable]], size: int) -> Interval:
+    """Distinct values over all users' groups, divided by `size`, with a jackknife interval.
+
+    A resampling bootstrap repeats users and so undercounts distinct values; leaving out one user
+    loses exactly the values that only this user has, which gives the jackknife in closed form.
+    """
+    seen: Counter[Hashable] = Counter()
+    for group in groups:
+        seen.update(set(group))
+    lost = np.array([sum(seen[value] == 1 for value in set(group)) for group in groups], np.float64)
+    error = np.sqrt((len(groups) - 1) / len(groups) * np.square(lost - lost.mean()).sum())
+    value, margin = len(seen) / size, _Z95 * float(error) / size
+    return value, max(0.0, value - margin), min(1.0, value + margin)
+
+
+def coverage(lists: Sequence[Sequence[int]], num_items: int) -> Interval:
+    """Share of the catalogue that appears in at least one user's list."""
+    return _distinct_share(lists, num_items)
+
+
+def distinct(texts: Sequence[str]) -> Interval:
+    """Share of different texts among all texts: near 0 when a model always says the same."""
+    return _distinct_share([(text,) for text in texts], len(texts))
+
+
+def parse_rating(text: str) -> float | None:
+    """The rating a generated text states, or None when it is not just a number."""
+    match = _NUMBER.fullmatch(text)
+    return float(match[1]) if match else None
+
+
+def ratings_from_text(texts: Sequence[str], fallback: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings [n] read from generated texts, clipped to 1..5, and which were readable [n] bool.
+
+    `fallback` (the training mean) stands in for a text that is not a number.
+    """
+    parsed = [parse_rating(text) for text in texts]
+    readable = np.array([rating is not None for rating in parsed], bool)
+    ratings = np.array([fallback if rating is None else rating for rating in parsed], np.float64)
+    return np.clip(ratings, 1.0, 5.0), readable
+
+
+def rating_columns(predictions: np.ndarray, answers: np.ndarray) -> Columns:
+    """Squared and absolute error per user; every answer counts, 5.0 too."""
+    error = np.asarray(predictions, np.float64) - np.asarray(answers, np.float64)
+    return {"squared_error": error**2, "absolute_error": np.abs(error)}
+
+
+def rating_metrics(predictions: np.ndarray, answers: np.ndarray) -> dict[str, Interval]:
+    """RMSE with a bootstrap interval and MAE with a normal one."""
+    columns = rating_columns(predictions, answers)
+    squared = columns["squared_error"]
+    n = len(squared)
+    low, high = bootstrap_interval(lambda counts: float(np.sqrt(counts @ squared / n)), n)
+    _, *mae_ends = interval_of_mean(columns["absolute_error"])
+    return {
+        "RMSE": (float(root_mean_squared_error(answers, predictions)), low, high),
+        "MAE": (float(mean_absolute_error(answers, predictions)), mae_ends[0], mae_ends[1]),
+    }
+
+
+def text_columns(predictions: Sequence[str], references: Sequence[str]) -> Columns:
+    """Sentence BLEU-2/4 and ROUGE-1/2/L F-measure per user, in percent."""
+    bleu = {order: BLEU(max_ngram_order=order, effective_order=True) for order in (2, 4)}
+    rouge = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    pairs = list(zip(predictions, references, strict=True))
+    columns: Columns = {
+        f"sentence BLEU-{order}": np.array(
+            [metric.sentence_score(text, [reference]).score for text, reference in pairs]
+        )
+        for order, metric in bleu.items()
+    }
+    scores = [rouge.score(reference, text) for text, reference in pairs]
+    for name, key in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL")):
+        columns[name] = np.array([100.0 * score[key].fmeasure for score in scores])
+    return columns
+
+
+def corpus_bleu(predictions: Sequence[str], references: Sequence[str], order: int) -> Interval:
+    """Corpus BLEU up to n-grams of `order`, in percent, with a bootstrap interval over users."""
+    sentence = BLEU(max_ngram_order=order, effective_order=True)  # only its counts are used
+    counts = []
+    for text, reference in zip(predictions, references, strict=True):
+        score = sentence.sentence_score(text, [reference])
+        counts.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
+    counts_NxF = np.array(counts, np.int64)
+
+    def resampled(drawn: np.ndarray) -> float:
+        system, reference, *rest = (drawn @ counts_NxF).tolist()
+        score = BLEU.compute_bleu(
+            rest[:order],
+            rest[order:],
+            system,
+            reference,
+            smooth_method="exp",  # sacrebleu's default for a corpus
+            max_ngram_order=order,
+        )
+        return float(score.score)
+
+    metric = BLEU(max_ngram_order=order)
+    value = metric.corpus_score(list(predictions), [list(references)]).score
+    low, high = bootstrap_interval(resampled, len(counts))
+    return float(value), low, high
+
+
+def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Interval]:
+    """Corpus BLEU-2/4, ROUGE-1/2/L (percent) and the share of distinct texts."""
+    columns = text_columns(predictions, references)
+    metrics = {f"BLEU-{n}": corpus_bleu(predictions, references, n) for n in (2, 4)}
+    metrics |= {name: interval_of_mean(columns[name]) for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L")}
+    return metrics | {"distinct": distinct(predictions)}

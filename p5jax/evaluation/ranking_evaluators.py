@@ -1,0 +1,194 @@
+"""Sequential and direct recommendation: where the held-out item stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
+from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.task import RunLike, Task, padded_tokens
+from p5jax.inference.ranking import rank_catalogue, score_candidates, yes_no
+from p5jax.inference.trie import Trie
+from p5jax.prompts.families import Example, UserFamily
+
+LIST_LENGTH = 10  # of the lists that are kept and that coverage counts
+EXAMPLES = 3
+_YES_NO_BATCH = 128  # one item's prompts are short
+
+
+def catalogue_trie(run: RunLike) -> Trie:
+    """The trie of the run's item ids."""
+    vocabulary = run.vocabulary
+    return Trie.build([[*vocabulary.encode(i), vocabulary.eos_id] for i in run.dataset.item_ids])
+
+
+def ranking_result(
+    family: str,
+    prompt_id: str,
+    kind: str,
+    users: np.ndarray,
+    targets: np.ndarray,
+    ranks: np.ndarray,
+    lists: list[list[int]],
+    num_items: int,
+    *,
+    seen: bool = True,
+    baseline: bool = False,
+    examples: list[tuple[str, str, str]] | None = None,
+) -> FamilyResult:
+    """Metrics from 0-based ranks [N] (np.inf: not ranked) and the first ten items of each user.
+
+    In the per-user table a rank of -1 means not ranked.
+    """
+    order = np.argsort(users, kind="stable")
+    users, targets, ranks = users[order], targets[order], np.asarray(ranks, np.float64)[order]
+    lists = [lists[place][:LIST_LENGTH] for place in order]
+    columns = ranking_columns(ranks)
+    metrics = mean_metrics(columns)
+    if kind == "catalogue":
+        metrics["coverage"] = coverage(lists, num_items)
+    table = pa.table(
+        {
+            "user": pa.array(users, pa.int32()),
+            "item": pa.array(targets, pa.int32()),
+            "rank": pa.array(np.where(np.isfinite(ranks), ranks, -1).astype(np.int32)),
+            **{name: pa.array(values) for name, values in columns.items()},
+            "top": pa.array(lists, pa.list_(pa.int32())),
+        }
+    )
+    return FamilyResult(
+        family, prompt_id, seen, len(users), metrics, table, examples or [], kind, baseline
+    )
+
+
+def place_of(scores: np.ndarray, candidates: np.ndarray, target: int) -> int:
+    """The 0-based rank of `target` among candidates [C] with scores [C].
+
+    Of equal scores the earlier candidate wins: the target's place is random, so a model that
+    gives every item the same score gets what chance gets, neither the best rank nor the worst.
+    """
+    own = int(np.flatnonzero(candidates == target)[0])
+    better = int((scores > scores[own]).sum())
+    return better + int((scores[:own] == scores[own]).sum())
+
+
+class _Found:
+    """Collects one user after another."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.users: list[int] = []
+        self.targets: list[int] = []
+        self.ranks: list[float] = []
+        self.lists: list[list[int]] = []
+        self.examples: list[tuple[str, str, str]] = []
+
+    def add(self, example: Example, target: int, rank: float, best: np.ndarray) -> None:
+        self.users.append(example.user)
+        self.targets.append(target)
+        self.ranks.append(rank)
+        self.lists.append([int(item) for item in best[:LIST_LENGTH] if item >= 0])
+        if len(self.examples) < EXAMPLES:
+            answer, reference = self._name(self.lists[-1][0]), self._name(target)
+            self.examples.append((example.inputs, answer, reference))
+
+    def _name(self, item: int) -> str:
+        dataset = self.task.run.dataset
+        title = dataset.titles[item]
+        return f"{dataset.item_ids[item]} ({title})" if title else dataset.item_ids[item]
+
+    def result(self, kind: str) -> FamilyResult:
+        task = self.task
+        return ranking_result(
+            task.family.name,
+            task.template.id,
+            kind,
+            np.array(self.users),
+            np.array(self.targets),
+            np.array(self.ranks),
+            self.lists,
+            task.run.dataset.num_items,
+            seen=task.template.seen,
+            examples=self.examples,
+        )
+
+
+def evaluate_catalogue(task: Task) -> FamilyResult:
+    """Rank the whole catalogue without the user's history by beam search.
+
+    The target's rank is its place in the beam's final list; beyond it, it counts as not ranked,
+    so MRR is that of the list.
+    """
+    run, dataset = task.run, task.run.dataset
+    trie = catalogue_trie(run)
+    beam = min(task.config.beam, dataset.num_items)
+    longest = -(-int(np.diff(dataset.offsets).max()) // 32) * 32  # one static shape for all
+    found = _Found(task)
+    for examples, tokens in task.batches():
+        exclude = np.full((len(tokens), longest), -1, np.int32)
+        for row, example in enumerate(examples):
+            history = dataset.history(example.user, task.split)
+            exclude[row, : len(history)] = history
+        items, _ = rank_catalogue(
+            run.model, run.params, tokens, trie, max(beam, LIST_LENGTH), beam, exclude
+        )
+        for example, best in zip(examples, np.asarray(items), strict=False):
+            place = np.flatnonzero(best == example.item)
+            found.add(example, example.item, float(place[0]) if len(place) else np.inf, best)
+    return found.result("catalogue")
+
+
+def evaluate_candidates(task: Task) -> FamilyResult:
+    """Rank the prompt's candidates by the exact log-probability of each one's id."""
+    run = task.run
+    id_tokens = padded_tokens(run.vocabulary, run.dataset.item_ids)
+    found = _Found(task)
+    for examples, tokens in task.batches():
+        listed = np.stack([_candidates(example) for example in examples])
+        listed = np.pad(listed, ((0, len(tokens) - len(examples)), (0, 0)))
+        scores = np.asarray(score_candidates(run.model, run.params, tokens, id_tokens[listed]))
+        for example, candidates, logp in zip(examples, listed, scores, strict=False):
+            best = candidates[np.argsort(-logp, kind="stable")]
+            found.add(example, example.item, place_of(logp, candidates, example.item), best)
+    return found.result("candidates")
+
+
+def evaluate_yes_no(task: Task) -> FamilyResult:
+    """Rank the candidates by log P(yes) - log P(no), each asked about in a prompt of its own."""
+    run = task.run
+    answers = padded_tokens(run.vocabulary, ["yes", "no"])
+    first = task.family.example(task.split, int(task.indices[0]), prompt_id=task.template.id)
+    total = len(task.indices) * len(_candidates(first))
+    margins: dict[tuple[int, int], float] = {}
+    for examples, tokens in task.batches(_asked(task), total, _YES_NO_BATCH, 32):
+        margin = np.asarray(yes_no(run.model, run.params, tokens, answers[0], answers[1]))
+        for example, value in zip(examples, margin, strict=False):
+            margins[example.user, example.item] = float(value)
+    found = _Found(task)
+    for example in task.examples():
+        candidates = _candidates(example)
+        target = run.dataset.target(example.user, task.split)
+        scores = np.array([margins[example.user, item] for item in candidates.tolist()])
+        best = candidates[np.argsort(-scores, kind="stable")]
+        found.add(example, target, place_of(scores, candidates, target), best)
+    return found.result("yes_no")
+
+
+def _asked(task: Task) -> Iterator[Example]:
+    """Every candidate's own prompt."""
+    family = task.family
+    if not isinstance(family, UserFamily):
+        raise ValueError(f"{family.name}: not a family that asks about users' candidates")
+    for index in task.indices.tolist():
+        example = family.example(task.split, index, prompt_id=task.template.id)
+        for item in _candidates(example).tolist():
+            yield family.candidate_example(task.split, index, task.template.id, item)
+
+
+def _candidates(example: Example) -> np.ndarray:
+    if example.candidates is None:
+        raise ValueError(f"prompt {example.prompt_id}: an evaluation example without candidates")
+    return example.candidates

@@ -1,0 +1,150 @@
+"""One family's prompt to be evaluated on one split, and what evaluators share."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError
+from p5jax.models.t5 import Transformer
+from p5jax.pipeline import eval_batches
+from p5jax.prompts.families import Example, Family
+from p5jax.prompts.template import PromptTemplate
+from p5jax.text.vocabulary import Vocabulary
+
+Report = Callable[[str], None]
+
+_SOURCE_LENGTHS = (32, 64, 128, 256)  # shorter static shapes than the longest source
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunLike(Protocol):
+    """What an evaluation needs of a run."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def dataset(self) -> Dataset: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def params(self) -> Any: ...
+    @property
+    def families(self) -> Mapping[str, Family]: ...
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How much work an evaluation does.
+
+    beam: width of the catalogue search (P5 used 20; an under-trained model needs more).
+    yes_no_users: at most so many users in prompts that ask about every candidate on its own,
+    a subset of those of the other prompts. max_length: of generated text, in tokens.
+    """
+
+    batch_size: int = 16
+    beam: int = 64
+    yes_no_users: int = 200
+    max_length: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "beam", "yes_no_users", "max_length"):
+            if getattr(self, name) < 1:
+                found = getattr(self, name)
+                raise UserError(f"EvaluationConfig.{name}: found {found}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt of a family on a split, for the examples at `indices`."""
+
+    run: RunLike
+    family: Family
+    template: PromptTemplate
+    split: str
+    indices: np.ndarray
+    config: EvaluationConfig
+    report: Report
+
+    def batches(
+        self,
+        examples: Iterable[Example] | None = None,
+        total: int = 0,
+        batch_size: int = 0,
+        shortest: int = 64,
+    ) -> Iterator[tuple[list[Example], np.ndarray]]:
+        """Yield (examples, tokens int32 [batch_size, S]), padded below, and report the progress.
+
+        `examples` are the task's own unless others (`total` of them) are given. Each S is compiled
+        once; `shortest` is the least one.
+        """
+        if examples is None:
+            examples, total = self.examples(), len(self.indices)
+        longest = self.family.source.config.max_source
+        lengths = (*(n for n in _SOURCE_LENGTHS if shortest <= n < longest), longest)
+        progress = _Progress(f"{self.family.name} {self.template.id}", total, self.report)
+        size = batch_size or self.config.batch_size
+        for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):
+            yield batch, tokens
+            progress.add(len(batch))
+
+    def examples(self) -> Iterator[Example]:
+        """Yield the task's own examples."""
+        for index in self.indices.tolist():
+            yield self.family.example(self.split, index, prompt_id=self.template.id)
+
+
+def chosen_indices(size: int, limit: int | None, seed: int) -> np.ndarray:
+    """Draw at most `limit` of `size` examples, ascending.
+
+    Smaller limits give subsets of larger ones, and every prompt and run gets the same users.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: found {limit}, expected at least 1")
+    if limit is None or limit >= size:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).permutation(size)[:limit])
+
+
+def padded_tokens(vocabulary: Vocabulary, texts: Sequence[str]) -> np.ndarray:
+    """Targets [N, L] int32: each text's tokens and its end of sequence, padded with 0."""
+    rows = [[*vocabulary.encode(text), vocabulary.eos_id] for text in texts]
+    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+    return tokens
+
+
+def print_progress(line: str) -> None:
+    """Write a line of progress to the standard error stream."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """Counts examples and reports at intervals: how many, how fast, how long still."""
+
+    def __init__(self, label: str, total: int, report: Report):
+        self.label, self.total, self.report = label, total, report
+        self.done, self.started = 0, time.monotonic()
+        self.reported = self.started
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        finished = self.done >= self.total
+        if not finished and now - self.reported < _SECONDS_BETWEEN_LINES:
+            return
+        self.reported = now
+        rate = self.done / max(now - self.started, 1e-9)
+        left = "" if finished else f", {(self.total - self.done) / rate:.0f} s left"
+        self.report(f"{self.label}: {self.done}/{self.total} examples, {rate:.1f}/s{left}")

@@ -1,0 +1,1 @@
+"""Turning a model's probabilities into catalogue items, candidate rankings and text."""

@@ -1,0 +1,163 @@
+"""Free text from a T5: greedy, sampled, and by beam search.
+
+All are cached, jitted for a static maximal length and stop as soon as every text has ended.
+Letters: B texts, S source length, T maximal length, K beam, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from p5jax.errors import UserError
+from p5jax.inference.steps import Params, empty_cache, read_source, select_rows, step
+from p5jax.models.t5 import EOS_ID, PAD_ID, Transformer
+
+# Chooses the next tokens [B] from logits [B, V] and the 0-based step.
+Choice = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _generate(
+    model: Transformer, params: Params, tokens: jax.Array, max_length: int, choose: Choice
+) -> jax.Array:
+    """Decode texts [B, T] from sources [B, S]; each ends with eos (if it ends) and is padded."""
+    source = read_source(model, params, tokens)
+    texts = tokens.shape[0]
+    cache = empty_cache(model, params, source, texts, max_length)
+
+    def going(state: tuple) -> jax.Array:
+        position, _, ended, _, _ = state
+        return (position < max_length) & ~ended.all()
+
+    def advance(state: tuple) -> tuple:
+        position, last, ended, cache, output = state
+        logits, cache = step(model, params, source, cache, last)
+        chosen = jnp.where(ended, PAD_ID, choose(logits, position)).astype(jnp.int32)
+        output = lax.dynamic_update_slice(output, chosen[:, None], (0, position))
+        return position + 1, chosen, ended | (chosen == EOS_ID), cache, output
+
+    start = jnp.full(texts, PAD_ID, jnp.int32)  # T5 starts a target with padding
+    output = jnp.full((texts, max_length), PAD_ID, jnp.int32)
+    state = (jnp.int32(0), start, jnp.zeros(texts, bool), cache, output)
+    return lax.while_loop(going, advance, state)[-1]
+
+
+@partial(jax.jit, static_argnames=("model", "max_length"))
+def greedy(model: Transformer, params: Params, tokens: jax.Array, max_length: int) -> jax.Array:
+    """The most probable token at each step: sources [B, S] -> texts [B, T] int32.
+
+    A text ends with end-of-sequence, unless it reached T = `max_length`, and is padded with 0.
+    """
+
+    def choose(logits: jax.Array, position: jax.Array) -> jax.Array:
+        return logits.argmax(axis=-1)
+
+    return _generate(model, params, tokens, max_length, choose)
+
+
+def sample(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    max_length: int,
+    key: jax.Array,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> jax.Array:
+    """Texts [B, T] drawn token by token from the tempered distribution's nucleus.
+
+    `top_p` keeps the smallest set of most probable tokens with at least this probability (Holtzman
+    et al. 2020). UserError unless temperature > 0 and 0 < top_p <= 1.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature: found {temperature}, expected a number above 0")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p: found {top_p}, expected a number above 0 and at most 1")
+    return _sample(model, params, tokens, max_length, key, temperature, top_p)
+
+
+def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
+    """Logits [B, V] with -inf outside the smallest set of tokens that has probability `top_p`."""
+    order = jnp.argsort(-logits, axis=-1)
+    sorted_p = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
+    before = jnp.cumsum(sorted_p, axis=-1) - sorted_p  # probability of the strictly better tokens
+    rank = jnp.argsort(order, axis=-1)
+    kept = jnp.take_along_axis(before < top_p, rank, axis=-1)
+    return jnp.where(kept, logits, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("model", "max_length"))
+def _sample(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    max_length: int,
+    key: jax.Array,
+    temperature: jax.Array | float,
+    top_p: jax.Array | float,
+) -> jax.Array:
+    def choose(logits: jax.Array, position: jax.Array) -> jax.Array:
+        kept = nucleus(logits / temperature, top_p)
+        return jax.random.categorical(jax.random.fold_in(key, position), kept)
+
+    return _generate(model, params, tokens, max_length, choose)
+
+
+@partial(jax.jit, static_argnames=("model", "max_length", "beam"))
+def beam_search(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    max_length: int,
+    beam: int = 4,
+    alpha: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """The best texts by beam search: sources [B, S] -> texts [B, K, T] int32, scores [B, K].
+
+    A score is the log-probability divided by length**alpha (the length counts end-of-sequence);
+    best first. The search of a text ends when no open beam can beat the worst of K finished ones.
+    """
+    source = read_source(model, params, tokens)
+    texts = tokens.shape[0]
+    cache = empty_cache(model, params, source, texts * beam, max_length)
+
+    def going(state: tuple) -> jax.Array:
+        position, _, open_logp, _, _, ended_score = state
+        # Log-probabilities only fall, and dividing by the greatest length favours them most.
+        bound = open_logp.max(axis=-1) / max_length**alpha
+        return (position < max_length) & (bound > ended_score.min(axis=-1)).any()
+
+    def advance(state: tuple) -> tuple:
+        position, open_BxKxT, open_logp, cache, ended_BxKxT, ended_score = state
+        last = jnp.where(position == 0, PAD_ID, open_BxKxT[:, :, position - 1])
+        logits, cache = step(model, params, source, cache, last.reshape(-1))  # [B*K, V]
+        logp = jax.nn.log_softmax(logits).reshape(texts, beam, -1) + open_logp[:, :, None]
+        # [B, K, V] -> [B, K*V]; of 2K candidates at least K are not the end of a text
+        best, index = lax.top_k(logp.reshape(texts, -1), 2 * beam)
+        parent, token = index // logits.shape[-1], index % logits.shape[-1]
+        grown = jnp.take_along_axis(open_BxKxT, parent[:, :, None], axis=1)
+        newest = token[:, :, None].astype(jnp.int32)
+        grown = lax.dynamic_update_slice(grown, newest, (0, 0, position))
+        ends = (token == EOS_ID) | (position == max_length - 1)
+
+        score = best / (position + 1.0) ** alpha
+        score = jnp.where(ends & (jnp.arange(2 * beam) < beam), score, -jnp.inf)
+        ended_score, chosen = lax.top_k(jnp.concatenate([ended_score, score], axis=1), beam)
+        pool = jnp.concatenate([ended_BxKxT, grown], axis=1)
+        ended_BxKxT = jnp.take_along_axis(pool, chosen[:, :, None], axis=1)
+
+        open_logp, chosen = lax.top_k(jnp.where(ends, -jnp.inf, best), beam)
+        open_BxKxT = jnp.take_along_axis(grown, chosen[:, :, None], axis=1)
+        cache = select_rows(cache, jnp.take_along_axis(parent, chosen, axis=1))
+        return position + 1, open_BxKxT, open_logp, cache, ended_BxKxT, ended_score
+
+    empty = jnp.full((texts, beam, max_length), PAD_ID, jnp.int32)
+    nothing = jnp.full((texts, beam), -jnp.inf)
+    # All beams start alike: only the first may continue.
+    state = (jnp.int32(0), empty, nothing.at[:, 0].set(0.0), cache, empty, nothing)
+    state = lax.while_loop(going, advance, state)
+    return state[-2], state[-1]
