@@ -197,9 +197,11 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from p5jax import runtime
     from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
     from p5jax.run import Run
 
+    runtime.set_up()
     results = evaluate_run(
         Run.load(arguments.folder),
         families=arguments.families,

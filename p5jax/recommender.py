@@ -17,6 +17,7 @@ from p5jax.inference.trie import Trie
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.run import Run
+from p5jax.training.partitioning import enable_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Recommender:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recommender:
         """Open a run folder; UserError when it is not one or has no checkpoint."""
+        enable_compilation_cache()
         return Recommender(Run.load(path))
 
     @cached_property

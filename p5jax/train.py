@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from p5jax import config
+from p5jax import config, runtime
 from p5jax.data.audit import find_leaks
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_family
@@ -20,7 +20,7 @@ from p5jax.pipeline import PipelineConfig, supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.run import Run, RunConfig
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.partitioning import MeshConfig, enable_compilation_cache, make_mesh
+from p5jax.training.partitioning import MeshConfig, make_mesh
 from p5jax.training.trainer import TrainConfig, train
 
 
@@ -50,7 +50,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
     """
     config.register(*CONFIGS)
     config.configure(gin_files, overrides)
-    enable_compilation_cache()
+    runtime.set_up()
     run_config, validation = config.build(RunConfig), config.build(ValidationConfig)
     pipeline, optimizer = config.build(PipelineConfig), config.build(OptimizerConfig)
     training, mesh = config.build(TrainConfig), make_mesh(config.build(MeshConfig))

@@ -20,7 +20,7 @@ LAYERS = (
     ("batching", "mixture", "pipeline", "models"),
     ("training",),
     ("inference",),
-    ("run",),
+    ("run", "runtime"),
     ("evaluation",),
     ("recommender", "report", "config"),
     ("train", "quickstart"),

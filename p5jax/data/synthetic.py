@@ -227,7 +227,10 @@ def _make_users(rng: np.random.Generator, users: int) -> _Users:
     generosity = (age - 46) / 40.0 + rng.random(users) - 0.5
     names = rng.permutation(len(FIRST_NAMES) * 26)[np.arange(users) % (len(FIRST_NAMES) * 26)]
     columns: dict[str, list[str | None]] = {
-        "name": [f"{FIRST_NAMES[n // 26]} {chr(65 + n % 26)}." for n in names],
+        "name": [
+            f"{FIRST_NAMES[n // 26]} {chr(65 + n % 26)}. , {OCCUPATIONS[o]}"
+            for n, o in zip(names, occupation, strict=True)
+        ],
         "age": [str(a) for a in age],
         "gender": [GENDERS[g] for g in rng.integers(0, len(GENDERS), users)],
         "occupation": [OCCUPATIONS[o] for o in occupation],

@@ -25,7 +25,8 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
     # Prompts are most of what the model reads: their words should each be one piece.
     wordings = [template.inputs.replace("{", " ").replace("}", " ") for template in templates]
     yield from wordings * 200
-    yield from (f"user_{user + 1}" for user in range(dataset.num_users))
+    # A user's number is all that many prompts say of the user: the fewer pieces, the better known.
+    yield from [f"user_{user + 1}" for user in range(dataset.num_users)] * 20
     # Lists of ids: the numbers, and the separators between them as pieces of their own.
     numbers = dataset.item_ids if not dataset.id_tokens else ["0"] * dataset.num_items
     for separator in (" , ", " -> "):

@@ -1,0 +1,1 @@
+"""Training: optimizer, mesh, checkpoints, records and the loop."""

@@ -1,0 +1,236 @@
+"""The compiled training and evaluation steps and their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from p5jax.training.partitioning import (
+    batch_sharding,
+    logical_mesh,
+    param_shardings,
+    replicated,
+    state_shardings,
+)
+
+Batch = Mapping[str, jax.Array]
+REQUIRED = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+OPTIONAL = (
+    "encoder_segment_ids",
+    "decoder_segment_ids",
+    "encoder_positions",
+    "decoder_positions",
+)
+PAD = 0
+
+
+@jax.custom_vjp
+def token_nll(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood in nats and whether the target has the highest logit.
+
+    logits [..., V] of any float type (the log-softmax is float32), targets [...] int; returns
+    ([...] float32, [...] float32 of 0 and 1, without gradient). A tie for the highest counts.
+    """
+    return _token_nll_forward(logits, targets)[0]
+
+
+def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    # A comparison instead of a gather: it fuses into the reductions over V, its gradient is no
+    # scatter, and each device can do it for its own part of a split vocabulary.
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return ids == targets[..., None]
+
+
+def _token_nll_forward(logits: jax.Array, targets: jax.Array) -> tuple[Any, Any]:
+    x = logits.astype(jnp.float32)
+    top = jnp.max(x, axis=-1)
+    log_z = top + jnp.log(jnp.sum(jnp.exp(x - top[..., None]), axis=-1))
+    target_logit = jnp.sum(jnp.where(_is_target(x, targets), x, 0.0), axis=-1)
+    hit = (target_logit >= top).astype(jnp.float32)
+    return (log_z - target_logit, hit), (logits, targets, log_z)
+
+
+def _token_nll_backward(residuals: Any, cotangents: Any) -> tuple[jax.Array, None]:
+    logits, targets, log_z = residuals
+    d_nll, _ = cotangents
+    # d nll / d logit = softmax - one_hot, from log_z: the softmax is never kept in memory.
+    softmax = jnp.exp(logits.astype(jnp.float32) - log_z[..., None])
+    gradient = (softmax - _is_target(logits, targets)) * d_nll[..., None]
+    return gradient.astype(logits.dtype), None
+
+
+token_nll.defvjp(_token_nll_forward, _token_nll_backward)
+
+
+def batch_sums(
+    model: nn.Module, params: Any, batch: Batch, rng: jax.Array | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """sum(w * nll) over the batch's target tokens, and float32 scalars that add up over batches.
+
+    loss = loss_sum / weight is P5's when w = 1 / (target tokens of the example): the mean over
+    tokens per example, then over examples. `rng` is for dropout (None: no dropout). `hits` and
+    `scored` count target tokens of weight > 0; `tokens` are source and target tokens that are no
+    padding; `examples` are packed segments, or rows with any weight.
+    """
+    packing: dict[str, Any] = {name: batch[name] for name in OPTIONAL if name in batch}
+    logits = model.apply(
+        {"params": params},
+        *(batch[name] for name in REQUIRED),
+        **packing,
+        enable_dropout=rng is not None,
+        rngs=None if rng is None else {"dropout": rng},
+    )  # [B, T, V]
+    targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+    nll, hit = token_nll(logits, targets)
+    loss_sum = jnp.sum(nll * weights)
+    scored = weights > 0
+    if "decoder_segment_ids" in batch:
+        examples = jnp.sum(jnp.max(batch["decoder_segment_ids"], axis=1))
+    else:
+        examples = jnp.sum(jnp.any(scored, axis=1))
+    tokens = jnp.sum(batch["encoder_input_tokens"] != PAD) + jnp.sum(targets != PAD)
+    sums = {
+        "loss_sum": loss_sum,
+        "weight": jnp.sum(weights),
+        "hits": jnp.sum(hit * scored),
+        "scored": jnp.sum(scored),
+        "examples": examples,
+        "tokens": tokens,
+    }
+    return loss_sum, jax.tree.map(lambda x: x.astype(jnp.float32), sums)
+
+
+def loss_fn(model: nn.Module, params: Any, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+    """sum(w * nll) / sum(w), a float32 scalar; dropout only when `rng` is given."""
+    loss_sum, sums = batch_sums(model, params, batch, rng)
+    return loss_sum / sums["weight"]
+
+
+class Steps:
+    """The compiled functions of one run, over one mesh.
+
+    The state is t5x's tree {target: params, state: {step, param_states}}, all float32 but the
+    int32 counters. `shardings` is the tree of its NamedShardings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tx: optax.GradientTransformation,
+        mesh: Mesh,
+        axes: Any,
+        params: Any,
+        *,
+        seed: int,
+        accumulate: int = 1,
+    ) -> None:
+        self.model, self.tx, self.mesh = model, tx, mesh
+        self.accumulate = accumulate
+        self._seed = np.uint32(seed)
+        shapes = jax.eval_shape(lambda p: p, params)
+        target = param_shardings(mesh, axes, shapes)
+        abstract = jax.eval_shape(self._new_state, shapes)
+        self.shardings = state_shardings(mesh, abstract, shapes, target)
+        self.abstract_state = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract,
+            self.shardings,
+        )
+        batch, whole = batch_sharding(mesh), replicated(mesh)
+        state = self.shardings
+        self._init = jax.jit(self._new_state, out_shardings=state)
+        self._fused = jax.jit(
+            self._step,
+            donate_argnums=0,
+            in_shardings=(state, batch, None),
+            out_shardings=(state, whole),
+        )
+        self._first = jax.jit(
+            self._gradients,
+            in_shardings=(target, batch, None),
+            out_shardings=(target, whole),
+        )
+        self._add = jax.jit(
+            self._add_gradients,
+            donate_argnums=0,
+            in_shardings=((target, whole), target, batch, None),
+            out_shardings=(target, whole),
+        )
+        self._apply = jax.jit(
+            self._apply_gradients,
+            donate_argnums=0,
+            in_shardings=(state, target, whole),
+            out_shardings=(state, whole),
+        )
+        self._evaluate = jax.jit(
+            lambda params, batch: batch_sums(model, params, batch, None)[1],
+            in_shardings=(target, batch),
+            out_shardings=whole,
+        )
+
+    def init(self, params: Any) -> Any:
+        """A fresh state from parameters, which stay the caller's (they are copied)."""
+        return self._init(params)
+
+    def update(self, state: Any, batches: Sequence[Batch], step: int) -> tuple[Any, dict[str, Any]]:
+        """One optimizer step over `accumulate` batches; `state` is donated.
+
+        Returns the new state and the batches' sums with `gradient_norm` (before clipping). The
+        dropout key of batch i of step s is fold_in(key(seed), s * accumulate + i).
+        """
+        with logical_mesh(self.mesh):
+            if len(batches) == 1:
+                return self._fused(state, batches[0], self._fold(step, 0))
+            grads = self._first(state["target"], batches[0], self._fold(step, 0))
+            for i, batch in enumerate(batches[1:], start=1):
+                grads = self._add(grads, state["target"], batch, self._fold(step, i))
+            return self._apply(state, *grads)
+
+    def evaluate(self, params: Any, batch: Batch) -> dict[str, Any]:
+        """The sums of `batch_sums` without dropout."""
+        with logical_mesh(self.mesh):
+            return self._evaluate(params, batch)
+
+    def _fold(self, step: int, i: int) -> np.ndarray:
+        return np.array([self._seed, step * self.accumulate + i], np.uint32)
+
+    def _new_state(self, params: Any) -> Any:
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+        return {
+            "target": params,
+            "state": {"step": jnp.int32(0), "param_states": self.tx.init(params)},
+        }
+
+    def _gradients(self, params: Any, batch: Batch, fold: jax.Array) -> tuple[Any, Any]:
+        rng = jax.random.fold_in(jax.random.key(fold[0]), fold[1])
+
+        def total(p: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return batch_sums(self.model, p, batch, rng)
+
+        return jax.grad(total, has_aux=True)(params)
+
+    def _add_gradients(self, so_far: Any, params: Any, batch: Batch, fold: jax.Array) -> Any:
+        return jax.tree.map(jnp.add, so_far, self._gradients(params, batch, fold))
+
+    def _apply_gradients(self, state: Any, grads: Any, sums: Any) -> tuple[Any, Any]:
+        # Gradients are of sum(w * nll): dividing by all the batches' weight makes accumulation
+        # exact even where the batches weigh differently. A batch without weight changes nothing.
+        scale = 1.0 / jnp.maximum(sums["weight"], 1e-9)
+        grads = jax.tree.map(lambda g: g * scale, grads)
+        params, inner = state["target"], state["state"]
+        updates, param_states = self.tx.update(grads, inner["param_states"], params)
+        new = {
+            "target": optax.apply_updates(params, updates),
+            "state": {"step": inner["step"] + 1, "param_states": param_states},
+        }
+        return new, {**sums, "gradient_norm": optax.global_norm(grads)}
+
+    def _step(self, state: Any, batch: Batch, fold: jax.Array) -> tuple[Any, Any]:
+        return self._apply_gradients(state, *self._gradients(state["target"], batch, fold))

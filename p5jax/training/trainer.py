@@ -1,0 +1,365 @@
+"""The training loop: steps, records, validation, checkpoints, interruption and resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from p5jax.errors import UserError
+from p5jax.training.checkpoints import Checkpoints, gather_json, step_folder
+from p5jax.training.interruption import Interruption
+from p5jax.training.optimizer import OptimizerConfig, make_optimizer
+from p5jax.training.partitioning import describe_mesh, shard_batch
+from p5jax.training.step import Steps
+from p5jax.training.writers import RunWriters
+
+CHECKPOINT_FOLDER = "checkpoints"
+HostBatch = Mapping[str, np.ndarray]
+Validate = Callable[[Any, int], Mapping[str, float]]
+
+
+class BatchIterator(Protocol):
+    """What training reads: batches of this process's rows, and a JSON-able position among them."""
+
+    def __next__(self) -> HostBatch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of a run, in optimizer steps.
+
+    Validation and a checkpoint also come at the end; 0 means only there. A validation that
+    improves `best_metric` (`best_mode` "min" or "max") saves a checkpoint too, which is kept
+    beside the last `keep`.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 0
+    checkpoint_every: int = 1000
+    keep: int = 2
+    best_metric: str = "validation/loss"
+    best_mode: str = "min"
+
+    def __post_init__(self) -> None:
+        if self.best_mode not in ("min", "max"):
+            raise UserError(f"best_mode: found {self.best_mode!r}, expected min or max")
+        for name, least in (("steps", 1), ("log_every", 1), ("validate_every", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+        if self.checkpoint_every < 0:
+            raise UserError(f"checkpoint_every: found {self.checkpoint_every}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: `status` "finished", or "interrupted" by the signal number `signal`.
+
+    `params` are the last step's, on the mesh; `metrics` the last training and validation records;
+    `best` is {"step", "value"} or None.
+    """
+
+    status: str
+    signal: int | None
+    step: int
+    params: Any
+    metrics: dict[str, float]
+    best: dict[str, Any] | None
+
+
+def train(
+    model: nn.Module,
+    params: Any,
+    axes: Any,
+    iterator: BatchIterator,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    config: TrainConfig,
+    run_dir: str | os.PathLike[str],
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+    validate: Validate | None = None,
+    validation_batches: Sequence[HostBatch] = (),
+    stream: TextIO | None = None,
+) -> TrainResult:
+    """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
+
+    Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints goes on from
+    the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able: what the run
+    depends on) must be the one it was started with. `validation_batches` give validation/loss and
+    validation/accuracy; `validate(params, step)` gives further metrics, under any name. UserError
+    when the loss is not finite, naming the step; the last good checkpoint stays.
+    """
+    tx, schedule = make_optimizer(optimizer, config.steps)
+    steps = Steps(model, tx, mesh, axes, params, seed=config.seed, accumulate=optimizer.accumulate)
+    run_dir = Path(run_dir)
+    with Interruption() as interruption, Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c:
+        saved = c.steps()
+        if saved:
+            progress = _matching_progress(c, saved[-1], fingerprint or {})
+            state = c.restore(saved[-1], steps.abstract_state)
+            iterator.set_state(progress["pipeline"][jax.process_index()])
+        else:
+            progress = {}
+            state = steps.init(params)
+        del params
+        primary = jax.process_index() == 0
+        first = progress.get("step", 0)
+        with RunWriters(
+            run_dir, config.steps, resumed_step=first, primary=primary, stream=stream
+        ) as w:
+            w.message(describe_mesh(mesh))
+            if saved:
+                w.message(f"resuming after step {first}")
+            loop = _Loop(config, steps, schedule, iterator, c, w, state, progress)
+            loop.fingerprint = dict(fingerprint or {})
+            loop.validate, loop.validation_batches = validate, validation_batches
+            return loop.run(interruption)
+
+
+def _matching_progress(
+    checkpoints: Checkpoints, step: int, fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The progress to resume from; UserError when it is of another run or process count."""
+    path = step_folder(checkpoints.folder, step)
+    progress = checkpoints.progress(step)
+    if "pipeline" not in progress:
+        raise UserError(f"{path}: found no pipeline state, expected a checkpoint of this trainer")
+    stored, now = (
+        _flatten(progress["fingerprint"]),
+        _flatten(json.loads(json.dumps(dict(fingerprint)))),
+    )
+    differences = [
+        f"{key} was {stored.get(key)!r} and is now {now.get(key)!r}"
+        for key in sorted(set(stored) | set(now))
+        if stored.get(key) != now.get(key)
+    ]
+    if differences:
+        raise UserError(f"{path}: cannot resume: {'; '.join(differences)}")
+    if len(progress["pipeline"]) != jax.process_count():
+        raise UserError(
+            f"{path}: cannot resume: written by {len(progress['pipeline'])} process(es), "
+            f"now {jax.process_count()}"
+        )
+    return progress
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, {"outer.inner": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+class _Loop:
+    """The state of a run between two steps."""
+
+    fingerprint: dict[str, Any]
+    validate: Validate | None
+    validation_batches: Sequence[HostBatch]
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        steps: Steps,
+        schedule: Callable[[int], Any],
+        iterator: BatchIterator,
+        checkpoints: Checkpoints,
+        writers: RunWriters,
+        state: Any,
+        progress: Mapping[str, Any],
+    ) -> None:
+        self.config, self.steps, self.schedule = config, steps, schedule
+        self.iterator, self.checkpoints, self.writers = iterator, checkpoints, writers
+        self.state = state
+        self.step: int = progress.get("step", 0)
+        # Sums since the last record: in the checkpoint, so that a resumed run's records are
+        # the uninterrupted run's.
+        self.window: dict[str, float] = progress.get("window", {})
+        self.best: dict[str, Any] | None = progress.get("best")
+        self.validated: int = progress.get("validated", 0)
+        self.metrics: dict[str, float] = progress.get("metrics", {})
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._shapes: set[Any] = set()
+
+    def run(self, interruption: Interruption) -> TrainResult:
+        """Go on to the last step or until a signal."""
+        config = self.config
+        if self._due(config.validate_every) and self.validated != self.step:
+            self._validate()  # the interrupted run left this out
+        while self.step < config.steps:
+            self._advance()
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                self._record()
+            stop = self._agreed(interruption)
+            if stop is not None and self.step < config.steps:
+                self._save()
+                self.checkpoints.wait()
+                self.writers.message(f"interrupted after step {self.step}; checkpoint saved")
+                return self._result("interrupted", stop)
+            improved = self._due(config.validate_every) and self._validate()
+            if improved or self._due(config.checkpoint_every):
+                self._save()
+        self.checkpoints.wait()
+        return self._result("finished", None)
+
+    def _due(self, every: int) -> bool:
+        return self.step == self.config.steps or bool(every and self.step % every == 0)
+
+    def _advance(self) -> None:
+        """One optimizer step; waits for the one before, so that at most one is in flight."""
+        started = time.monotonic()
+        batches = [shard_batch(self.steps.mesh, self._next()) for _ in range(self.steps.accumulate)]
+        # The first batch and those added to it are two functions.
+        names = ["step" if i == 0 else "accumulation" for i in range(len(batches))]
+        compiling = [self._announce(n, b) for n, b in zip(names, batches, strict=True)]
+        called = time.monotonic()
+        self.state, sums = self.steps.update(self.state, batches, self.step)
+        if any(compiling):
+            seconds = time.monotonic() - called
+            started += seconds  # compiling is no training time
+            self.writers.message(f"compiled in {seconds:.1f} s")
+        self.step += 1
+        self._absorb()
+        self._pending = self.step, sums
+        self._add({"seconds": time.monotonic() - started})
+
+    def _next(self) -> HostBatch:
+        try:
+            return next(self.iterator)
+        except StopIteration:
+            raise UserError(
+                f"step {self.step + 1}: the pipeline ended, expected batches for "
+                f"{self.config.steps} steps"
+            ) from None
+
+    def _announce(self, function: str, batch: Mapping[str, jax.Array]) -> bool:
+        """Say so when a function meets a shape for the first time, and will be compiled."""
+        key = (function, *((name, value.shape) for name, value in sorted(batch.items())))
+        if key in self._shapes:
+            return False
+        self._shapes.add(key)
+        rows, source = batch["encoder_input_tokens"].shape
+        target = batch["decoder_target_tokens"].shape[1]
+        self.writers.message(f"compiling {function}, shape {rows} x ({source} -> {target}) ...")
+        return True
+
+    def _absorb(self) -> None:
+        """Fetch the pending step's sums, refuse what is not finite, add the rest to the window."""
+        if self._pending is None:
+            return
+        (step, pending), self._pending = self._pending, None
+        sums = {name: float(value) for name, value in jax.device_get(pending).items()}
+        for name, label in (("loss_sum", "loss"), ("gradient_norm", "gradient norm")):
+            if not math.isfinite(sums[name]):
+                saved = self.checkpoints.steps()
+                kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "nothing saved"
+                raise UserError(
+                    f"step {step}: the {label} is {sums[name]}, expected a finite number; "
+                    f"try a lower learning rate than {float(self.schedule(step - 1)):.3g} ({kept})"
+                )
+        self._add({**sums, "steps": 1.0})
+
+    def _add(self, sums: Mapping[str, float]) -> None:
+        for name, value in sums.items():
+            self.window[name] = self.window.get(name, 0.0) + value
+
+    def _record(self) -> None:
+        """Write the window's means and rates, and begin a new window."""
+        started = time.monotonic()
+        self._absorb()
+        self._add({"seconds": time.monotonic() - started})
+        w, self.window = self.window, {}
+        seconds = max(w["seconds"], 1e-9)
+        record = {
+            "train/loss": w["loss_sum"] / max(w["weight"], 1e-9),
+            "train/accuracy": w["hits"] / max(w["scored"], 1.0),
+            "train/learning_rate": float(self.schedule(self.step - 1)),
+            "train/gradient_norm": w["gradient_norm"] / w["steps"],
+            "train/examples_per_step": w["examples"] / w["steps"],
+            "train/tokens_per_step": w["tokens"] / w["steps"],
+            "train/examples_per_second": w["examples"] / seconds,
+            "train/tokens_per_second": w["tokens"] / seconds,
+        }
+        self.metrics.update(record)
+        self.writers.record(self.step, record)
+        left = (self.config.steps - self.step) * seconds / w["steps"]
+        self.writers.progress(self.step, record, left)
+
+    def _validate(self) -> bool:
+        """Measure, record, and say whether this is the best so far."""
+        self._absorb()
+        self.validated = self.step
+        params, record = self.state["target"], {}
+        if self.validation_batches:
+            total = {"loss_sum": 0.0, "weight": 0.0, "hits": 0.0, "scored": 0.0}
+            for host_batch in self.validation_batches:
+                batch = shard_batch(self.steps.mesh, host_batch)
+                self._announce("validation", batch)
+                sums = jax.device_get(self.steps.evaluate(params, batch))
+                total = {name: value + float(sums[name]) for name, value in total.items()}
+            record["validation/loss"] = total["loss_sum"] / max(total["weight"], 1e-9)
+            record["validation/accuracy"] = total["hits"] / max(total["scored"], 1.0)
+        if self.validate is not None:
+            record.update({k: float(v) for k, v in self.validate(params, self.step).items()})
+        if not record:
+            return False
+        name = self.config.best_metric
+        if name not in record:
+            raise UserError(f"best_metric: found {name!r}, expected one of {sorted(record)}")
+        self.metrics.update(record)
+        self.writers.record(self.step, record)
+        value = record[name]
+        self.writers.message(f"step {self.step}: {name} {value:.4f}")
+        sign = 1.0 if self.config.best_mode == "min" else -1.0
+        improved = math.isfinite(value) and (
+            self.best is None or sign * value < sign * self.best["value"]
+        )
+        if improved:
+            self.best = {"step": self.step, "value": value}
+        return improved
+
+    def _save(self) -> None:
+        self._absorb()  # nothing that is not finite is ever saved
+        progress = {
+            "step": self.step,
+            "pipeline": gather_json(self.iterator.get_state()),
+            "window": self.window,
+            "best": self.best,
+            "validated": self.validated,
+            "metrics": self.metrics,
+            "fingerprint": self.fingerprint,
+        }
+        self.checkpoints.save(self.step, self.state, progress)
+
+    def _agreed(self, interruption: Interruption) -> int | None:
+        """The signal to stop for; processes agree at recorded steps, as each may get its own."""
+        if jax.process_count() == 1:
+            return interruption.signal
+        if self.step % self.config.log_every:
+            return None
+        signals = multihost_utils.process_allgather(np.int32(interruption.signal or 0))
+        return int(np.max(signals)) or None
+
+    def _result(self, status: str, number: int | None) -> TrainResult:
+        params = self.state["target"]
+        return TrainResult(status, number, self.step, params, dict(self.metrics), self.best)
