@@ -34,7 +34,9 @@ def quickstart(out: str | os.PathLike[str]) -> int:
 
     step(1, f"prepare and audit the synthetic world in {dataset_dir}")
     if not (dataset_dir / "manifest.json").is_file():
-        prepare(synthetic_raw(users=200, items=100, events=(8, 16)), dataset_dir, scheme="token", seed=0)
+        prepare(
+            synthetic_raw(users=200, items=100, events=(8, 16)), dataset_dir, scheme="token", seed=0
+        )
     audited = audit(Dataset.load(dataset_dir))
     print(format_audit(audited))
     if audited["leaks"]:

@@ -22,14 +22,22 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
     yield from (title for title in dataset.titles if title)
     yield from (brand for brand in dataset.items["brand"].to_pylist() if brand)
     yield from dataset.user_names
-    # Prompts are most of what the model reads: their words should each be one piece.
+    # Prompts are most of what the model reads, and a user's number is all that many of them say of
+    # the user: the fewer pieces these words have, the sooner a small model knows them.
     wordings = [template.inputs.replace("{", " ").replace("}", " ") for template in templates]
-    yield from wordings * 200
-    # A user's number is all that many prompts say of the user: the fewer pieces, the better known.
-    yield from [f"user_{user + 1}" for user in range(dataset.num_users)] * 20
+    yield from _as_candidates(wordings) * 50
+    yield from _as_candidates([f"user_{user + 1}" for user in range(dataset.num_users)]) * 20
     # Lists of ids: the numbers, and the separators between them as pieces of their own.
     numbers = dataset.item_ids if not dataset.id_tokens else ["0"] * dataset.num_items
     for separator in (" , ", " -> "):
         yield from (f"{separator}{number}{separator}" for number in numbers)
     if not dataset.id_tokens:
         yield from (f"item_{item_id}" for item_id in dataset.item_ids)
+
+
+def _as_candidates(texts: list[str]) -> list[str]:
+    """Return texts and, with a comma after each word, their twins.
+
+    SentencePiece considers only pieces that it has seen in two different words.
+    """
+    return texts + [", ".join(text.split()) + "," for text in texts]
