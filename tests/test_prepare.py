@@ -77,6 +77,25 @@ def test_repeats_are_dropped_and_counted_apart(tmp_path):
     assert data.reviews["text"].to_pylist() == ["t"]
 
 
+def test_one_review_under_several_items_stays_once_and_every_pair_stays(tmp_path):
+    rows = [
+        ("u", "a", 4.0, 1, "h", "the same words"),
+        ("u", "b", 4.0, 2, "h", "the same words"),  # another time: another review
+        ("u", "c", 4.0, 2, "h", "the same words"),  # the copy, of the validation pair
+        ("u", "d", 4.0, 2, "h", None),
+        ("v", "a", 4.0, 2, "h", "the same words"),  # another user
+        ("v", "b", 4.0, 3, None, None),
+        ("v", "c", 4.0, 4, None, None),
+    ]
+    counts = prepare(raw_of(rows), tmp_path / "out", k_core=1)
+    data = Dataset.load(tmp_path / "out")
+    assert (counts["copied_reviews"], counts["interactions"]) == (1, 7)
+    kept = [
+        (data.user_keys[r["user"]], data.item_keys[r["item"]]) for r in data.reviews.to_pylist()
+    ]
+    assert sorted(kept) == [("u", "a"), ("u", "b"), ("u", "d"), ("v", "a")]
+
+
 def test_k_core_drops_and_counts(tmp_path):
     short = [*SQUARE, ("w", "a", 1.0, 0), ("w", "e", 1.0, 1)]
     # e has one user, so it goes; w then has one item left and goes too

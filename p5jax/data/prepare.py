@@ -109,7 +109,7 @@ def prepare(
     unique = _drop_repeats(raw, counts)
     kept = _number(raw, _filter(raw, unique, k_core, counts), scheme, seed)
     interactions, stars_from = _interactions(raw, kept)
-    reviews, features = _reviews(raw, kept, interactions)
+    reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
     ids = _item_ids(raw, kept, scheme, seed)
     counts |= _sizes(kept, reviews)
     write_dataset(
@@ -231,11 +231,13 @@ def _interactions(raw: RawData, kept: _Kept) -> tuple[pa.Table, list[float] | No
     return table, scale
 
 
-def _reviews(raw: RawData, kept: _Kept, interactions: pa.Table) -> tuple[pa.Table, dict]:
-    """Return the reviews table and what the manifest says of its feature list."""
+def _reviews(raw: RawData, kept: _Kept, interactions: pa.Table) -> tuple[pa.Table, dict, int]:
+    """Return the reviews table, what the manifest says of its feature list, and the copies left
+    out."""
     headline, text = raw.headline.take(kept.rows), raw.text.take(kept.rows)
     written = np.asarray(headline.is_valid()) | np.asarray(text.is_valid())
-    rows = np.flatnonzero(written)
+    copies = _copies(raw, kept, headline, text)
+    rows = np.flatnonzero(written & ~copies)
     headline, text = headline.take(rows), text.take(rows)
     features = raw.feature_words
     if features is None:
@@ -250,7 +252,24 @@ def _reviews(raw: RawData, kept: _Kept, interactions: pa.Table) -> tuple[pa.Tabl
     ):
         table = table.append_column(name, column)
     source = "extracted from training reviews" if raw.feature_words is None else "given"
-    return table, {"source": source, "count": len(features)}
+    return table, {"source": source, "count": len(features)}, int(copies.sum())
+
+
+def _copies(raw: RawData, kept: _Kept, headline: pa.Array, text: pa.Array) -> np.ndarray:
+    """Return which rows [N] repeat an earlier review of the same user and time on another item.
+
+    Shops show one review under every variant of an item. The interactions stay, but a held-out
+    review must not be the copy of a training one.
+    """
+    columns = (kept.user.tolist(), raw.timestamp[kept.rows].tolist())
+    seen: set[tuple] = set()
+    copied = np.zeros(len(kept.rows), bool)
+    rows = zip(*columns, headline.to_pylist(), text.to_pylist(), strict=True)
+    for place, review in enumerate(rows):
+        if review[3]:
+            copied[place] = review in seen
+            seen.add(review)
+    return copied
 
 
 def _item_ids(raw: RawData, kept: _Kept, scheme: str, seed: int) -> list[str]:
