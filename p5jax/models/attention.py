@@ -78,7 +78,10 @@ class RelativePositionBias(nn.Module):
         offsets = np.arange(count)
         offsets[keys:] -= count  # 0 … S-1, then -Q … -1
         buckets = relative_buckets(
-            offsets - first_query, self.bidirectional, self.num_buckets, self.max_distance
+            jnp.asarray(offsets) - first_query,
+            self.bidirectional,
+            self.num_buckets,
+            self.max_distance,
         )
         one_hot = jax.nn.one_hot(buckets, self.num_buckets, dtype=jnp.float32)
         values = jnp.einsum("hn,cn->hc", table, one_hot)  # [H, Q+S]

@@ -138,10 +138,10 @@ class Encoder(nn.Module):
     def __call__(self, embedded: Array, mask: Array, deterministic: bool) -> Array:
         """[B, S, D] and mask [B, 1, 1|S, S] (True: may attend) -> [B, S, D]."""
         length = embedded.shape[1]
-        position_bias = self.relpos_bias(length, length)  # once for all layers
+        biases = self.relpos_bias(length, length), mask_bias(mask)  # once for all layers
         x = self.dropout(embedded.astype(self.config.dtype), deterministic)
         for layer in self.layers:
-            x = layer(x, position_bias, mask_bias(mask), deterministic)
+            x = layer(x, *biases, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic)
 
 
