@@ -70,7 +70,7 @@ class UserFamily(Family):
         self, split: str, user: int, positive: int, rng: np.random.Generator
     ) -> np.ndarray:
         if split == "train":
-            return self.source.candidates(user, positive, rng)
+            return self.source.candidates(split, user, positive, rng)
         return self.source.frozen_candidates(split, user)
 
     def _ask(
@@ -107,7 +107,7 @@ class Sequential(UserFamily):
             context = self._context(split, user)
         if "yes_no" in template.target_fields:
             yes = coin(rng)
-            asked = item if yes else source.negative(user, rng)
+            asked = item if yes else source.negative(split, user, rng)
             frozen = None if split == "train" else source.frozen_candidates(split, user)
             return self._ask(template, user, asked, yes, context, frozen)
         candidates = None
@@ -140,7 +140,7 @@ class Direct(UserFamily):
             item = source.dataset.target(user, split)
         if "yes_no" in template.target_fields:
             yes = split != "train" or coin(rng)
-            asked = item if yes else source.negative(user, rng)
+            asked = item if yes else source.negative(split, user, rng)
             frozen = None if split == "train" else source.frozen_candidates(split, user)
             return self._ask(template, user, asked, yes, {}, frozen)
         candidates = self._candidates(split, user, item, rng)
