@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"p5jax: error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _overrides(arguments: argparse.Namespace, rest: list[str]) -> list[list[str]]:

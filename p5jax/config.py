@@ -137,6 +137,8 @@ def build(cls: type[T], **given: object) -> T:
 
 def _typed(cls: type, field: dataclasses.Field, value: object) -> object:
     """Return `value` as the field's type (an int serves as a float, a list as a tuple)."""
+    if field.type == "str":  # a folder may be called 2024
+        return str(value)
     expected = type(field.default) if field.default is not dataclasses.MISSING else None
     if expected is float and type(value) is int:
         return float(value)

@@ -18,13 +18,13 @@ def quickstart(out: str | os.PathLike[str]) -> int:
     from p5jax.data.dataset import Dataset
     from p5jax.data.prepare import prepare
     from p5jax.data.synthetic import synthetic_raw
-    from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_run, format_results
+    from p5jax.evaluation.evaluators import evaluate_run, format_results
     from p5jax.report import write_report
     from p5jax.run import Run
     from p5jax.train import train_from_gin
 
     started = time.monotonic()
-    run_dir = Path(out)
+    run_dir = Path(out).absolute()
     dataset_dir = run_dir.with_name(f"{run_dir.name}-data")
     if run_dir.is_file():
         raise UserError(f"{run_dir}: is a file, expected a folder to write to")
@@ -49,9 +49,7 @@ def quickstart(out: str | os.PathLike[str]) -> int:
         return status
 
     step(3, "evaluate the five families on seen and unseen prompts")
-    # 100 users keep the prompts that ask about each candidate on its own to a few seconds.
-    config = EvaluationConfig(yes_no_users=100)
-    results = evaluate_run(Run.load(run_dir), split="test", config=config)
+    results = evaluate_run(Run.load(run_dir), split="test")
     print(format_results(results))
 
     step(4, "write the report")

@@ -24,7 +24,7 @@ from p5jax.training.checkpoints import restore_params
 
 FORMAT_VERSION = 1
 # run.json is written last; a folder with only these is a run whose making was cut short.
-_WRITTEN_FIRST = ("vocabulary", "templates.toml", "run.json.partial")
+_WRITTEN_FIRST = ("vocabulary", ".vocabulary.", "templates.toml", "run.json.partial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +83,12 @@ class Run:
 
         UserError, naming the first difference, when the folder there was made from others.
         """
-        path, dataset = Path(config.run_dir), Dataset.load(config.dataset)
+        path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = _chosen_templates(config)
         if not (path / "run.json").is_file():
-            if path.is_file() or any(p.name not in _WRITTEN_FIRST for p in path.glob("*")):
+            if path.is_file() or any(
+                not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")
+            ):
                 raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
             path.mkdir(parents=True, exist_ok=True)
             _make_vocabulary(config, dataset, templates).save(path / "vocabulary")
@@ -96,10 +98,10 @@ class Run:
         file = path / "run.json"
         if file.is_file():
             _refuse_difference(file, _read_manifest(path), manifest)
-        else:
-            beside = path / "run.json.partial"
-            beside.write_text(json.dumps(manifest, indent=1) + "\n")
-            beside.rename(file)
+        # Written again all the same: the dataset may have moved.
+        beside = path / "run.json.partial"
+        beside.write_text(json.dumps(manifest, indent=1) + "\n")
+        beside.rename(file)
         return Run(path, manifest, dataset, vocabulary)
 
     @staticmethod
@@ -137,7 +139,12 @@ def _dataset_path(path: Path, manifest: dict) -> Path:
     """Return where the dataset is: as recorded, or beside the run when both were moved."""
     recorded = Path(manifest["dataset"]["path"])
     moved = path / manifest["dataset"]["relative"]
-    return recorded if recorded.exists() or not moved.exists() else moved
+    for place in (recorded, moved):
+        if place.exists():
+            return place
+    raise UserError(
+        f"{path}: its dataset is no longer at {recorded}; run p5jax train again with its DATASET"
+    )
 
 
 def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
@@ -168,6 +175,7 @@ def _manifest(
     family_config: FamilyConfig,
     model: T5Config,
 ) -> dict:
+    asked = config.families or None  # None: those that the data and the prompts can feed
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
     del fields["word_starts"]
@@ -184,8 +192,9 @@ def _manifest(
             "leaky": dataset.leaky,
         },
         "vocabulary": vocabulary.fingerprint,
+        "vocabulary_source": config.vocabulary or f"{config.vocabulary_size} pieces",
         "templates": hashlib.sha256(prompts.encode()).hexdigest(),
-        "families": list(config.families or dataset.families),
+        "families": list(make_families(dataset, templates, vocabulary, family_config, asked)),
         "family_config": dataclasses.asdict(family_config),
         "model": fields,
         "initial_checkpoint": config.initial_checkpoint,

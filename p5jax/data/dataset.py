@@ -177,16 +177,14 @@ def write_dataset(
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
     `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
-    UserError when `out` exists and is not a dataset folder.
+    UserError when `out` exists and holds anything else.
     """
-    out = Path(out)
-    if (
-        out.exists()
-        and not (out / "manifest.json").is_file()
-        and (out.is_file() or any(out.iterdir()))
-    ):
-        raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
+    out = Path(out).absolute()
+    ours = {"manifest.json", *(f"{table}.parquet" for table in TABLES)}
+    if out.is_file() or any(child.name not in ours for child in out.glob("*")):
+        raise UserError(f"{out}: exists and holds other things; choose another --out")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    replaced = out.with_name(f"{out.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         for table_name, table in zip(TABLES, (users, items, interactions, reviews), strict=True):
@@ -203,8 +201,11 @@ def write_dataset(
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if out.exists():
-            shutil.rmtree(out)
+            # Aside first: at every moment one whole dataset is on disk.
+            out.rename(replaced)
         partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        for left in (partial, replaced):
+            shutil.rmtree(left, ignore_errors=True)

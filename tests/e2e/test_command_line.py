@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -164,6 +165,39 @@ def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
     error = refused(capsys, "recommend", str(moved), "--user", world.user_keys[0])
     assert "trained on sequential ids" in error
     assert "random ids" in error
+
+
+def test_a_moved_dataset_is_found_after_train_was_told(world, tmp_path, capsys):
+    before, after, path = tmp_path / "before", tmp_path / "after", tmp_path / "run"
+    shutil.copytree(world.path, before)
+    assert train(before, path, 1) == 0
+    before.rename(after)
+    key = world.user_keys[0]
+    assert "no longer at" in refused(capsys, "recommend", str(path), "--user", key)
+    assert train(after, path, 1) == 0
+    assert main(["recommend", str(path), "--user", key, "-k", "1"]) == 0
+
+
+def test_folders_with_odd_names_and_places(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "here").mkdir()
+    arguments = ["train", "--gin_file=runs/p5.gin", "--gin.RUN_DIR=r", "--gin.DATASET=2024"]
+    assert "2024: not a dataset folder" in refused(capsys, *arguments)
+    (tmp_path / "file").write_text("mine")
+    synthetic = ["data", "prepare", "synthetic", "--out"]
+    assert "file" in refused(capsys, *synthetic, "file/below")
+    assert "holds other things" in refused(capsys, *synthetic, ".")
+    assert (tmp_path / "file").read_text() == "mine"
+    monkeypatch.chdir(tmp_path / "here")
+    assert main([*synthetic, "."]) == 0
+    assert Dataset.load(tmp_path / "here").num_users
+
+
+def test_one_prompt_asked_for_leaves_the_other_families_out(world, tmp_path):
+    overrides = ["RunConfig.prompts=('2-3','2-13')"]
+    assert train(world.path, tmp_path / "run", 1, *overrides) == 0
+    assert list(p5jax.load(tmp_path / "run").run.families) == ["sequential"]
 
 
 def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
