@@ -5,18 +5,17 @@
 
 A step is forward, backward, clipping by the global norm and AdamW, float32, dropout on. Every
 variant trains on the same window of examples (64 batches of 32, the pipeline's default):
-
-- torch longest: drawn order, each batch padded to its longest source and target, as P5 does;
-- p5jax longest: exactly the same batches ("equal padding");
-- p5jax buckets: the pipeline's default on a CPU;
-- p5jax packed: the pipeline's default on an accelerator, rows of 512.
+"longest" takes them in drawn order, each batch padded to its longest source and target as P5 does,
+and these batches are the same for both; "buckets" and "packed" are p5jax's two other ways.
 
 The time of a step depends on its shape alone, so a round times one batch of each bucket and one
 packed batch, and counts each as often as its shape occurs in the window; of the batches padded to
 their longest it times `--batches`, spread evenly over their lengths. Each framework has a process
-of its own, idle while the other one works; rounds alternate between all variants, figures are
-medians over rounds, compilation and a warm-up step of each batch are left out. p5jax also adds its
-whole-word embeddings, and broadcasts dropout over positions, as in a real run.
+of its own, idle while the other one works. Rounds alternate between the variants, figures are
+medians over rounds, and compilation and a warm-up step of each batch are left out. p5jax also adds
+its whole-word embeddings, and broadcasts dropout over positions, as in a real run.
+
+Run it on an idle machine: other work slows threads that wait for each other, torch's above all.
 """
 
 from __future__ import annotations
@@ -34,17 +33,15 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from p5jax.batching import Batch, Tokens, first_fit, packed_batch, token_statistics
 from p5jax.windows import PipelineConfig, Windows, tokenise
 
-SIZES = {
-    "small": dict(vocab=32128, d=512, heads=8, head=64, mlp=2048, layers=6),
-    "tiny": dict(vocab=512, d=64, heads=4, head=16, mlp=128, layers=2),
-}
+NAMES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
+SIZES = {"small": (32128, 512, 8, 64, 2048, 6), "tiny": (512, 64, 4, 16, 128, 2)}
 EOS, FIRST_PIECE = 1, 3
 DROPOUT, RATE, DECAY, CLIP = 0.1, 1e-3, 0.01, 1.0
 # Source tokens at percentiles of the five families' P5 prompts (Musical Instruments, T5's
@@ -54,95 +51,65 @@ PROMPT_LENGTHS = (12, 15, 16, 19, 24, 26, 34, 83, 287, 401, 407, 411, 416, 441, 
 LONG_TARGETS = 0.08  # explanations; the rest are ids, stars, yes or no
 TORCH, EQUAL, BUCKETS, PACKED = "torch longest", "p5jax longest", "p5jax buckets", "p5jax packed"
 
-
-class Part(NamedTuple):
-    """A batch to time and how many batches of the window it stands for."""
-
-    batch: Batch
-    weight: float
-
-
-class Plan(NamedTuple):
-    """What a variant times, and all positions, padding too, that it computes in the window."""
-
-    parts: list[Part]
-    padded: int
+# The batches to time, each with the number of batches of the window that it stands for; and all
+# positions, padding too, that the window takes.
+Plan = tuple[list[tuple[Batch, float]], int]
+# Per round: seconds per batch_size examples and cores used.
+Rounds = dict[str, list[tuple[float, float]]]
 
 
-def draw_examples(count: int, lengths: str, vocab: int, seed: int) -> list[SimpleNamespace]:
+def draw_examples(count: int, lengths: str, vocab: int) -> list[SimpleNamespace]:
     """Return examples whose inputs and targets are lists of random ids, without end-of-sequence.
 
-    Lengths are evenly spaced quantiles of their distribution in random order. "p5": real prompts;
-    "smooth": log-normal with the same mean, where padding to the longest of 32 costs 2.2x.
+    Lengths are evenly spaced quantiles in random order. "p5": of real prompts; "smooth":
+    log-normal with about the same mean, where padding to the longest of 32 costs 2.2x.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     quantile = (rng.permutation(count) + 0.5) / count
     if lengths == "p5":
         source = np.interp(100 * quantile, PERCENTILES, PROMPT_LENGTHS)
     else:
-        normal = statistics.NormalDist(np.log(112), 0.42)
+        normal = statistics.NormalDist(np.log(112), 0.385)
         source = np.exp([normal.inv_cdf(q) for q in quantile])
+
+    def draw(length: int) -> list[int]:
+        return rng.integers(FIRST_PIECE, vocab, length - 1).tolist()
+
     source = np.clip(source.round(), 8, 512).astype(int)
-    # A prompt that lists candidates is answered by an id.
-    long = (rng.random(count) < LONG_TARGETS) & (source < 300)
+    long = (rng.random(count) < LONG_TARGETS) & (source < 300)  # a candidate list asks for an id
     target = np.where(long, rng.integers(20, 31, count), rng.integers(3, 13, count))
-    return [
-        SimpleNamespace(
-            prompt_id="generated",
-            inputs=rng.integers(FIRST_PIECE, vocab, s - 1).tolist(),
-            targets=rng.integers(FIRST_PIECE, vocab, t - 1).tolist(),
-        )
-        for s, t in zip(source, target, strict=True)
-    ]
+    pairs = zip(source, target, strict=True)
+    return [SimpleNamespace(inputs=draw(s), targets=draw(t)) for s, t in pairs]
 
 
 def make_plans(args: argparse.Namespace) -> tuple[dict[str, Plan], int]:
     """Return each variant's plan and the window's real source and target tokens."""
     count = args.window * args.batch_size
-    vocab = SIZES[args.size]["vocab"]
-    examples = draw_examples(count, args.lengths, vocab, args.seed)
+    examples = draw_examples(count, args.lengths, SIZES[args.size][0])
     # The real pipeline over ready tokens: window 0 draws each example exactly once.
     family = SimpleNamespace(size=lambda split: count, example=lambda split, i, rng: examples[i])
     vocabulary = SimpleNamespace(encode=list, eos_id=EOS)
 
     def windows(batching: str) -> Windows:
-        config = PipelineConfig(
-            batch_size=args.batch_size, batching=batching, window=args.window, seed=args.seed
-        )
-        return Windows({"generated": family}, vocabulary, config)  # type: ignore[arg-type]
+        config = PipelineConfig(args.batch_size, batching=batching, window=args.window)
+        return Windows({"generated": family}, vocabulary, config)  # type: ignore[arg-type,dict-item]
 
-    longest = [_trimmed(batch) for batch in windows("longest")(0)]
-    longest.sort(key=_positions)
-    sampled = min(args.batches, len(longest))
-    places = [int((i + 0.5) * len(longest) / sampled) for i in range(sampled)]
-    equal = Plan(
-        [Part(longest[place], len(longest) / sampled) for place in places],
-        sum(map(_positions, longest)),
-    )
+    longest = sorted(map(_trimmed, windows("longest")(0)), key=_positions)
+    weight = args.window / min(args.batches, args.window)
+    parts = [(longest[int(place)], weight) for place in np.arange(weight / 2, args.window, weight)]
+    equal = parts, sum(map(_positions, longest))
     packing = windows("packed")
     tokens = [tokenise(e, vocabulary, packing.config) for e in examples]  # type: ignore[arg-type]
-    plans = {
-        TORCH: equal,
-        EQUAL: equal,
-        BUCKETS: _by_shape(windows("buckets")(0)),
-        PACKED: _packed(tokens, packing, args.window),
-    }
+    plans = {TORCH: equal, EQUAL: equal, BUCKETS: _by_shape(windows("buckets")(0))}
+    plans[PACKED] = _packed(tokens, packing, args.window)
     return plans, sum(len(t.source) + len(t.target) for t in tokens)
 
 
 def _trimmed(batch: Batch) -> Batch:
     """Cut the padding that every row shares: P5 pads to the longest itself, to no multiple."""
-    longest = {
-        side: int(np.count_nonzero(batch[tokens], axis=1).max())
-        for side, tokens in (
-            ("encoder", "encoder_input_tokens"),
-            ("decoder", "decoder_target_tokens"),
-        )
-    }
-    return {
-        name: np.ascontiguousarray(array[:, : longest[name.split("_")[0]]])
-        for name, array in batch.items()
-    }
+    used = {name: array.any(axis=0) for name, array in batch.items()}
+    keep = {"encoder": used["encoder_input_tokens"], "decoder": used["decoder_target_tokens"]}
+    return {name: array[:, keep[name.split("_")[0]]] for name, array in batch.items()}
 
 
 def _packed(tokens: list[Tokens], windows: Windows, batches: int) -> Plan:
@@ -152,25 +119,23 @@ def _packed(tokens: list[Tokens], windows: Windows, batches: int) -> Plan:
     packed = [[tokens[i] for i in row] for row in first_fit(tokens, source, target)]
     rows = -(-len(packed) // batches)
     count = -(-len(packed) // rows)
-    return _by_shape(
-        [packed_batch(packed[start::count], source, target, rows) for start in range(count)]
-    )
+    return _by_shape([packed_batch(packed[n::count], source, target, rows) for n in range(count)])
 
 
 def _by_shape(batches: list[Batch]) -> Plan:
-    shapes: dict[tuple[int, ...], list[Batch]] = {}
+    shapes: dict[tuple[int, int], list[Batch]] = {}
     for batch in batches:
-        key = (*batch["encoder_input_tokens"].shape, *batch["decoder_input_tokens"].shape)
-        shapes.setdefault(key, []).append(batch)
-    parts = [Part(same[0], len(same)) for _, same in sorted(shapes.items())]
-    return Plan(parts, sum(map(_positions, batches)))
+        widths = batch["encoder_input_tokens"].shape[1], batch["decoder_input_tokens"].shape[1]
+        shapes.setdefault(widths, []).append(batch)
+    parts = [(same[0], float(len(same))) for _, same in sorted(shapes.items())]
+    return parts, sum(map(_positions, batches))
 
 
 def _positions(batch: Batch) -> int:
     return token_statistics(batch).padded
 
 
-def torch_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
+def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     """Return a function that trains transformers' T5 in PyTorch on one batch."""
     import torch
     import transformers
@@ -179,24 +144,11 @@ def torch_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
 
     runtime.keep_freed_memory()  # the same allocator as p5jax's
     torch.set_num_threads(cores)
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=size["vocab"],
-        d_model=size["d"],
-        d_kv=size["head"],
-        d_ff=size["mlp"],
-        num_layers=size["layers"],
-        num_decoder_layers=size["layers"],
-        num_heads=size["heads"],
-        dropout_rate=DROPOUT,
-        decoder_start_token_id=0,
-        use_cache=False,
-    )
+    shape: dict[str, Any] = dict(zip(NAMES, size, strict=True), decoder_start_token_id=0)
+    config = transformers.T5Config(**shape, dropout_rate=DROPOUT, use_cache=False)
     model = transformers.T5ForConditionalGeneration(config)
     model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=RATE, weight_decay=DECAY, eps=1e-6, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
 
     def step(batch: Batch) -> None:
         source = torch.from_numpy(batch["encoder_input_tokens"]).long()
@@ -212,7 +164,7 @@ def torch_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
     return step
 
 
-def p5jax_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
+def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     """Return a function that trains p5jax's T5 on one batch; XLA takes all cores by itself."""
     from p5jax import runtime
 
@@ -224,22 +176,13 @@ def p5jax_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
     from p5jax.training.partitioning import MeshConfig, make_mesh, shard_batch
     from p5jax.training.step import Steps
 
-    word_starts = np.random.default_rng(0).random(size["vocab"]) < 0.6
-    config = T5Config(
-        vocab_size=size["vocab"],
-        emb_dim=size["d"],
-        num_heads=size["heads"],
-        num_encoder_layers=size["layers"],
-        num_decoder_layers=size["layers"],
-        head_dim=size["head"],
-        mlp_dim=size["mlp"],
-        dropout_rate=DROPOUT,
-        word_starts=np.packbits(word_starts).tobytes(),
-    )
+    vocab, width, heads, head, mlp, layers = size
+    word_starts = np.packbits(np.random.default_rng(0).random(vocab) < 0.6).tobytes()
+    sizes = (vocab, width, heads, layers, layers, head, mlp)
+    config = T5Config(*sizes, dropout_rate=DROPOUT, word_starts=word_starts)
     model, mesh = Transformer(config), make_mesh(MeshConfig(data=1, model=1))
     params = init_params(model, jax.random.key(0))
-    optimizer = OptimizerConfig(learning_rate=RATE, weight_decay=DECAY, clip=CLIP)
-    tx, _ = make_optimizer(optimizer, 10_000)
+    tx, _ = make_optimizer(OptimizerConfig("adamw", RATE, weight_decay=DECAY, clip=CLIP), 10_000)
     steps = Steps(model, tx, mesh, param_axes(model), params, seed=0)
     state, number = steps.init(params), 0
 
@@ -252,56 +195,49 @@ def p5jax_step(size: dict[str, int], cores: int) -> Callable[[Batch], None]:
     return step
 
 
-def serve(
-    pipe: Connection,
-    make_step: Callable[[dict[str, int], int], Callable[[Batch], None]],
-    size: dict[str, int],
-    cores: int,
-) -> None:
-    """A framework's process: answer each list of batches with the seconds each one took."""
+def serve(pipe: Connection, make_step: Any, size: tuple[int, ...], cores: int) -> None:
+    """A framework's process: answer lists of batches with each one's (seconds, cores used)."""
     try:
         step = make_step(size, cores)
     except ImportError as error:
-        pipe.send(f"{error}: install what the comparison needs, pip install torch transformers")
+        pipe.send(f"{error}: the comparison needs it, pip install torch transformers")
         return
     pipe.send(None)
-    while (batches := pipe.recv()) is not None:
-        seconds = []
+    while batches := pipe.recv():
+        taken = []
         for batch in batches:
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             step(batch)
-            seconds.append(time.perf_counter() - start)
-        pipe.send(seconds)
+            seconds = time.perf_counter() - start
+            taken.append((seconds, (time.process_time() - work) / seconds))
+        pipe.send(taken)
 
 
-def measure(plans: dict[str, Plan], args: argparse.Namespace, cores: int) -> dict[str, list[float]]:
-    """Return each variant's seconds per batch_size examples, one figure per round."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
+def measure(plans: dict[str, Plan], args: argparse.Namespace, cores: int) -> Rounds:
+    """Start both frameworks' processes and let them take turns."""
+    context, pipes = multiprocessing.get_context("spawn"), {}
     for name, make_step in (("torch", torch_step), ("p5jax", p5jax_step)):
         pipes[name], theirs = context.Pipe()
-        context.Process(
-            target=serve, args=(theirs, make_step, SIZES[args.size], cores), daemon=True
-        ).start()
-        theirs.close()  # so that a worker that dies ends our recv
+        arguments = theirs, make_step, SIZES[args.size], cores
+        context.Process(target=serve, args=arguments, daemon=True).start()
+        theirs.close()  # so that a process that dies ends our recv
         if problem := pipes[name].recv():
             raise SystemExit(problem)
-    results: dict[str, list[float]] = {name: [] for name in plans}
+    results: Rounds = {name: [] for name in plans}
     for number in range(args.rounds + 1):
-        for name, plan in plans.items():
-            start = time.perf_counter()
+        for name, (parts, _) in plans.items():
             pipe = pipes[name.split()[0]]
-            pipe.send([part.batch for part in plan.parts])
-            pairs = zip(plan.parts, pipe.recv(), strict=True)
-            seconds = sum(part.weight * taken for part, taken in pairs) / args.window
-            what = f"round {number}/{args.rounds}" if number else "warm-up"
-            took = time.perf_counter() - start
-            note = f"{seconds:.3f} s per {args.batch_size} examples, " if number else ""
-            print(f"{what}, {name}: {note}took {took:.0f} s", file=sys.stderr, flush=True)
+            pipe.send([batch for batch, _ in parts])
+            taken = np.array(pipe.recv())  # [parts, 2]
+            cost = taken[:, 0] * [weight for _, weight in parts]
+            seconds, used = cost.sum() / args.window, np.average(taken[:, 1], weights=cost)
             if number:
-                results[name].append(seconds)
+                results[name].append((float(seconds), float(used)))
+            what = f"round {number}/{args.rounds}" if number else "warm-up, not counted"
+            note = f"{name}: {seconds:.3f} s, {used:.1f} cores"
+            print(f"{what}, {note}", file=sys.stderr, flush=True)
     for pipe in pipes.values():
-        pipe.send(None)
+        pipe.send([])
     return results
 
 
@@ -309,59 +245,55 @@ def hardware(cores: int) -> str:
     """Return one line: processor, cores and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
     versions = (f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers"))
     processor = names[0] if names else platform.processor() or platform.machine()
     return f"{processor}, {cores} cores; Python {platform.python_version()}, {', '.join(versions)}"
 
 
-def summary(plans: dict[str, Plan], real: int, seconds: dict[str, list[float]], window: int) -> Any:
-    """Return the figures per variant and the ratio at equal padding, JSON-able."""
-    middle = {name: statistics.median(taken) for name, taken in seconds.items()}
-    rows = {
-        name: {
-            "seconds": middle[name],
-            "rounds": seconds[name],
-            "padded_per_real": plan.padded / real,
-            "real_tokens_per_second": real / window / middle[name],
-            "speed_against_torch": middle[TORCH] / middle[name],
+def report(plans: dict[str, Plan], real: int, rounds: Rounds, args: argparse.Namespace) -> Any:
+    """Print a table; return its figures, JSON-able."""
+    print(f"{args.window * args.batch_size} examples, {real} real tokens, {args.lengths} lengths")
+    print(f"T5-{args.size}, float32, medians of {args.rounds} rounds\n")
+    head = f"s/{args.batch_size} examples"
+    print(f"{'':14} {head:>14} padded/real real tokens/s x torch cores used")
+    rows: dict[str, dict[str, float]] = {}
+    for name, (_, padded) in plans.items():
+        seconds, used = np.median(rounds[name], axis=0).tolist()
+        rows[name] = {
+            "seconds": seconds,
+            "padded_per_real": padded / real,
+            "real_tokens_per_second": real / args.window / seconds,
+            "speed_against_torch": rows[TORCH]["seconds"] / seconds if rows else 1.0,
+            "cores_used": used,
         }
-        for name, plan in plans.items()
-    }
-    return {"variants": rows, "equal_padding": middle[TORCH] / middle[EQUAL]}
+        widths = zip(rows[name].values(), ("14.3f", "11.2f", "13.0f", "7.2f", "10.1f"), strict=True)
+        print(f"{name:14}", *(format(value, width) for value, width in widths))
+    print(f"\nequal padding: p5jax at {rows[EQUAL]['speed_against_torch']:.2f}x of torch's speed")
+    return {"variants": rows, "rounds": rounds, "real_tokens": real}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=4, help="timed of those padded to longest")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = argparse.ArgumentParser(description="p5jax's training step beside PyTorch's")
+    for name, default in (("rounds", 3), ("batches", 4), ("batch-size", 32), ("window", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--lengths", choices=("p5", "smooth"), default="p5")
-    parser.add_argument("--window", type=int, default=64, help="batches in the window")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
+    if min(args.rounds, args.batches, args.batch_size, args.window) < 1:
+        parser.error("--rounds, --batches, --batch-size and --window: expected at least 1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as torch, whatever else the machine has
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(f"load average {load:.1f}: not idle, the figures will be off", file=sys.stderr)
     plans, real = make_plans(args)
-    result = summary(plans, real, measure(plans, args, cores or 1), args.window)
-    result |= {"hardware": hardware(cores or 1), "real_tokens": real}
-    result["options"] = {k: v for k, v in vars(args).items() if k != "out"}
-    examples = args.window * args.batch_size
-    print(f"{result['hardware']}\nT5-{args.size}, float32, {args.lengths} lengths: {examples}", end="")
-    print(f" examples of {real / examples:.0f} tokens, medians of {args.rounds} rounds\n")
-    print(f"{'':14} {f's/{args.batch_size} examples':>14} padded/real real tokens/s  x torch")
-    for name, row in result["variants"].items():
-        print(
-            f"{name:14} {row['seconds']:14.3f} {row['padded_per_real']:11.2f}"
-            f" {row['real_tokens_per_second']:13.0f} {row['speed_against_torch']:8.2f}"
-        )
-    print(f"\nequal padding: p5jax at {result['equal_padding']:.2f}x of torch's speed")
+    print(hardware(cores))
+    result = report(plans, real, measure(plans, args, cores), args)
+    result |= {"hardware": hardware(cores), "load_before": load}
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(result | {"options": vars(args)}, default=str) + "\n")
 
 
 if __name__ == "__main__":

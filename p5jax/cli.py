@@ -202,26 +202,33 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax import runtime
     from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
+    from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.run import Run
 
     runtime.set_up()
+    run = Run.load(arguments.folder)
     results = evaluate_run(
-        Run.load(arguments.folder),
+        run,
         families=arguments.families,
         prompts=arguments.prompts,
         split=arguments.split,
         limit=arguments.limit,
     )
     if arguments.json:
-        _print_json(summary(results))
-    else:
-        print(format_results(results))
+        _print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
+        return
+    if run.dataset.leaky:
+        print(LEAKY_NOTE)
+    print(format_results(results))
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    items = load(arguments.folder).recommend(
+    recommender = load(arguments.folder)
+    if recommender.run.dataset.leaky:
+        print("note: item ids are `released`: leaky, no fair recommendations", file=sys.stderr)
+    items = recommender.recommend(
         [arguments.user],
         arguments.k,
         prompt=arguments.prompt,
@@ -248,9 +255,12 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from p5jax.evaluation.compare import compare_runs, format_comparison
+    from p5jax.evaluation.compare import compare_runs, format_comparison, leaky_runs
+    from p5jax.evaluation.results import LEAKY_NOTE
 
     comparison = compare_runs(arguments.run_a, arguments.run_b, split=arguments.split)
+    for run in leaky_runs(arguments.run_a, arguments.run_b, split=arguments.split):
+        print(f"{run}: {LEAKY_NOTE}")
     print(format_comparison(comparison))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from p5jax.evaluation.results import GROUPS, SHOWN, SUMMARY, FamilyResult, load_results
+from p5jax.evaluation.results import SHOWN, SUMMARY, FamilyResult, by_table, load_results
 from p5jax.run import Run
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
@@ -26,6 +27,7 @@ th, td { text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 tr.model td { background: #eef5fc; font-weight: 600 }
 small { color: #6a7683; font-weight: 400 }
+td small { display: block; font-size: .75em }
 .note { color: #6a7683 }
 .leaky { background: #fdecea; padding: .6rem 1rem; border-left: 4px solid #c0392b }
 .example { border-left: 3px solid #d5dbe1; padding: .1rem .8rem; margin: .8rem 0 }
@@ -118,12 +120,11 @@ def _plot(title: str, records: list[dict[str, Any]], names: Iterable[str]) -> st
 def _tables(results: list[FamilyResult], split: str) -> str:
     parts = [f"<h2>Results on the {split} split</h2>"]
     parts.append("<p class=note>95 % intervals in brackets; n is the number of examples.</p>")
-    for family, group in dict.fromkeys((result.family, result.group) for result in results):
-        members = [r for r in results if (r.family, r.group) == (family, group)]
-        names = [n for n in SHOWN[group] if any(n in member.metrics for member in members)]
+    for members in by_table(results):
+        names = [n for n in SHOWN[members[0].kind] if any(n in m.metrics for m in members)]
         header = "".join(f"<th>{escape(name)}" for name in names)
-        rows = [_row(r, names) for r in sorted(members, key=lambda r: r.baseline)]
-        title = f"{family}: {GROUPS[group]}"
+        rows = [_row(member, names) for member in members]
+        title = members[0].title
         parts.append(f"<h3>{escape(title)}</h3><table><tr><th><th>n{header}{''.join(rows)}</table>")
     return "".join(parts)
 
@@ -138,7 +139,8 @@ def _cell(result: FamilyResult, name: str) -> str:
     if name not in result.metrics:
         return "<td>–"
     value, low, high = result.metrics[name]
-    return f"<td>{value:.4f} <small>[{low:.4f}, {high:.4f}]</small>"
+    interval = "–" if math.isnan(low) else f"{low:.4f}, {high:.4f}"
+    return f"<td>{value:.4f} <small>[{interval}]</small>"
 
 
 def _examples(results: list[FamilyResult]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from p5jax.cli import main
 from p5jax.errors import UserError
 from p5jax.evaluation.compare import (
     compare_results,
@@ -16,7 +19,8 @@ from p5jax.evaluation.compare import (
     interval_and_p_value,
     resampled_means,
 )
-from p5jax.evaluation.results import FamilyResult, load_results, write_results
+from p5jax.evaluation.metrics import distinct, rating_metrics
+from p5jax.evaluation.results import FamilyResult, format_results, load_results, write_results
 
 
 def result(values: np.ndarray, column: str = "HR@10", prompt: str = "2-3", users=None, **fields):
@@ -99,6 +103,78 @@ def test_runs_are_compared_through_their_folders(tmp_path):
     assert f"{found.difference:+.4f}" in format_comparison([found])
     with pytest.raises(UserError, match=r"summary.json: not found"):
         compare_runs(tmp_path / "a", tmp_path / "nowhere")
+
+
+def test_leaky_runs_are_named_above_the_comparison(tmp_path, capsys):
+    values = np.random.default_rng(5).random(9)
+    for run, leaky in (("a", False), ("b", True)):
+        folder = tmp_path / run / "evaluation" / "test"
+        write_results(folder, [result(values)], {"leaky_item_ids": leaky})
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert main(["compare", a, b]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"{b}: item ids are `released`: leaky, no figure below is a fair one"
+    assert "leaky" not in "".join(rest)
+    assert main(["compare", a, a]) == 0
+    assert "leaky" not in capsys.readouterr().out
+
+
+def test_rankings_of_other_numbers_of_candidates_are_refused():
+    few, many = (result(np.ones(3), kind="candidates", candidates=n) for n in (20, 100))
+    with pytest.raises(UserError, match="rankings of 20 and of 100 candidates"):
+        compare_results([few], [many])
+
+
+def test_a_baseline_is_not_replaced_by_one_on_fewer_examples(tmp_path):
+    def both(n: int, prompt: str) -> list[FamilyResult]:
+        return [result(np.ones(n), prompt=prompt), result(np.ones(n), prompt="pop", baseline=True)]
+
+    def sizes() -> dict[str, int]:
+        return {r.prompt_id: r.n for r in load_results(tmp_path / "test")}
+
+    write_results(tmp_path / "test", both(5, "2-3"), {})
+    write_results(tmp_path / "test", both(3, "2-13"), {})
+    assert sizes() == {"2-3": 5, "2-13": 3, "pop": 5}
+    write_results(tmp_path / "test", both(7, "2-13"), {})
+    assert sizes() == {"2-3": 5, "2-13": 7, "pop": 7}
+    # No result of seven examples is left, so the baseline goes with the one that is.
+    write_results(tmp_path / "test", both(6, "2-13"), {})
+    assert sizes() == {"2-3": 5, "2-13": 6, "pop": 6}
+
+
+def test_one_example_has_no_interval_and_its_json_is_valid(tmp_path):
+    one = result(np.ones(1), metrics={"HR@10": (1.0, math.nan, math.nan)})
+    write_results(tmp_path / "test", [one], {})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "test" / "summary.json").read_text()
+    (row,) = json.loads(text, parse_constant=refuse)["results"]
+    assert row["metrics"] == {"HR@10": [1.0, None, None]}
+    (loaded,) = load_results(tmp_path / "test")
+    assert loaded.metrics["HR@10"][0] == 1
+    assert all(math.isnan(end) for end in loaded.metrics["HR@10"][1:])
+    assert "1.0000 ±-" in format_results([loaded])
+    assert all(math.isnan(e) for e in rating_metrics(np.ones(1), np.ones(1))["RMSE"][1:])
+    assert all(math.isnan(end) for end in distinct(["a"])[1:])
+
+
+def test_an_interruption_while_replacing_loses_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "test"
+    write_results(folder, [result(np.ones(3))], {"params": "x"})
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if ".partial" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(folder, [result(np.ones(2))], {"params": "y"})
+    assert [r.n for r in load_results(folder)] == [3]
+    assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
 def test_results_come_back_and_only_one_models_are_kept(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p5jax.cli import main
 from p5jax.errors import UserError
 from p5jax.evaluation.baseline_results import most_frequent
 from p5jax.evaluation.evaluators import (
@@ -72,7 +76,7 @@ def run(world, world_vocabulary, tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(run):
     found = evaluate_run(run, split="test", limit=LIMIT, config=CONFIG, report=run.lines.append)
-    return {(r.family, r.group if r.baseline else r.kind, r.prompt_id): r for r in found}
+    return {(r.family, r.kind, r.prompt_id): r for r in found}
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +198,12 @@ def test_baselines_stand_on_the_same_examples(run, results):
         for family, kind, prompt in (
             ("sequential", "catalogue", "2-3"),
             ("direct", "candidates", "5-8"),
+            ("direct", "yes_no", "5-1"),
         ):
-            users = results[family, kind, name].per_user["user"]
-            assert users.equals(results[family, kind, prompt].per_user["user"])
+            baseline, model = results[family, kind, name], results[family, kind, prompt]
+            for column in ("user", "item"):
+                assert baseline.per_user[column].equals(model.per_user[column])
+            assert baseline.candidates == model.candidates == {"catalogue": 0}.get(kind, 10)
     train = dataset.interactions.to_pylist()
     stars = [int(row["rating"] + 0.5) for row in train if row["split"] == 0 and row["rating"]]
     baseline = results["rating", "rating", "global_mean"].per_user
@@ -227,13 +234,34 @@ def test_most_frequent_sentence_is_a_training_one(run, results):
 
 
 def test_results_are_written_and_shown_with_baselines(run, results):
-    loaded = load_results(run.path / "evaluation" / "test")
+    loaded = load_results(run.path / "evaluation" / "test-limit-12-max_length-16")
     assert {(r.family, r.prompt_id, r.kind) for r in loaded} == {
         (r.family, r.prompt_id, r.kind) for r in results.values()
     }
     text = format_results(loaded)
     for words in ("prompt 2-13 (unseen)", "popularity", "global mean", "NDCG@10", "ROUGE-L"):
         assert words in text
+    assert "direct: the held-out item among 10 candidates\n" in text
+    assert "direct: the held-out item among 10 candidates, asked one by one\n" in text
+
+
+def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, capsys):
+    leaky = copy(run.dataset)
+    leaky.leaky = True
+    families = make_families(leaky, load_templates("amazon"), run.vocabulary, FamilyConfig())
+    other = replace(run, path=tmp_path, dataset=leaky, families=families)
+    monkeypatch.setattr("p5jax.run.Run.load", lambda path: other)
+    arguments = ["evaluate", str(tmp_path), "--prompts", "1-4", "--limit", "2"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("item ids are `released`: leaky, no figure below")
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["leaky_item_ids"] is True
+    recommender = SimpleNamespace(run=other, recommend=lambda *_, **__: [[]])
+    monkeypatch.setattr("p5jax.load", lambda path: recommender)
+    assert main(["recommend", str(tmp_path), "--user", "x"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "leaky" in captured.err
 
 
 def test_single_prompts_and_answers_of_two_words(run):

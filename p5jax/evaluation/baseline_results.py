@@ -21,13 +21,13 @@ def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[Fam
     Catalogue and candidates: the audit's rankings. Ratings: the global, item and user mean of
     training. Text: always the most frequent training sentence or headline. Answers: none.
     """
-    if result.group == "catalogue":
+    if result.kind == "catalogue":
         return _catalogue(run.dataset, result, split)
-    if result.group == "candidates":
+    if result.kind in ("candidates", "yes_no"):
         return _candidates(run, result, split)
-    if result.group == "rating":
+    if result.kind == "rating":
         return _ratings(run.dataset, result)
-    if result.group == "text":
+    if result.kind == "text":
         return [_frequent_text(run.dataset, result)]
     return []
 
@@ -73,13 +73,14 @@ def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyRe
             ranking_result(
                 result.family,
                 name,
-                "candidates",
+                result.kind,
                 users,
                 targets,
                 ranks[users],
                 lists,
                 dataset.num_items,
                 baseline=True,
+                candidates=candidates.shape[1],
             )
         )
     return found

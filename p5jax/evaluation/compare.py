@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.errors import UserError
-from p5jax.evaluation.results import FamilyResult, load_results
+from p5jax.evaluation.results import FamilyResult, has_leaky_ids, load_results
 
 RESAMPLES = 5000
 _CHUNK = 250  # resamples at a time: bounds the memory for many users
@@ -114,6 +114,11 @@ def _differences(
 
 def _aligned(one: FamilyResult, other: FamilyResult) -> tuple[pa.Table, pa.Table]:
     """Both per-user tables in the order of (user, item)."""
+    if one.candidates != other.candidates:
+        raise UserError(
+            f"{one.family} prompt {one.prompt_id}: found rankings of {one.candidates} and of "
+            f"{other.candidates} candidates, expected equally many"
+        )
     keys = [("user", "ascending"), ("item", "ascending")]
     a, b = one.per_user.sort_by(keys), other.per_user.sort_by(keys)
     pairs_a, pairs_b = a.select(["user", "item"]), b.select(["user", "item"])
@@ -137,6 +142,14 @@ def compare_runs(
     """Compare two run folders by what `p5jax evaluate` wrote for a split."""
     results = [load_results(Path(run) / "evaluation" / split) for run in (run_a, run_b)]
     return compare_results(results[0], results[1], seed=seed)
+
+
+def leaky_runs(
+    run_a: str | os.PathLike[str], run_b: str | os.PathLike[str], split: str = "test"
+) -> list[str]:
+    """Which of two evaluated run folders have leaky item ids."""
+    runs = dict.fromkeys(os.fspath(run) for run in (run_a, run_b))
+    return [run for run in runs if has_leaky_ids(Path(run) / "evaluation" / split)]
 
 
 def format_comparison(differences: Sequence[Difference]) -> str:

@@ -6,7 +6,6 @@ answers. Everything is written per user, so that two runs can be compared by a p
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +139,8 @@ def evaluate_run(
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
 
+    With a limit, or other settings than the defaults, to a folder of their own beside it. The
+    baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, before anything is computed.
     """
@@ -153,21 +154,37 @@ def evaluate_run(
         )
     largest: dict[tuple[str, str], FamilyResult] = {}
     for result in results:
-        key = result.family, result.group
+        key = result.family, result.kind
         if key not in largest or result.n > largest[key].n:
             largest[key] = result
     for result in largest.values():
         results += baseline_results(run, result, split)
-    write_results(
-        Path(run.path) / "evaluation" / split, results, _header(run, split, limit, config)
-    )
+    folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
+    write_results(folder, results, _header(run, split, limit, config))
     return results
+
+
+def _folder_name(split: str, limit: int | None, config: EvaluationConfig) -> str:
+    """The split, and whatever makes the results other than its full ones."""
+    parts = [split] if limit is None else [split, f"limit-{limit}"]
+    for name, value in _settings(config).items():
+        if value != getattr(DEFAULTS, name):
+            parts.append(f"{name}-{value}")
+    return "-".join(parts)
+
+
+def _settings(config: EvaluationConfig) -> dict[str, int]:
+    """The settings that change a result unseen: the batch size does not, n tells yes_no_users."""
+    return {"beam": config.beam, "max_length": config.max_length, "seed": config.seed}
 
 
 def _chosen(
     run: RunLike, families: Sequence[str] | None, prompts: Sequence[str] | None, split: str
 ) -> list[tuple[str, str]]:
     """The (family, prompt id) pairs asked for, in the order of the families."""
+    for option, names in (("families", families), ("prompts", prompts)):
+        if names is not None and not names:
+            raise UserError(f"{option}: found none, expected at least one, or no --{option} at all")
     for family in families or ():
         if family not in run.families:
             raise UserError(
@@ -197,7 +214,7 @@ def _header(
         "leaky_item_ids": run.dataset.leaky,
         "params": _digest(run.params),
         "limit": limit,
-        "config": dataclasses.asdict(config),
+        "config": _settings(config),
     }
 
 

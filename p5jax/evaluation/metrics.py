@@ -31,8 +31,11 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap of `statistic`, a function of how often each of n users is drawn.
 
-    Returns the ends of the 95 % interval (Efron 1979); the same seed gives the same interval.
+    Returns the ends of the 95 % interval (Efron 1979); the same seed gives the same interval. One
+    user has none (nan).
     """
+    if n < 2:
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     values = [
         statistic(np.bincount(rng.integers(n, size=n), minlength=n)) for _ in range(resamples)
@@ -67,12 +70,15 @@ def _distinct_share(groups: Sequence[Sequence[Hashable]], size: int) -> Interval
 
     A resampling bootstrap repeats users and so undercounts distinct values; leaving out one user
     loses exactly the values that only this user has, which gives the jackknife in closed form.
+    One user has no interval (nan).
     """
     seen: Counter[Hashable] = Counter()
     for group in groups:
         seen.update(set(group))
     lost = np.array([sum(seen[value] == 1 for value in set(group)) for group in groups], np.float64)
     error = np.sqrt((len(groups) - 1) / len(groups) * np.square(lost - lost.mean()).sum())
+    if len(groups) < 2:
+        return len(seen) / size, float("nan"), float("nan")
     value, margin = len(seen) / size, _Z95 * float(error) / size
     return value, max(0.0, value - margin), min(1.0, value + margin)
 

@@ -37,6 +37,7 @@ def ranking_result(
     *,
     seen: bool = True,
     baseline: bool = False,
+    candidates: int = 0,
     examples: list[tuple[str, str, str]] | None = None,
 ) -> FamilyResult:
     """Metrics from 0-based ranks [N] (np.inf: not ranked) and the first ten items of each user.
@@ -59,8 +60,9 @@ def ranking_result(
             "top": pa.array(lists, pa.list_(pa.int32())),
         }
     )
+    shown = examples or []
     return FamilyResult(
-        family, prompt_id, seen, len(users), metrics, table, examples or [], kind, baseline
+        family, prompt_id, seen, len(users), metrics, table, shown, kind, baseline, candidates
     )
 
 
@@ -85,12 +87,15 @@ class _Found:
         self.ranks: list[float] = []
         self.lists: list[list[int]] = []
         self.examples: list[tuple[str, str, str]] = []
+        self.candidates = 0
 
     def add(self, example: Example, target: int, rank: float, best: np.ndarray) -> None:
         self.users.append(example.user)
         self.targets.append(target)
         self.ranks.append(rank)
         self.lists.append([int(item) for item in best[:LIST_LENGTH] if item >= 0])
+        if example.candidates is not None:
+            self.candidates = len(example.candidates)
         if len(self.examples) < EXAMPLES:
             answer, reference = self._name(self.lists[-1][0]), self._name(target)
             self.examples.append((example.inputs, answer, reference))
@@ -112,6 +117,7 @@ class _Found:
             self.lists,
             task.run.dataset.num_items,
             seen=task.template.seen,
+            candidates=self.candidates,
             examples=self.examples,
         )
 

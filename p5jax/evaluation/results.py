@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,19 +18,22 @@ from p5jax.errors import UserError
 from p5jax.evaluation.metrics import Interval
 
 SUMMARY = "summary.json"
-# What is ranked, predicted or generated; results of one family and group share their baselines.
-GROUPS = {
+LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
+# What is ranked, predicted or generated; results of one family and kind share their baselines.
+_KINDS = {
     "catalogue": "next item among the whole catalogue",
-    "candidates": "the held-out item among candidates",
-    "yes_no": "the held-out item among candidates",
+    "candidates": "the held-out item among {candidates} candidates",
+    "yes_no": "the held-out item among {candidates} candidates, asked one by one",
     "rating": "stars",
     "text": "text",
     "choice": "one of two answers",
 }
-# The metrics of each group that tables show.
+_RANKING = ("HR@1", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "MRR")
+# The metrics of each kind that tables show.
 SHOWN = {
-    "catalogue": ("HR@1", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "MRR", "coverage"),
-    "candidates": ("HR@1", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "MRR"),
+    "catalogue": (*_RANKING, "coverage"),
+    "candidates": _RANKING,
+    "yes_no": _RANKING,
     "rating": ("RMSE", "MAE", "RMSE greedy", "MAE greedy", "unparsable"),
     "text": ("BLEU-2", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "distinct"),
     "choice": ("accuracy",),
@@ -40,8 +44,9 @@ SHOWN = {
 class FamilyResult:
     """One prompt's evaluation, or one baseline's (then `prompt_id` is the baseline's name).
 
-    kind: a key of GROUPS. metrics: name -> (value, low, high) with 95 % intervals over n examples.
-    per_user: one row per example. examples: (prompt, answer, reference).
+    kind: a key of SHOWN. metrics: name -> (value, low, high) with 95 % intervals over n examples;
+    low and high are nan where one example allows none. per_user: one row per example.
+    examples: (prompt, answer, reference). candidates: how many are ranked, 0 where none are given.
     """
 
     family: str
@@ -53,11 +58,7 @@ class FamilyResult:
     examples: list[tuple[str, str, str]]
     kind: str
     baseline: bool = False
-
-    @property
-    def group(self) -> str:
-        """The kind whose baselines apply: asking yes/no ranks candidates too."""
-        return "candidates" if self.kind == "yes_no" else self.kind
+    candidates: int = 0
 
     @property
     def file(self) -> str:
@@ -70,12 +71,16 @@ class FamilyResult:
         """What a table calls the row."""
         if self.baseline:
             return self.prompt_id.replace("_", " ")
-        how = ", yes/no" if self.kind == "yes_no" else ""
-        return f"prompt {self.prompt_id} ({'seen' if self.seen else 'unseen'}{how})"
+        return f"prompt {self.prompt_id} ({'seen' if self.seen else 'unseen'})"
+
+    @property
+    def title(self) -> str:
+        """What a table of the results of this family and kind is called."""
+        return f"{self.family}: {_KINDS[self.kind].format(candidates=self.candidates)}"
 
 
 def summary(results: Sequence[FamilyResult]) -> list[dict[str, Any]]:
-    """The results as JSON-able objects, without their per-user tables."""
+    """The results as JSON-able objects, without their per-user tables; nan becomes null."""
     return [
         {
             "family": result.family,
@@ -84,7 +89,11 @@ def summary(results: Sequence[FamilyResult]) -> list[dict[str, Any]]:
             "baseline": result.baseline,
             "seen": result.seen,
             "n": result.n,
-            "metrics": {name: list(values) for name, values in result.metrics.items()},
+            "candidates": result.candidates,
+            "metrics": {
+                name: [None if math.isnan(value) else value for value in values]
+                for name, values in result.metrics.items()
+            },
             "examples": [list(example) for example in result.examples],
             "file": result.file,
         }
@@ -96,23 +105,48 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     """Write summary.json and one Parquet file per result into `folder`, replacing it at once.
 
     Earlier results of the same header (model, dataset, split and settings) that were not computed
-    again are kept; results of another header are dropped, so one folder never mixes two models.
+    again are kept, and so is a baseline on all the examples of a kept result when the new one is
+    on fewer. Results of another header are dropped, so one folder never mixes two models.
     """
-    fresh = {result.file for result in results}
-    kept = [old for old in _previous(folder, header) if old.file not in fresh]
-    merged = sorted([*kept, *results], key=lambda r: (r.family, r.kind, r.baseline, r.prompt_id))
+    merged = _merged(_previous(folder, header), results)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         for result in merged:
             pq.write_table(result.per_user, partial / result.file, compression="zstd")
         document = {**header, "results": summary(merged)}
-        (partial / SUMMARY).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+        (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
         partial.rename(folder)
     finally:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)  # interrupted between the two renames
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _merged(old: Sequence[FamilyResult], new: Sequence[FamilyResult]) -> list[FamilyResult]:
+    """The new results and those of the old that they do not replace, sorted."""
+    files = {result.file for result in new}
+    merged = {result.file: result for result in new}
+    kept = {result.file: result for result in old if result.file not in files}
+    largest: dict[tuple[str, str], int] = {}
+    for result in kept.values():
+        if not result.baseline:
+            key = result.family, result.kind
+            largest[key] = max(result.n, largest.get(key, 0))
+    for result in old:
+        if result.baseline and result.file in files:
+            n = largest.get((result.family, result.kind), 0)
+            if merged[result.file].n < result.n <= n:
+                kept[result.file] = result
+    merged |= kept
+    return sorted(merged.values(), key=lambda r: (r.family, r.kind, r.baseline, r.prompt_id))
 
 
 def _previous(folder: Path, header: dict[str, Any]) -> list[FamilyResult]:
@@ -126,7 +160,9 @@ def _previous(folder: Path, header: dict[str, Any]) -> list[FamilyResult]:
 def _document(folder: Path) -> dict[str, Any]:
     file = folder / SUMMARY
     if not file.is_file():
-        raise UserError(f"{file}: not found, expected the results of p5jax evaluate")
+        raise UserError(
+            f"{file}: not found, expected the results of p5jax evaluate (without --limit)"
+        )
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         document["results"]
@@ -135,45 +171,58 @@ def _document(folder: Path) -> dict[str, Any]:
     return document
 
 
+def has_leaky_ids(folder: Path) -> bool:
+    """Whether the results in `folder` are of a dataset with leaky item ids."""
+    return bool(_document(folder).get("leaky_item_ids"))
+
+
 def load_results(folder: Path) -> list[FamilyResult]:
     """Read what `write_results` wrote; UserError when it is absent or incomplete."""
-    results = []
-    for row in _document(folder)["results"]:
-        file = folder / row["file"]
-        if not file.is_file():
-            raise UserError(f"{file}: not found, expected the file that {SUMMARY} names")
-        results.append(
-            FamilyResult(
-                family=row["family"],
-                prompt_id=row["prompt"],
-                seen=row["seen"],
-                n=row["n"],
-                metrics={name: (v[0], v[1], v[2]) for name, v in row["metrics"].items()},
-                per_user=pq.read_table(file),
-                examples=[(e[0], e[1], e[2]) for e in row["examples"]],
-                kind=row["kind"],
-                baseline=row["baseline"],
-            )
-        )
-    return results
+    try:
+        return [_read(folder, row) for row in _document(folder)["results"]]
+    except KeyError as error:
+        raise UserError(
+            f"{folder / SUMMARY}: found no {error}, expected what this version of p5jax evaluate "
+            "writes; evaluate again"
+        ) from error
+
+
+def _read(folder: Path, row: dict[str, Any]) -> FamilyResult:
+    file = folder / row["file"]
+    if not file.is_file():
+        raise UserError(f"{file}: not found, expected the file that {SUMMARY} names")
+
+    def interval(values: list[float | None]) -> Interval:
+        value, low, high = (math.nan if v is None else v for v in values)
+        return value, low, high
+
+    return FamilyResult(
+        family=row["family"],
+        prompt_id=row["prompt"],
+        seen=row["seen"],
+        n=row["n"],
+        metrics={name: interval(values) for name, values in row["metrics"].items()},
+        per_user=pq.read_table(file),
+        examples=[(e[0], e[1], e[2]) for e in row["examples"]],
+        kind=row["kind"],
+        baseline=row["baseline"],
+        candidates=row["candidates"],
+    )
 
 
 def format_results(results: Sequence[FamilyResult]) -> str:
     """The results as text: a table per family and kind, prompts first, then the baselines.
 
-    Each value stands with half the width of its 95 % interval.
+    Each value stands with half the width of its 95 % interval, "-" where there is none.
     """
-    groups: dict[tuple[str, str], list[FamilyResult]] = {}
-    for result in results:
-        groups.setdefault((result.family, result.group), []).append(result)
     tables = []
-    for (family, group), members in groups.items():
-        names = [n for n in SHOWN[group] if any(n in member.metrics for member in members)]
+    for members in by_table(results):
+        names = [n for n in SHOWN[members[0].kind] if any(n in m.metrics for m in members)]
         rows = [("", "n", *names)]
-        for member in sorted(members, key=lambda member: member.baseline):
+        for member in members:
             rows.append((member.label, str(member.n), *(_cell(member, n) for n in names)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{family}: {GROUPS[group]}"]
+        lines = [members[0].title]
         for row in rows:
             cells = [row[0].ljust(widths[0])]
             cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
@@ -182,9 +231,18 @@ def format_results(results: Sequence[FamilyResult]) -> str:
     return "\n\n".join(tables)
 
 
+def by_table(results: Sequence[FamilyResult]) -> list[list[FamilyResult]]:
+    """The results of each family and kind, prompts first, then the baselines."""
+    tables: dict[tuple[str, str], list[FamilyResult]] = {}
+    for result in sorted(results, key=lambda result: result.baseline):
+        tables.setdefault((result.family, result.kind), []).append(result)
+    return list(tables.values())
+
+
 def _cell(result: FamilyResult, name: str) -> str:
     if name not in result.metrics:
         return "-"
     value, low, high = result.metrics[name]
     digits = 2 if name.startswith(("BLEU", "ROUGE")) else 4
-    return f"{value:.{digits}f} ±{(high - low) / 2:.{digits}f}"
+    half = "-" if math.isnan(low) else f"{(high - low) / 2:.{digits}f}"
+    return f"{value:.{digits}f} ±{half}"

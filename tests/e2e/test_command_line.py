@@ -34,7 +34,7 @@ def train(dataset: Path, run: Path, steps: int, *overrides: str) -> int:
 def run(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     assert train(world.path, path, 30) == 0
-    assert main(["evaluate", str(path), "--limit", "12"]) == 0
+    assert main(["evaluate", str(path)]) == 0
     return path
 
 
@@ -62,6 +62,21 @@ def test_evaluation_covers_every_family_on_seen_and_unseen_prompts(run):
         assert result["n"] > 0
         assert all(low <= value <= high for value, low, high in result["metrics"].values())
         assert (run / "evaluation/test" / result["file"]).is_file()
+
+
+def test_a_limited_evaluation_leaves_the_full_one(run, capsys):
+    before = (run / "evaluation/test/summary.json").read_bytes()
+    assert main(["evaluate", str(run), "--limit", "1", "--prompts", "1-6", "--json"]) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    printed = json.loads(lines(capsys), parse_constant=refuse)
+    assert printed["leaky_item_ids"] is False
+    assert {result["n"] for result in printed["results"]} == {1}
+    assert printed["results"][0]["metrics"]["MAE"][1:] == [None, None]
+    assert (run / "evaluation/test-limit-1/summary.json").is_file()
+    assert (run / "evaluation/test/summary.json").read_bytes() == before
 
 
 def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
@@ -129,6 +144,7 @@ def test_report_is_one_self_contained_page(run, capsys):
     assert all(link.startswith("#") for link in page.links)
     assert all(family in text for family in FAMILIES)
     assert "popularity" in text
+    assert "among 20 candidates, asked one by one" in text
 
 
 def test_export_is_read_back_by_transformers(run, tmp_path, capsys):
@@ -207,6 +223,8 @@ def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
     assert "not a run folder" in refused(capsys, "recommend", str(tmp_path), "--user", key)
     assert "2-99" in refused(capsys, "evaluate", str(run), "--prompts", "2-99")
     assert "ratng" in refused(capsys, "evaluate", str(run), "--families", "ratng")
+    assert "families: found none" in refused(capsys, "evaluate", str(run), "--families", "")
+    assert "prompts: found none" in refused(capsys, "evaluate", str(run), "--prompts", "")
     assert "--fast" in refused(capsys, "evaluate", str(run), "--fast")
     assert "DATASET must be set" in refused(capsys, "train", "--gin_file=runs/p5.gin")
     assert "no such gin file" in refused(capsys, "train", "--gin_file=nowhere.gin")
