@@ -24,18 +24,17 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from hardware import available_cores, describe, warn_if_busy
 
 from p5jax.batching import Batch, Tokens, first_fit, packed_batch, token_statistics
 from p5jax.windows import PipelineConfig, Windows, tokenise
@@ -241,16 +240,6 @@ def measure(plans: dict[str, Plan], args: argparse.Namespace, cores: int) -> Rou
     return results
 
 
-def hardware(cores: int) -> str:
-    """Return one line: processor, cores and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
-    versions = (f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers"))
-    processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{processor}, {cores} cores; Python {platform.python_version()}, {', '.join(versions)}"
-
-
 def report(plans: dict[str, Plan], real: int, rounds: Rounds, args: argparse.Namespace) -> Any:
     """Print a table; return its figures, JSON-able."""
     print(f"{args.window * args.batch_size} examples, {real} real tokens, {args.lengths} lengths")
@@ -284,14 +273,11 @@ def main() -> None:
     if min(args.rounds, args.batches, args.batch_size, args.window) < 1:
         parser.error("--rounds, --batches, --batch-size and --window: expected at least 1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as torch, whatever else the machine has
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if (load := os.getloadavg()[0]) > 0.5:
-        print(f"load average {load:.1f}: not idle, the figures will be off", file=sys.stderr)
+    cores, load = available_cores(), warn_if_busy()
     plans, real = make_plans(args)
-    print(hardware(cores))
+    print(describe(cores))
     result = report(plans, real, measure(plans, args, cores), args)
-    result |= {"hardware": hardware(cores), "load_before": load}
+    result |= {"hardware": describe(cores), "load_before": load}
     if args.out:
         args.out.write_text(json.dumps(result | {"options": vars(args)}, default=str) + "\n")
 

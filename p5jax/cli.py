@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from p5jax.errors import UserError
@@ -73,15 +73,26 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--limit", type=int, metavar="N", help="N examples of a family, always the same"
     )
+    _add_ranking(evaluate)
     evaluate.add_argument("--json", action="store_true")
 
     recommend = command("recommend", _recommend, "the k most probable next items of a user")
     recommend.add_argument("folder", metavar="RUN")
     recommend.add_argument("--user", required=True, metavar="KEY")
-    recommend.add_argument("-k", type=int, default=10)
-    recommend.add_argument("--prompt", default="2-3", metavar="ID")
-    recommend.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
+    recommend.add_argument(
+        "--exclude", type=_names, default=(), metavar="KEY,KEY", help="items not to recommend"
+    )
     recommend.add_argument("--json", action="store_true")
+
+    rank = command("rank", _rank, "the k most probable next items of every user, as Parquet")
+    rank.add_argument("folder", metavar="RUN")
+    rank.add_argument("--out", required=True, metavar="DIR")
+    rank.add_argument("--batch-size", type=int, default=16, metavar="N")
+    for each in (recommend, rank):
+        each.add_argument("-k", type=int, default=10)
+        each.add_argument("--prompt", default="2-3", metavar="ID")
+        each.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
+        _add_ranking(each)
 
     explain = command("explain", _explain, "why a user may like an item")
     explain.add_argument("folder", metavar="RUN")
@@ -110,6 +121,21 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "a run as one self-contained HTML page")
     report.add_argument("folder", metavar="RUN")
     return parser
+
+
+def _add_ranking(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--method",
+        default="certified",
+        choices=("certified", "exact", "beam"),
+        help="how the catalogue is searched",
+    )
+    command.add_argument(
+        "--beam", type=int, default=64, metavar="N", help="width of the search (beam, certified)"
+    )
+    command.add_argument(
+        "--exact", action="store_true", help="widen a certified search until the list is exact"
+    )
 
 
 def _add_data(commands: Any, command: Any) -> None:
@@ -203,6 +229,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax import runtime
     from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
     from p5jax.evaluation.results import LEAKY_NOTE
+    from p5jax.evaluation.task import EvaluationConfig
     from p5jax.run import Run
 
     runtime.set_up()
@@ -213,6 +240,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         prompts=arguments.prompts,
         split=arguments.split,
         limit=arguments.limit,
+        config=EvaluationConfig(
+            method=arguments.method, beam=arguments.beam, exact=arguments.exact
+        ),
     )
     if arguments.json:
         _print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
@@ -226,19 +256,43 @@ def _recommend(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
     recommender = load(arguments.folder)
-    if recommender.run.dataset.leaky:
-        print("note: item ids are `released`: leaky, no fair recommendations", file=sys.stderr)
-    items = recommender.recommend(
+    _warn_of_leak(recommender.run.dataset)
+    found = recommender.recommend(
         [arguments.user],
         arguments.k,
         prompt=arguments.prompt,
+        method=arguments.method,
+        beam=arguments.beam,
+        exact=arguments.exact,
         exclude_history=arguments.exclude_history,
+        exclude=arguments.exclude,
     )[0]
     if arguments.json:
-        _print_json({"user": arguments.user, "items": [asdict(item) for item in items]})
+        _print_json({"user": arguments.user, **asdict(found)})
         return
-    for place, item in enumerate(items, 1):
+    for place, item in enumerate(found.items, 1):
         print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
+    if not found.exact:
+        print(
+            f"note: a search of width {arguments.beam} cannot tell whether these are the model's"
+            f" best {arguments.k}; --exact can",
+            file=sys.stderr,
+        )
+
+
+def _warn_of_leak(dataset: Any) -> None:
+    if dataset.leaky:
+        print("note: item ids are `released`: leaky, no fair recommendations", file=sys.stderr)
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from p5jax import load
+    from p5jax.bulk import BulkConfig, rank_users
+
+    recommender = load(arguments.folder)
+    _warn_of_leak(recommender.run.dataset)
+    options = {field.name: getattr(arguments, field.name) for field in fields(BulkConfig)}
+    return rank_users(recommender, arguments.out, BulkConfig(**options))
 
 
 def _explain(arguments: argparse.Namespace) -> None:

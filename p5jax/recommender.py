@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 
 from p5jax.errors import UserError
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import rank_catalogue
+from p5jax.inference.ranking import rank
 from p5jax.inference.trie import Trie
+from p5jax.models.t5 import PAD_ID
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.run import Run
@@ -29,11 +30,20 @@ class Recommendation:
     log_probability: float
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """A user's recommendations, best first, and whether they are provably the model's best."""
+
+    items: list[Recommendation]
+    exact: bool
+
+
 class Recommender:
     """A run's model behind the questions a user of it asks, by the source's own keys."""
 
     def __init__(self, run: Run):
         self.run = run
+        self._tries: dict[str, Trie] = {}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recommender:
@@ -41,45 +51,80 @@ class Recommender:
         enable_compilation_cache()
         return Recommender(Run.load(path))
 
-    @cached_property
-    def _trie(self) -> Trie:
-        vocabulary = self.run.vocabulary
-        sequences = [[*vocabulary.encode(i), vocabulary.eos_id] for i in self.run.dataset.item_ids]
-        return Trie.build(sequences)
-
     def recommend(
         self,
         users: Sequence[str],
         k: int = 10,
         *,
         prompt: str = "2-3",
+        method: str = "certified",
         beam: int = 64,
+        exact: bool = False,
         exclude_history: bool = True,
-    ) -> list[list[Recommendation]]:
+        exclude: Sequence[str] = (),
+    ) -> list[Recommended]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.
 
         The prompt holds the user's whole history. The log-probability is the model's, over the full
-        vocabulary, for the item's id and the end of sequence.
+        vocabulary, for the item's id and the end of sequence. `method`, `beam` and `exact` are as
+        in inference.ranking.rank; `exclude` names items that nobody is to get.
         """
         dataset = self.run.dataset
-        if not 1 <= k <= dataset.num_items:
-            raise UserError(f"-k {k}: expected 1 to {dataset.num_items}, the size of the catalogue")
+        self.check_k(k)
         indices = [dataset.user_index(user) for user in users]
-        template = self._template(prompt, {"uid", "udesc", "hist"})
-        tokens = self._tokens([self._inputs(template, self._history(u)) for u in indices])
-        known = [dataset.sequence(u)[: None if exclude_history else 0] for u in indices]
-        exclude = _padded(known, -1)
-        items, logp = rank_catalogue(
-            self.run.model, self.run.params, tokens, self._trie, k, max(beam, k), exclude
+        blocked = [dataset.item_index(item) for item in exclude]
+        ranking = rank(
+            self.run.model,
+            self.run.params,
+            padded(self.history_prompts(indices, prompt)),
+            self.trie(method),
+            k,
+            method,
+            beam=beam,
+            exact=exact,
+            exclude=self.excluded(indices, exclude_history, blocked),
         )
         return [
-            [
-                Recommendation(dataset.item_keys[i], dataset.titles[i], float(score))
-                for i, score in zip(row, scores, strict=True)
-                if i >= 0
-            ]
-            for row, scores in zip(np.asarray(items), np.asarray(logp), strict=True)
+            Recommended(
+                [
+                    Recommendation(dataset.item_keys[i], dataset.titles[i], float(score))
+                    for i, score in zip(row, scores, strict=True)
+                    if i >= 0
+                ],
+                bool(certain),
+            )
+            for row, scores, certain in zip(*ranking, strict=True)
         ]
+
+    def check_k(self, k: int) -> None:
+        """Raise UserError unless the catalogue has k items."""
+        if not 1 <= k <= self.run.dataset.num_items:
+            raise UserError(
+                f"-k {k}: expected 1 to {self.run.dataset.num_items}, the size of the catalogue"
+            )
+
+    def trie(self, method: str) -> Trie:
+        """Return the trie of the item ids that a ranking method wants."""
+        if method not in self._tries:
+            ids, collapse = self.run.dataset.item_ids, method != "beam"
+            self._tries[method] = Trie.of_texts(ids, self.run.vocabulary, collapse)
+        return self._tries[method]
+
+    def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
+        """Return the tokens of the users' prompts for a next item, each with the whole history."""
+        template = self._template(prompt, {"uid", "udesc", "hist"})
+        return self._tokens(self._inputs(template, self._history(user)) for user in users)
+
+    def excluded(
+        self, users: Iterable[int], history: bool, blocked: Sequence[int] = ()
+    ) -> np.ndarray:
+        """Return items [B, E] not to recommend, padded with -1: blocked ones and the history.
+
+        E is the same for all users of a dataset.
+        """
+        sequence, longest = self.run.dataset.sequence, int(np.diff(self.run.dataset.offsets).max())
+        rows = [[*blocked, *(sequence(user) if history else ())] for user in users]
+        return padded(rows, -1, longest + len(blocked))
 
     def explain(self, user: str, item: str, *, prompt: str | None = None) -> str:
         """Return the model's explanation of an item for a user, by beam search."""
@@ -97,7 +142,7 @@ class Recommender:
         if not text.strip():
             raise UserError("--text: found nothing, expected a prompt")
         vocabulary = self.run.vocabulary
-        tokens = self._tokens([text])
+        tokens = padded(self._tokens([text]))
         answers, _ = beam_search(self.run.model, self.run.params, tokens, max_length=64, beam=4)
         return vocabulary.decode(np.asarray(answers)[0, 0].tolist())
 
@@ -128,16 +173,16 @@ class Recommender:
         max_source = self.run.family_config.max_source
         return Renderer(self.run.vocabulary, max_source).inputs(template, fields)
 
-    def _tokens(self, texts: list[str]) -> np.ndarray:
-        """Return encoder tokens [B, S], cut to the run's longest, padded to a multiple of 32."""
+    def _tokens(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the texts' tokens with their end of sequence, cut to the run's longest."""
         vocabulary, longest = self.run.vocabulary, self.run.family_config.max_source
-        rows = [[*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id] for text in texts]
-        return _padded(rows, vocabulary.pad_id, multiple=32)
+        return [[*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id] for text in texts]
 
 
-def _padded(rows: Sequence[Sequence[int] | np.ndarray], fill: int, multiple: int = 8) -> np.ndarray:
-    width = -(-max(1, *(len(row) for row in rows)) // multiple) * multiple
-    padded = np.full((len(rows), width), fill, np.int32)
+def padded(rows: Sequence[Sequence[int]], fill: int = PAD_ID, least: int = 1) -> np.ndarray:
+    """Return rows as one int32 array [N, L], L the next multiple of 32 (few shapes to compile)."""
+    width = -(-max(least, *(len(row) for row in rows)) // 32) * 32
+    array = np.full((len(rows), width), fill, np.int32)
     for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded
+        array[index, : len(row)] = row
+    return array

@@ -100,6 +100,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
     return replace(
         sizes,
         dropout_rate=wanted.dropout_rate,
+        decoder_dropout_rate=wanted.decoder_dropout_rate,
         dtype=wanted.dtype,
         whole_words=wanted.whole_words or sizes.whole_words,
     )

@@ -8,29 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import small_model
 
 from p5jax.errors import UserError
 from p5jax.inference.decoding import beam_search, greedy, nucleus, sample
 from p5jax.models.t5 import Transformer, init_params
-from p5jax.models.t5_config import T5Config
 
 EOS, VOCABULARY, LENGTH = 1, 6, 4
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Transformer(
-        T5Config(
-            vocab_size=VOCABULARY,
-            emb_dim=16,
-            num_heads=2,
-            num_encoder_layers=1,
-            num_decoder_layers=2,
-            head_dim=8,
-            mlp_dim=32,
-            whole_words=False,
-        )
-    )
+    return small_model(VOCABULARY)
 
 
 @pytest.fixture(scope="module")

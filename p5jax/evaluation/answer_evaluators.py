@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import softmax
 
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.evaluation.metrics import (
@@ -18,9 +19,9 @@ from p5jax.evaluation.metrics import (
     text_metrics,
 )
 from p5jax.evaluation.results import FamilyResult
-from p5jax.evaluation.task import Task, padded_tokens
+from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
-from p5jax.inference.ranking import rank_catalogue, score_candidates
+from p5jax.inference.ranking import score_all
 from p5jax.inference.trie import Trie
 from p5jax.prompts.families import Example
 from p5jax.prompts.sampling import whole_stars
@@ -114,18 +115,16 @@ def evaluate_rating(task: Task) -> FamilyResult:
     is not a number counts as the training mean and in `unparsable`.
     """
     run = task.run
-    vocabulary, count = run.vocabulary, len(RATING_TEXTS)
-    trie = Trie.build([[*vocabulary.encode(text), vocabulary.eos_id] for text in RATING_TEXTS])
+    trie = Trie.of_texts(RATING_TEXTS, run.vocabulary)
+    longest = sum(level.length for level in trie.levels) + trie.tail.shape[1]
     stars = np.array([whole_stars(float(text)) for text in RATING_TEXTS], np.float64)
     examples: list[Example] = []
     expected: list[float] = []
     said: list[str] = []
     for batch, tokens in task.batches():
-        # Every text has its place in the beam, so this scores all, and shared beginnings once.
-        which, logp = rank_catalogue(run.model, run.params, tokens, trie, count, count)
-        weight = np.exp(np.asarray(logp, np.float64) - np.asarray(logp).max(axis=1, keepdims=True))
-        mean = (weight * stars[np.asarray(which)]).sum(axis=1) / weight.sum(axis=1)
-        output = np.asarray(greedy(run.model, run.params, tokens, len(trie.widths) + 1))
+        weight = softmax(score_all(run.model, run.params, tokens, trie).astype(np.float64), axis=1)
+        mean = (weight * stars).sum(axis=1)
+        output = np.asarray(greedy(run.model, run.params, tokens, longest))
         examples += batch
         expected += mean[: len(batch)].tolist()
         said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
@@ -196,12 +195,11 @@ def evaluate_choice(task: Task) -> FamilyResult:
     """Which of two answers is more probable, as a share of right answers."""
     run = task.run
     options = ("like", "dislike") if "like" in task.template.target_fields else ("yes", "no")
-    texts = padded_tokens(run.vocabulary, options)
+    trie = Trie.of_texts(options, run.vocabulary)
     examples: list[Example] = []
     chosen: list[str] = []
     for batch, tokens in task.batches():
-        both = np.broadcast_to(texts, (len(tokens), *texts.shape))
-        logp = np.asarray(score_candidates(run.model, run.params, tokens, both))
+        logp = score_all(run.model, run.params, tokens, trie)
         examples += batch
         chosen += [options[best] for best in logp.argmax(axis=1)[: len(batch)]]
     order = _sorted(examples)

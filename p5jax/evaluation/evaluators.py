@@ -26,12 +26,11 @@ from p5jax.evaluation.ranking_evaluators import (
 from p5jax.evaluation.results import FamilyResult, format_results, summary, write_results
 from p5jax.evaluation.task import (
     EvaluationConfig,
-    Report,
     RunLike,
     Task,
     chosen_indices,
-    print_progress,
 )
+from p5jax.progress import Report, print_progress
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
 
@@ -173,9 +172,11 @@ def _folder_name(split: str, limit: int | None, config: EvaluationConfig) -> str
     return "-".join(parts)
 
 
-def _settings(config: EvaluationConfig) -> dict[str, int]:
+def _settings(config: EvaluationConfig) -> dict[str, Any]:
     """The settings that change a result unseen: the batch size does not, n tells yes_no_users."""
-    return {"beam": config.beam, "max_length": config.max_length, "seed": config.seed}
+    return {
+        name: getattr(config, name) for name in ("method", "beam", "exact", "max_length", "seed")
+    }
 
 
 def _chosen(
@@ -212,13 +213,13 @@ def _header(
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
-        "params": _digest(run.params),
+        "params": params_digest(run.params),
         "limit": limit,
         "config": _settings(config),
     }
 
 
-def _digest(params: Any) -> str:
+def params_digest(params: Any) -> str:
     """SHA-256 of the parameters' bytes: which model the results are of."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

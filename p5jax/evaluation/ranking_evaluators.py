@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
 from p5jax.evaluation.results import FamilyResult
-from p5jax.evaluation.task import RunLike, Task, padded_tokens
-from p5jax.inference.ranking import rank_catalogue, score_candidates, yes_no
+from p5jax.evaluation.task import Task
+from p5jax.inference.ranking import rank, score_all
 from p5jax.inference.trie import Trie
 from p5jax.prompts.families import Example, UserFamily
 
 LIST_LENGTH = 10  # of the lists that are kept and that coverage counts
 EXAMPLES = 3
 _YES_NO_BATCH = 128  # one item's prompts are short
-
-
-def catalogue_trie(run: RunLike) -> Trie:
-    """The trie of the run's item ids."""
-    vocabulary = run.vocabulary
-    return Trie.build([[*vocabulary.encode(i), vocabulary.eos_id] for i in run.dataset.item_ids])
 
 
 def ranking_result(
@@ -38,16 +32,21 @@ def ranking_result(
     seen: bool = True,
     baseline: bool = False,
     candidates: int = 0,
+    certified: Sequence[bool] = (),
     examples: list[tuple[str, str, str]] | None = None,
 ) -> FamilyResult:
     """Metrics from 0-based ranks [N] (np.inf: not ranked) and the first ten items of each user.
 
-    In the per-user table a rank of -1 means not ranked.
+    In the per-user table a rank of -1 means not ranked, and of a catalogue only the list is.
     """
     order = np.argsort(users, kind="stable")
     users, targets, ranks = users[order], targets[order], np.asarray(ranks, np.float64)[order]
     lists = [lists[place][:LIST_LENGTH] for place in order]
+    if kind == "catalogue":
+        ranks = np.where(ranks < LIST_LENGTH, ranks, np.inf)
     columns = ranking_columns(ranks)
+    if certified:
+        columns["certified"] = np.asarray(certified, np.float64)[order]
     metrics = mean_metrics(columns)
     if kind == "catalogue":
         metrics["coverage"] = coverage(lists, num_items)
@@ -88,6 +87,7 @@ class _Found:
         self.lists: list[list[int]] = []
         self.examples: list[tuple[str, str, str]] = []
         self.candidates = 0
+        self.certified: list[bool] = []
 
     def add(self, example: Example, target: int, rank: float, best: np.ndarray) -> None:
         self.users.append(example.user)
@@ -118,19 +118,18 @@ class _Found:
             task.run.dataset.num_items,
             seen=task.template.seen,
             candidates=self.candidates,
+            certified=self.certified,
             examples=self.examples,
         )
 
 
 def evaluate_catalogue(task: Task) -> FamilyResult:
-    """Rank the whole catalogue without the user's history by beam search.
+    """Rank the whole catalogue without the user's history; `certified` is how many lists are exact.
 
-    The target's rank is its place in the beam's final list; beyond it, it counts as not ranked,
-    so MRR is that of the list.
+    The target's rank is its place in the list; beyond it, it counts as not ranked.
     """
-    run, dataset = task.run, task.run.dataset
-    trie = catalogue_trie(run)
-    beam = min(task.config.beam, dataset.num_items)
+    run, dataset, config = task.run, task.run.dataset, task.config
+    trie = Trie.of_texts(dataset.item_ids, run.vocabulary, collapse=config.method != "beam")
     longest = -(-int(np.diff(dataset.offsets).max()) // 32) * 32  # one static shape for all
     found = _Found(task)
     for examples, tokens in task.batches():
@@ -138,41 +137,55 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
         for row, example in enumerate(examples):
             history = dataset.history(example.user, task.split)
             exclude[row, : len(history)] = history
-        items, _ = rank_catalogue(
-            run.model, run.params, tokens, trie, max(beam, LIST_LENGTH), beam, exclude
+        ranking = rank(
+            run.model,
+            run.params,
+            tokens,
+            trie,
+            LIST_LENGTH,
+            config.method,
+            beam=config.beam,
+            exact=config.exact,
+            exclude=exclude,
         )
-        for example, best in zip(examples, np.asarray(items), strict=False):
+        for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):
             place = np.flatnonzero(best == example.item)
             found.add(example, example.item, float(place[0]) if len(place) else np.inf, best)
+            found.certified.append(bool(exact))
     return found.result("catalogue")
 
 
 def evaluate_candidates(task: Task) -> FamilyResult:
     """Rank the prompt's candidates by the exact log-probability of each one's id."""
     run = task.run
-    id_tokens = padded_tokens(run.vocabulary, run.dataset.item_ids)
+    trie = Trie.of_texts(run.dataset.item_ids, run.vocabulary)
     found = _Found(task)
     for examples, tokens in task.batches():
         listed = np.stack([_candidates(example) for example in examples])
-        listed = np.pad(listed, ((0, len(tokens) - len(examples)), (0, 0)))
-        scores = np.asarray(score_candidates(run.model, run.params, tokens, id_tokens[listed]))
-        for example, candidates, logp in zip(examples, listed, scores, strict=False):
-            best = candidates[np.argsort(-logp, kind="stable")]
-            found.add(example, example.item, place_of(logp, candidates, example.item), best)
+        listed = np.pad(listed, ((0, len(tokens) - len(examples)), (0, 0)), mode="edge")
+        count = listed.shape[1]
+        ranking = rank(run.model, run.params, tokens, trie, count, beam=count, candidates=listed)
+        for example, candidates, items, logp in zip(
+            examples, listed, ranking.items, ranking.logp, strict=False
+        ):
+            scores = np.empty(count)
+            scores[np.argsort(candidates)] = logp[np.argsort(items)]  # both hold the same items
+            best = candidates[np.argsort(-scores, kind="stable")]
+            found.add(example, example.item, place_of(scores, candidates, example.item), best)
     return found.result("candidates")
 
 
 def evaluate_yes_no(task: Task) -> FamilyResult:
     """Rank the candidates by log P(yes) - log P(no), each asked about in a prompt of its own."""
     run = task.run
-    answers = padded_tokens(run.vocabulary, ["yes", "no"])
+    answers = Trie.of_texts(("yes", "no"), run.vocabulary)
     first = task.family.example(task.split, int(task.indices[0]), prompt_id=task.template.id)
     total = len(task.indices) * len(_candidates(first))
     margins: dict[tuple[int, int], float] = {}
     for examples, tokens in task.batches(_asked(task), total, _YES_NO_BATCH, 32):
-        margin = np.asarray(yes_no(run.model, run.params, tokens, answers[0], answers[1]))
-        for example, value in zip(examples, margin, strict=False):
-            margins[example.user, example.item] = float(value)
+        logp = score_all(run.model, run.params, tokens, answers)
+        for example, (yes, no) in zip(examples, logp, strict=False):
+            margins[example.user, example.item] = float(yes - no)
     found = _Found(task)
     for example in task.examples():
         candidates = _candidates(example)

@@ -21,7 +21,7 @@ SUMMARY = "summary.json"
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
 _KINDS = {
-    "catalogue": "next item among the whole catalogue",
+    "catalogue": "next item among the whole catalogue, first ten places",
     "candidates": "the held-out item among {candidates} candidates",
     "yes_no": "the held-out item among {candidates} candidates, asked one by one",
     "rating": "stars",
@@ -31,7 +31,7 @@ _KINDS = {
 _RANKING = ("HR@1", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "MRR")
 # The metrics of each kind that tables show.
 SHOWN = {
-    "catalogue": (*_RANKING, "coverage"),
+    "catalogue": (*_RANKING, "coverage", "certified"),
     "candidates": _RANKING,
     "yes_no": _RANKING,
     "rating": ("RMSE", "MAE", "RMSE greedy", "MAE greedy", "unparsable"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +13,12 @@ from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
 from p5jax.models.t5 import Transformer
 from p5jax.pipeline import eval_batches
+from p5jax.progress import Progress, Report
 from p5jax.prompts.families import Example, Family
 from p5jax.prompts.template import PromptTemplate
 from p5jax.text.vocabulary import Vocabulary
 
-Report = Callable[[str], None]
-
 _SOURCE_LENGTHS = (32, 64, 128, 256)  # shorter static shapes than the longest source
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 class RunLike(Protocol):
@@ -46,13 +42,16 @@ class RunLike(Protocol):
 class EvaluationConfig:
     """How much work an evaluation does.
 
-    beam: width of the catalogue search (P5 used 20; an under-trained model needs more).
+    method, beam, exact: how the catalogue is ranked (see inference.ranking.rank; P5 used a beam of
+    20; an under-trained model needs more).
     yes_no_users: at most so many users in prompts that ask about every candidate on its own,
     a subset of those of the other prompts. max_length: of generated text, in tokens.
     """
 
     batch_size: int = 16
+    method: str = "certified"
     beam: int = 64
+    exact: bool = False
     yes_no_users: int = 200
     max_length: int = 64
     seed: int = 0
@@ -92,7 +91,9 @@ class Task:
             examples, total = self.examples(), len(self.indices)
         longest = self.family.source.config.max_source
         lengths = (*(n for n in _SOURCE_LENGTHS if shortest <= n < longest), longest)
-        progress = _Progress(f"{self.family.name} {self.template.id}", total, self.report)
+        progress = Progress(
+            f"{self.family.name} {self.template.id}", "examples", total, self.report
+        )
         size = batch_size or self.config.batch_size
         for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):
             yield batch, tokens
@@ -114,37 +115,3 @@ def chosen_indices(size: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None or limit >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).permutation(size)[:limit])
-
-
-def padded_tokens(vocabulary: Vocabulary, texts: Sequence[str]) -> np.ndarray:
-    """Targets [N, L] int32: each text's tokens and its end of sequence, padded with 0."""
-    rows = [[*vocabulary.encode(text), vocabulary.eos_id] for text in texts]
-    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = row
-    return tokens
-
-
-def print_progress(line: str) -> None:
-    """Write a line of progress to the standard error stream."""
-    print(line, file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """Counts examples and reports at intervals: how many, how fast, how long still."""
-
-    def __init__(self, label: str, total: int, report: Report):
-        self.label, self.total, self.report = label, total, report
-        self.done, self.started = 0, time.monotonic()
-        self.reported = self.started
-
-    def add(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        finished = self.done >= self.total
-        if not finished and now - self.reported < _SECONDS_BETWEEN_LINES:
-            return
-        self.reported = now
-        rate = self.done / max(now - self.started, 1e-9)
-        left = "" if finished else f", {(self.total - self.done) / rate:.0f} s left"
-        self.report(f"{self.label}: {self.done}/{self.total} examples, {rate:.1f}/s{left}")

@@ -2,115 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import jax
 import numpy as np
 
 from p5jax.errors import UserError
+from p5jax.models.t5 import PAD_ID
+from p5jax.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a level's nodes have in common.
+
+    The nodes are `first:first + nodes`; each is entered by `length` tokens and has at most `width`
+    edges. The root's tokens count the padding that starts a target.
+    """
+
+    first: int
+    nodes: int
+    length: int
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """A prefix tree of item ids, nodes numbered breadth first, node 0 the root.
+    """A prefix tree of item ids in which every node is a prefix that several items share.
 
-    Every id ends with the end-of-sequence token, whose edge leads to a leaf, and every leaf is
-    one item; so an id that is a token prefix of another is an ordinary path. With N nodes and
-    I items:
+    Ids end with the end-of-sequence token, so none is a prefix of another. Nodes are numbered level
+    by level, node 0 the root; where all nodes of a level have one edge the next level is drawn into
+    it, and what follows an item's last branching is no node but the item's `tail`: so no step of a
+    search is spent on a token without alternatives. With N nodes, E edges and I items:
 
+    - `node_tokens` [N, L] int32: the tokens fed on entering a node, padded with 0 at the end;
     - `edge_start` [N+1] int32: the edges of node n are `edge_start[n]:edge_start[n+1]`;
-    - `edge_token`, `edge_child` [N-1] int32: an edge's token and the node it leads to;
-    - `node_item` [N] int32: the item of a leaf, -1 for an inner node;
+    - `edge_token` [E] int32: the first token of what the edge leads to, `edge_child` [E] int32:
+      a node, or -1 - i for the tail of item i;
+    - `tail` [I, T] int32: an item's tokens from its edge to its end, padded with 0;
     - `node_first`, `node_last` [N] int32: the items below a node have `item_rank` in
       `node_first:node_last`, `item_rank` [I] int32 being the order of the ids' tokens;
-    - `widths`: the largest number of edges of a node at depth 0, 1, ...; its length is the
-      longest id, end of sequence included.
+    - `levels`: what is static about each level.
     """
 
+    node_tokens: np.ndarray
     edge_start: np.ndarray
     edge_token: np.ndarray
     edge_child: np.ndarray
-    node_item: np.ndarray
+    tail: np.ndarray
     node_first: np.ndarray
     node_last: np.ndarray
     item_rank: np.ndarray
-    widths: tuple[int, ...]
+    levels: tuple[Level, ...]
 
     @property
     def num_items(self) -> int:
-        """The number of items, which is the number of leaves."""
+        """The number of items."""
         return int(self.item_rank.shape[0])
 
     @property
     def num_nodes(self) -> int:
-        """The number of nodes, the root and the leaves included."""
-        return int(self.node_item.shape[0])
+        """The number of nodes: the steps that scoring every id takes, but for its tail."""
+        return int(self.node_first.shape[0])
+
+    @property
+    def widest(self) -> int:
+        """The number of nodes of the largest level."""
+        return max(level.nodes for level in self.levels)
 
     @staticmethod
-    def build(token_sequences: Sequence[Sequence[int]]) -> Trie:
+    def build(token_sequences: Sequence[Sequence[int]], collapse: bool = True) -> Trie:
         """Build the trie of `token_sequences`, one id per item, each with its end of sequence.
 
-        Raises UserError when there is no id, an id is empty, two ids have the same tokens, or
-        one id is a prefix of another (its end of sequence is missing).
+        collapse=False makes every prefix a node and every level one token, the steps of a textbook
+        beam search. Raises UserError when there is no id, an id is empty or holds padding, two ids
+        have the same tokens, or one id is a prefix of another (its end of sequence is missing).
         """
         tokens_IxL, lengths = _padded(token_sequences)
         order = np.lexsort(tokens_IxL.T[::-1])
         tokens_IxL, lengths = tokens_IxL[order], lengths[order]
         _check_distinct(tokens_IxL, lengths, order)
 
-        num_items, longest = tokens_IxL.shape
-        path = np.zeros(num_items, np.int64)  # the node of each sorted id at the current depth
-        tokens, parents = [np.array([-1])], [np.array([-1])]
-        firsts, lasts, items = [np.array([0])], [np.array([num_items])], [np.array([-1])]
-        widths, nodes = [], 1
-        same = np.ones(num_items, bool)  # shares the prefix of the id before it
-        same[0] = False
-        for depth in range(longest):
-            active = lengths > depth
-            same[1:] &= tokens_IxL[1:, depth] == tokens_IxL[:-1, depth]
-            rows = np.flatnonzero(active & ~same)  # the first id below each new node
-            parents.append(path[rows])
-            widths.append(int(np.bincount(path[rows]).max()))
-            tokens.append(tokens_IxL[rows, depth])
-            # Ids with one prefix are neighbours: a node ends where the next begins or its id does.
-            last = np.flatnonzero(active & ~np.append(same[1:] & active[1:], False)) + 1
-            firsts.append(rows)
-            lasts.append(last)
-            items.append(np.where(lengths[rows] == depth + 1, order[rows], -1))
-            path = np.where(active, nodes + np.cumsum(active & ~same) - 1, -1)
-            nodes += len(rows)
+        num_items, depth = len(order), 0
+        node_first, node_last = np.array([0]), np.array([num_items])
+        entered = np.array([[PAD_ID]])  # [nodes, length]: the tokens that enter the level's nodes
+        tail_start = np.empty(num_items, np.int64)
+        levels: list[Level] = []
+        parts: list[tuple[np.ndarray, ...]] = []  # of each level: its nodes' and edges' arrays
+        numbered = 0
+        while len(node_first):
+            first, last, parent = _children(tokens_IxL[:, depth], node_first, node_last)
+            inner = lengths[first] > depth + 1 if not collapse else last - first > 1
+            token = tokens_IxL[first, depth]
+            if collapse and inner.all() and len(first) == len(node_first):  # nowhere to choose
+                entered = np.concatenate([entered, token[:, None]], axis=1)
+                depth += 1
+                continue
+            numbered += len(node_first)
+            counts = np.bincount(parent, minlength=len(node_first))
+            levels.append(
+                Level(
+                    numbered - len(node_first), len(node_first), entered.shape[1], int(counts.max())
+                )
+            )
+            child = np.where(inner, numbered + np.cumsum(inner) - 1, -1 - order[first])
+            parts.append((entered, counts, token, child, node_first, node_last))
+            tail_start[first[~inner]] = depth
+            node_first, node_last, entered = first[inner], last[inner], token[inner][:, None]
+            depth += 1
 
-        parent = np.concatenate(parents)[1:]
-        counts = np.bincount(parent, minlength=nodes)
-        item_rank = np.empty(num_items, np.int32)
-        item_rank[order] = np.arange(num_items)
+        labels, counts, token, child, node_first, node_last = zip(*parts, strict=True)
         return Trie(
-            edge_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-            edge_token=np.concatenate(tokens)[1:].astype(np.int32),
-            # Breadth first in sorted order: the edges in parent order lead to nodes 1, 2, 3, ...
-            edge_child=np.arange(1, nodes, dtype=np.int32),
-            node_item=np.concatenate(items).astype(np.int32),
-            node_first=np.concatenate(firsts).astype(np.int32),
-            node_last=np.concatenate(lasts).astype(np.int32),
-            item_rank=item_rank,
-            widths=tuple(widths),
+            node_tokens=_stacked(labels),
+            edge_start=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int32),
+            edge_token=np.concatenate(token).astype(np.int32),
+            edge_child=np.concatenate(child).astype(np.int32),
+            tail=_tails(tokens_IxL, lengths, tail_start)[np.argsort(order)],
+            node_first=np.concatenate(node_first).astype(np.int32),
+            node_last=np.concatenate(node_last).astype(np.int32),
+            item_rank=np.argsort(order).astype(np.int32),
+            levels=tuple(levels),
         )
+
+    @staticmethod
+    def of_texts(texts: Iterable[str], vocabulary: Vocabulary, collapse: bool = True) -> Trie:
+        """Build the trie of texts as the vocabulary writes them, in their order."""
+        return Trie.build([[*vocabulary.encode(t), vocabulary.eos_id] for t in texts], collapse)
 
 
 jax.tree_util.register_dataclass(
     Trie,
-    data_fields=[
-        "edge_start",
-        "edge_token",
-        "edge_child",
-        "node_item",
-        "node_first",
-        "node_last",
-        "item_rank",
-    ],
-    meta_fields=["widths"],
+    data_fields=[field.name for field in fields(Trie) if field.name != "levels"],
+    meta_fields=["levels"],
 )
+
+
+def _children(
+    tokens: np.ndarray, node_first: np.ndarray, node_last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split nodes, intervals of sorted ids, by the ids' next tokens [I].
+
+    Returns the children's intervals and their parents' places among the nodes.
+    """
+    change = np.zeros(len(tokens) + 1, np.int64)
+    change[node_first] += 1
+    change[node_last] -= 1  # one node may end where the next begins
+    covered = np.cumsum(change)[:-1] > 0
+    begins = np.append(True, tokens[1:] != tokens[:-1])
+    begins[node_first] = True
+    first = np.flatnonzero(begins & covered)
+    parent = np.searchsorted(node_first, first, side="right") - 1
+    last = np.minimum(np.append(first[1:], len(tokens)), node_last[parent])
+    return first, last, parent
+
+
+def _stacked(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Each level's labels [nodes, length] -> [N, L], padded with 0 at the end."""
+    longest = max(label.shape[1] for label in labels)
+    wide = [np.pad(label, ((0, 0), (0, longest - label.shape[1]))) for label in labels]
+    return np.concatenate(wide).astype(np.int32)
+
+
+def _tails(tokens_IxL: np.ndarray, lengths: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The tokens of each id from `start` [I] to its end: [I, T] int32, padded with 0."""
+    place = start[:, None] + np.arange((lengths - start).max())
+    inside = place < lengths[:, None]
+    tail = np.take_along_axis(tokens_IxL, np.where(inside, place, 0), axis=1)
+    return np.where(inside, tail, PAD_ID).astype(np.int32)
 
 
 def _padded(token_sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +183,9 @@ def _padded(token_sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.nd
     tokens_IxL[np.arange(tokens_IxL.shape[1]) < lengths[:, None]] = np.concatenate(
         [np.asarray(sequence, np.int64) for sequence in token_sequences]
     )
+    padding = (tokens_IxL == PAD_ID).any(axis=1)
+    if padding.any():
+        raise UserError(f"item {int(padding.argmax())}: found the padding token in its id")
     return tokens_IxL, lengths
 
 

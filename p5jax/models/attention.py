@@ -131,7 +131,9 @@ class Attention(nn.Module):
         position_bias: [H, T, S] float32. mask_bias: [1|B/G, 1, 1|T, S], 0 or MASKED.
         decode: keys and values are kept in the `cache` collection, [B, L, H, K]; `cache_index` says
         how many are filled (None: this call shapes the cache). cross: keys and values come from the
-        `cross` collection when it holds any (see Transformer.project_encoded).
+        `cross` collection when it holds any (see Transformer.project_encoded). Otherwise keys and
+        values in the `past` collection, [B, A, H, K], come before this call's, and the `grown`
+        collection, when mutable, receives this call's own.
         """
         query = self._heads(self.query(x))
         if cross and self.has_variable("cross", "key"):
@@ -141,6 +143,8 @@ class Attention(nn.Module):
             key, value = self._keys_and_values(source)
         if decode:
             key, value = self._cached(key, value, cache_index)
+        elif not cross:
+            key, value = self._after_past(key, value)
         rows, length = query.shape[:2]
         if key.shape[0] != rows:
             # [B, T, H, K] -> [B/G, G*T, H, K]: rows that share a source become positions of it.
@@ -177,6 +181,15 @@ class Attention(nn.Module):
         value = lax.dynamic_update_slice(self.get_variable("cache", "cached_value"), value, start)
         self.put_variable("cache", "cached_key", key)
         self.put_variable("cache", "cached_value", value)
+        return key, value
+
+    def _after_past(self, key: Array, value: Array) -> tuple[Array, Array]:
+        if self.is_mutable_collection("grown") and not self.is_initializing():
+            self.put_variable("grown", "key", key)
+            self.put_variable("grown", "value", value)
+        if self.has_variable("past", "key"):
+            key = jnp.concatenate([self.get_variable("past", "key"), key], axis=1)
+            value = jnp.concatenate([self.get_variable("past", "value"), value], axis=1)
         return key, value
 
     def _attend(

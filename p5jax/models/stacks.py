@@ -29,6 +29,7 @@ class _Layer(nn.Module):
     """What encoder and decoder layers share: feed-forward and residual dropout."""
 
     config: T5Config
+    dropout_rate: float
 
     def _attention(self) -> Attention:
         cfg = self.config
@@ -36,14 +37,14 @@ class _Layer(nn.Module):
             model_dim=cfg.emb_dim,
             num_heads=cfg.num_heads,
             head_dim=cfg.head_dim,
-            dropout_rate=cfg.dropout_rate,
+            dropout_rate=self.dropout_rate,
             dtype=jnp.dtype(cfg.dtype),
             float32_logits=cfg.float32_attention_logits,
         )
 
     def _mlp(self) -> MLP:
         cfg = self.config
-        return MLP(cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, jnp.dtype(cfg.dtype))
+        return MLP(cfg.mlp_dim, cfg.mlp_activations, self.dropout_rate, jnp.dtype(cfg.dtype))
 
     def _residual(self, x: Array, update: Array, deterministic: bool) -> Array:
         x = x + self.dropout(update, deterministic)
@@ -59,7 +60,7 @@ class EncoderLayer(_Layer):
         self.attention = self._attention()
         self.pre_mlp_layer_norm = LayerNorm(dtype)
         self.mlp = self._mlp()
-        self.dropout = Dropout(self.config.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
 
     def __call__(
         self, x: Array, position_bias: Array, mask_bias: Array, deterministic: bool
@@ -83,7 +84,7 @@ class DecoderLayer(_Layer):
         self.encoder_decoder_attention = self._attention()
         self.pre_mlp_layer_norm = LayerNorm(dtype)
         self.mlp = self._mlp()
-        self.dropout = Dropout(self.config.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
 
     def __call__(
         self,
@@ -131,7 +132,7 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         cfg = self.config
         self.relpos_bias = _relative_bias(cfg, bidirectional=True)
-        self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+        self.layers = [EncoderLayer(cfg, cfg.dropout_rate) for _ in range(cfg.num_encoder_layers)]
         self.encoder_norm = LayerNorm(jnp.dtype(cfg.dtype))
         self.dropout = Dropout(cfg.dropout_rate)
 
@@ -155,9 +156,10 @@ class Decoder(nn.Module):
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
         self.relpos_bias = _relative_bias(cfg, bidirectional=False)
-        self.layers = [DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+        rate = cfg.dropout_rate if cfg.decoder_dropout_rate is None else cfg.decoder_dropout_rate
+        self.layers = [DecoderLayer(cfg, rate) for _ in range(cfg.num_decoder_layers)]
         self.decoder_norm = LayerNorm(dtype)
-        self.dropout = Dropout(cfg.dropout_rate)
+        self.dropout = Dropout(rate)
         if not cfg.logits_via_embedding:
             axes = ("embed", "vocab")
             self.logits_dense = Dense(
@@ -173,16 +175,23 @@ class Decoder(nn.Module):
         deterministic: bool,
         decode: bool,
         max_decode_length: int | None,
+        past_mask: Array | None,
     ) -> Array:
         """[B, S, D] and [B*G, T] tokens -> logits [B*G, T, V] float32."""
         length = tokens.shape[1]
-        room, filled = (length, None) if not decode else self._cache(length, max_decode_length)
-        first = 0 if filled is None else filled
+        past = 0 if past_mask is None else past_mask.shape[1]
+        room, filled = (
+            (past + length, None) if not decode else self._cache(length, max_decode_length)
+        )
+        first = past if filled is None else filled
         # Keys at or before the query: [1, 1, T, T or L]. This also hides the unfilled cache and,
         # because padding follows the text, every padded target.
         self_mask = (jnp.arange(room)[None, :] <= first + jnp.arange(length)[:, None])[None, None]
         if segment_ids is not None:
             self_mask = self_mask & same_segment(segment_ids, segment_ids)
+        if past_mask is not None:
+            seen = jnp.pad(past_mask, ((0, 0), (0, length)), constant_values=True)
+            self_mask = self_mask & seen[:, None, None, :]
         biases = (
             self.relpos_bias(length, room, first),
             mask_bias(self_mask),

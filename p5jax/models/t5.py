@@ -138,6 +138,7 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
         decode: bool = False,
         max_decode_length: int | None = None,
+        past_mask: Array | None = None,
     ) -> Array:
         """Logits [B*G, T, V] float32 of targets [B*G, T] given `encoded` [B, S, D].
 
@@ -145,6 +146,8 @@ class Transformer(nn.Module):
         encoder_segment_ids) keep candidates in one row apart while all see the whole source.
         decode=True: the first call, with tokens [B*G, L], makes the `cache` collection; each later
         call consumes the next token(s), [B*G, 1], and its cache (mutable=["cache"]).
+        past_mask [B*G, A] bool: the targets follow A tokens of their own row, whose keys and values
+        the `past` collection holds, the newest last; those that are False are not there.
         """
         if decode and (encoder_segment_ids is not None or decoder_segment_ids is not None):
             raise ValueError("decode=True takes no packed rows: found segment ids")
@@ -161,6 +164,7 @@ class Transformer(nn.Module):
             not enable_dropout,
             decode,
             max_decode_length,
+            past_mask,
         )
 
     def __call__(

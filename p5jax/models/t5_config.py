@@ -21,6 +21,9 @@ class T5Config:
     mlp_dim: int = 2048
     mlp_activations: tuple[str, ...] = ("relu",)
     dropout_rate: float = 0.1
+    # None: dropout_rate. With little data dropout in the decoder sharpens what it predicts without
+    # it: frequent answers, such as five stars, become too probable.
+    decoder_dropout_rate: float | None = None
     logits_via_embedding: bool = True
     dtype: str = "float32"  # of activations; parameters, softmax and logits stay float32
     whole_words: bool = True

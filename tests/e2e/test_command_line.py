@@ -103,10 +103,10 @@ def test_whole_catalogue_can_be_asked_for_with_the_history(run, world, capsys):
 def test_python_gives_what_the_command_prints(run, world, capsys):
     users = world.user_keys[:2]
     both = p5jax.load(run).recommend(users, k=5)
-    for user, items in zip(users, both, strict=True):
+    for user, found in zip(users, both, strict=True):
         assert main(["recommend", str(run), "--user", user, "-k", "5"]) == 0
         printed = [line.split()[2] for line in lines(capsys).splitlines()]
-        assert printed == [item.item for item in items]
+        assert printed == [item.item for item in found.items]
 
 
 def test_explain_and_generate_print_one_answer(run, world, capsys):

@@ -1,0 +1,151 @@
+"""Recommendations for every user of a dataset, as a folder of Parquet files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from p5jax.errors import UserError
+from p5jax.evaluation.evaluators import params_digest
+from p5jax.inference.ranking import rank
+from p5jax.progress import Progress, Report, print_progress
+from p5jax.recommender import Recommender, padded
+from p5jax.training.interruption import Interruption
+
+MANIFEST = "_ranking.json"  # Parquet readers pass over names that begin so
+_BATCHES = 16  # of a part, which is what an interruption loses at most
+_SCHEMA = pa.schema(
+    {
+        "user": pa.string(),
+        "items": pa.list_(pa.string()),
+        "log_probabilities": pa.list_(pa.float32()),
+        "exact": pa.bool_(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class BulkConfig:
+    """What is ranked for each user; `method`, `beam` and `exact` as in inference.ranking.rank."""
+
+    k: int = 10
+    prompt: str = "2-3"
+    method: str = "certified"
+    beam: int = 64
+    exact: bool = False
+    exclude_history: bool = True
+    batch_size: int = 16
+
+
+def rank_users(
+    recommender: Recommender,
+    out: str | os.PathLike[str],
+    config: BulkConfig = BulkConfig(),
+    report: Report = print_progress,
+) -> int:
+    """Write every user's k best next items to `out`/part-*.parquet; return the exit status.
+
+    A row holds the user's key, the items' keys, best first, their log-probabilities and whether the
+    list is exact. Users come in the order of their prompts' lengths, so that batches have few
+    shapes. Parts that are there are not computed again: 0 when all are, 128 + N after signal N,
+    after which the same call goes on. UserError when `out` holds another ranking.
+    """
+    recommender.check_k(config.k)
+    run, out = recommender.run, Path(out)
+    everyone = range(run.dataset.num_users)
+    prompts = recommender.history_prompts(everyone, config.prompt)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    _claim(out, _manifest(recommender, config))
+    size = config.batch_size * _BATCHES
+    parts = [order[first : first + size] for first in range(0, len(order), size)]
+    waiting = [n for n in range(len(parts)) if not _file(out, n).is_file()]
+    done = len(order) - sum(len(parts[number]) for number in waiting)
+    progress = Progress("ranking", "users", len(order), report, done)
+    with Interruption() as interruption:
+        for number in waiting:
+            rows: list[dict[str, Any]] = []
+            for first in range(0, len(parts[number]), config.batch_size):
+                if interruption.signal is not None:
+                    report("stopped; the same command goes on after the files that are written")
+                    return 128 + interruption.signal
+                users = parts[number][first : first + config.batch_size]
+                rows += _ranked(recommender, config, users, [prompts[user] for user in users])
+                progress.add(len(users))
+            beside = out / f".{_file(out, number).name}.partial"
+            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
+            beside.rename(_file(out, number))
+    return 0
+
+
+def _file(out: Path, number: int) -> Path:
+    return out / f"part-{number:05d}.parquet"
+
+
+def _ranked(
+    recommender: Recommender, config: BulkConfig, users: np.ndarray, prompts: list[list[int]]
+) -> list[dict[str, Any]]:
+    """The rows of one batch of users."""
+    run, count = recommender.run, len(users)
+    users = np.resize(users, config.batch_size)  # the last batch of a part is filled up
+    ranking = rank(
+        run.model,
+        run.params,
+        padded([prompts[row % count] for row in range(config.batch_size)]),
+        recommender.trie(config.method),
+        config.k,
+        config.method,
+        beam=config.beam,
+        exact=config.exact,
+        exclude=recommender.excluded(users, config.exclude_history),
+    )
+    keys, items = run.dataset.user_keys, run.dataset.item_keys
+    return [
+        {
+            "user": keys[user],
+            "items": [items[item] for item in row if item >= 0],
+            "log_probabilities": logp[row >= 0].tolist(),
+            "exact": bool(exact),
+        }
+        for user, row, logp, exact in zip(users[:count], *ranking, strict=False)
+    ]
+
+
+def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
+    run = recommender.run
+    return {
+        "dataset": run.dataset.fingerprint,
+        "leaky_item_ids": run.dataset.leaky,
+        "params": params_digest(run.params),
+        "likelihood": "vocabulary",
+        **asdict(config),
+    }
+
+
+def _claim(out: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or check that it holds the same ranking."""
+    file = out / MANIFEST
+    if not file.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: exists and is no folder of recommendations; choose another")
+        out.mkdir(parents=True, exist_ok=True)
+        beside = out / f"{MANIFEST}.partial"
+        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        beside.rename(file)
+        return
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: found {error}, expected what p5jax rank writes") from error
+    for name, value in manifest.items():
+        if there.get(name) != value:
+            raise UserError(
+                f"{out}: holds a ranking with {name} = {there.get(name)!r}, expected {value!r};"
+                " choose another folder"
+            )

@@ -1,0 +1,338 @@
+"""One jitted search of an id trie, level by level, that knows what it may have missed.
+
+At each level the most probable nodes are entered, all in one call of the decoder; a node's keys
+and values are kept once and looked up by those below it. Items whose last branching has been passed
+wait in a pool under an upper bound; at the end the pool's tails are scored. Since log-probabilities
+only fall, the most probable of all that was dropped on the way bounds every item below it.
+
+Letters: B users, S source length, I items, R rows (nodes or pooled items of a user), W edges of a
+node, L tokens a row is entered by, A tokens before them, P kept tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from p5jax.inference.steps import Params, Source, read_source
+from p5jax.inference.trie import Level, Trie
+from p5jax.models.t5 import PAD_ID, Transformer
+
+LIKELIHOODS = ("vocabulary", "children")
+# Logits are made for at most this many floats at a time (128 MiB).
+_CHUNK_FLOATS = 1 << 25
+
+
+class Width(NamedTuple):
+    """How much a search keeps: nodes of a level, and items whose tails are scored.
+
+    textbook: an item joins only if it is among the best `nodes` of a level's nodes and items, as
+    in a beam search; without it no item has to beat a node.
+    """
+
+    nodes: int
+    items: int
+    textbook: bool = False
+
+
+class Found(NamedTuple):
+    """The k best pooled items [B, k] (-1: none), their log-probabilities [B, k], and a bound [B].
+
+    No item outside the pool has a log-probability above the bound.
+    """
+
+    items: jax.Array
+    logp: jax.Array
+    bound: jax.Array
+
+
+class _Rows(NamedTuple):
+    """Nodes [B, R] with the log-probability of their prefix, less their last tokens' if several."""
+
+    node: jax.Array
+    logp: jax.Array
+    past: jax.Array  # [B, R, A]: places of the prefix's tokens among the kept ones
+
+
+class _Pool(NamedTuple):
+    """Items [B, R] under upper bounds, with their parents' tokens, the newest last, -1 before."""
+
+    item: jax.Array
+    logp: jax.Array
+    past: jax.Array
+
+
+class _Decoder(NamedTuple):
+    """What scoring tokens needs, the same all through a search."""
+
+    model: Transformer
+    params: Params
+    source: Source
+    likelihood: str
+
+
+@partial(jax.jit, static_argnames=("model", "k", "width", "likelihood"))
+def search(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    trie: Trie,
+    available: jax.Array,
+    k: int,
+    width: Width,
+    likelihood: str = "vocabulary",
+) -> Found:
+    """Search the trie for each source: tokens [B, S], available [B, I+1] as `available_before`."""
+    decoder = _Decoder(model, params, read_source(model, params, tokens), likelihood)
+    users = tokens.shape[0]
+    trie = jax.tree.map(jnp.asarray, trie)
+    root = jnp.zeros((users, 1))
+    rows = _Rows(root.astype(jnp.int32), root, jnp.zeros((users, 1, 0), jnp.int32))
+    kept, bound = None, jnp.full(users, -jnp.inf)
+    deepest = sum(level.length for level in trie.levels)
+    pool = _Pool(*_nothing(users, deepest))
+    for depth, level in enumerate(trie.levels):
+        below = trie.levels[depth + 1].nodes if depth + 1 < len(trie.levels) else 0
+        logp, grown = _enter(decoder, trie, level, kept, rows)
+        kept, past = _keep(kept, grown, rows.past, level.length)
+        item, node, logp = _edges(trie, level, available, rows.node, logp)
+        rows, pool, dropped = _select(width, below, deepest, pool, past, item, node, logp)
+        bound = jnp.maximum(bound, dropped)
+    pool = _score_tails(decoder, trie, kept, pool)
+    return Found(*_best(pool, min(k, pool.item.shape[1])), bound)
+
+
+def _nothing(users: int, deepest: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    empty = jnp.zeros((users, 0))
+    return empty.astype(jnp.int32), empty, jnp.zeros((users, 0, deepest), jnp.int32)
+
+
+def _enter(
+    decoder: _Decoder, trie: Trie, level: Level, kept: Any, rows: _Rows
+) -> tuple[jax.Array, Any]:
+    """Feed the rows' tokens: log-probabilities of their edges [B, R, W], and keys and values."""
+    tokens = trie.node_tokens[rows.node][:, :, : level.length]  # [B, R, L]
+
+    def enter(part: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        node, logp, past, fed = part  # [B, r], [B, r], [B, r, A], [B, r, L]
+        logits, grown = _decode(decoder, kept, past, fed)
+        edge = trie.edge_start[node][:, :, None] + jnp.arange(level.width)
+        edge = jnp.minimum(edge, trie.edge_token.shape[0] - 1)
+        real = edge < trie.edge_start[node + 1][:, :, None]
+        own = jnp.take_along_axis(logits[:, :, -1], trie.edge_token[edge], axis=2)
+        if decoder.likelihood == "children":
+            total = jax.nn.logsumexp(own, axis=2, keepdims=True, where=real)
+        else:
+            total = jax.nn.logsumexp(logits[:, :, -1], axis=2, keepdims=True)
+            logp = logp + _log_likelihood(logits[:, :, :-1], fed[:, :, 1:])
+        # Rounding must not lift a prefix above the one it continues.
+        return logp[:, :, None] + jnp.minimum(own - total, 0.0), grown
+
+    size = rows.node.shape[0] * level.length * decoder.model.config.vocab_size
+    return _in_parts(enter, (rows.node, rows.logp, rows.past, tokens), size)
+
+
+def _log_likelihood(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Log-probabilities of tokens [..., L], 0 for padding, from logits [..., L, V]: [...]."""
+    logp = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    logp = jnp.minimum(logp - jax.nn.logsumexp(logits, axis=-1), 0.0)
+    return jnp.where(tokens != PAD_ID, logp, 0.0).sum(axis=-1)
+
+
+def _decode(
+    decoder: _Decoder, kept: Any, past: jax.Array, tokens: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Decode tokens [B, R, L] after kept tokens `past` [B, R, A], -1 where there is none.
+
+    Returns logits [B, R, L, V] and the new tokens' keys and values, leaves [B, R, L, H, K].
+    """
+    users, count, length = tokens.shape
+    collections = {"params": decoder.params, "cross": decoder.source.cross}
+    mask = None
+    if past.shape[2]:
+        places = past.reshape(users, -1)  # [B, R, A] -> [B, R*A]
+        mask = past.reshape(-1, past.shape[2]) >= 0  # [B*R, A]
+
+        def look_up(leaf: jax.Array) -> jax.Array:
+            found = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(leaf, places)
+            # [B, R*A, H, K] -> [B*R, A, H, K]
+            return found.reshape(users * count, -1, *leaf.shape[2:])
+
+        collections["past"] = jax.tree.map(look_up, kept)
+    fed = tokens.reshape(users * count, length)  # rows of one user are successive
+    logits, variables = decoder.model.apply(
+        collections,
+        decoder.source.encoded,
+        decoder.source.tokens,
+        fed,
+        fed,
+        enable_dropout=False,
+        past_mask=mask,
+        method="decode",
+        mutable=["grown"],
+    )
+
+    def by_user(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(users, count, *leaf.shape[1:])
+
+    return by_user(logits), jax.tree.map(by_user, variables["grown"])
+
+
+def _in_parts(function: Any, arrays: tuple[jax.Array, ...], row_size: int) -> Any:
+    """Apply a function of arrays [B, R, ...] to parts of the rows, whose logits fit in memory."""
+    count = arrays[0].shape[1]
+    size = max(1, min(count, _CHUNK_FLOATS // row_size))
+    parts = -(-count // size)
+    if parts == 1:
+        return function(arrays)
+    size = -(-count // parts)  # even parts, so that little is padded
+
+    def split(leaf: jax.Array) -> jax.Array:
+        padding = [(0, 0)] * leaf.ndim
+        padding[1] = (0, parts * size - count)
+        # [B, parts*r, ...] -> [parts, B, r, ...]
+        return jnp.pad(leaf, padding).reshape(-1, parts, size, *leaf.shape[2:]).swapaxes(0, 1)
+
+    def join(leaf: jax.Array) -> jax.Array:
+        # [parts, B, r, ...] -> [B, parts*r, ...]
+        leaf = leaf.swapaxes(0, 1)
+        return leaf.reshape(leaf.shape[0], parts * size, *leaf.shape[3:])[:, :count]
+
+    return jax.tree.map(join, lax.map(function, jax.tree.map(split, arrays)))
+
+
+def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax.Array]:
+    """Put new keys and values, leaves [B, R, L, ...], after the kept ones [B, P, ...].
+
+    Returns them and the places [B, R, A+L] of each row's tokens.
+    """
+    users, count, _ = past.shape
+    first = 0 if kept is None else jax.tree.leaves(kept)[0].shape[1]
+    places = first + jnp.arange(count * length).reshape(1, count, length)
+    places = jnp.concatenate([past, jnp.broadcast_to(places, (users, count, length))], axis=2)
+
+    def flat(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(
+            users, count * length, *leaf.shape[3:]
+        )  # [B, R, L, ...] -> [B, R*L, ...]
+
+    new = jax.tree.map(flat, grown)
+    if kept is None:
+        return new, places
+    return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), kept, new), places
+
+
+def _edges(
+    trie: Trie, level: Level, available: jax.Array, node: jax.Array, logp: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What the edges of nodes [B, R] lead to: items and nodes [B, R*W], -1 where it is not one.
+
+    The log-probabilities [B, R, W] come back as [B, R*W], -inf where nothing is available.
+    """
+    users = node.shape[0]
+    edge = trie.edge_start[node][:, :, None] + jnp.arange(level.width)
+    real = edge < trie.edge_start[node + 1][:, :, None]
+    child = trie.edge_child[jnp.minimum(edge, trie.edge_child.shape[0] - 1)].reshape(users, -1)
+    item, below = jnp.where(child < 0, -1 - child, -1), jnp.where(child < 0, -1, child)
+    rank = trie.item_rank[item]
+    first = jnp.where(child < 0, rank, trie.node_first[below])
+    last = jnp.where(child < 0, rank + 1, trie.node_last[below])
+    count = jnp.take_along_axis(available, last, 1) - jnp.take_along_axis(available, first, 1)
+    alive = real.reshape(users, -1) & (count > 0)
+    return item, below, jnp.where(alive, logp.reshape(users, -1), -jnp.inf)
+
+
+def _select(
+    width: Width,
+    below: int,
+    deepest: int,
+    pool: _Pool,
+    past: jax.Array,
+    item: jax.Array,
+    node: jax.Array,
+    logp: jax.Array,
+) -> tuple[_Rows, _Pool, jax.Array]:
+    """Choose among the edges [B, R*W] the next level's nodes and the items that join the pool.
+
+    past [B, R, A] are the edges' rows' tokens. Returns also the bound [B] on what is dropped.
+    """
+    users, branching = logp.shape[0], logp.shape[1] // past.shape[1]
+    new = jnp.where(item >= 0, logp, -jnp.inf)
+    dropped = jnp.full(users, -jnp.inf)
+    if width.textbook:
+        best, _, dropped = _top(logp, width.nodes)
+        new = jnp.where(new >= best[:, -1:], new, -jnp.inf)
+    held = pool.item.shape[1]
+    pool_logp, chosen, lost = _top(jnp.concatenate([pool.logp, new], axis=1), width.items)
+    dropped = jnp.maximum(dropped, lost)
+    parent = jnp.maximum(chosen - held, 0) // branching
+    aligned = jnp.pad(past, ((0, 0), (0, 0), (deepest - past.shape[2], 0)), constant_values=-1)
+    was = jnp.minimum(chosen, max(held - 1, 0))
+    pool_past = _take(aligned, parent)
+    if held:
+        pool_past = jnp.where((chosen < held)[:, :, None], _take(pool.past, was), pool_past)
+    pool_item = _take(jnp.concatenate([pool.item, item], axis=1), chosen)
+    pool = _Pool(pool_item, pool_logp, pool_past)
+
+    nodes = jnp.where(node >= 0, logp, -jnp.inf)
+    logp, chosen, lost = _top(nodes, min(width.nodes, below))
+    rows = _Rows(jnp.maximum(_take(node, chosen), 0), logp, _take(past, chosen // branching))
+    return rows, pool, jnp.maximum(dropped, lost)
+
+
+def _top(logp: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best `count` of [B, N], their places, and the best [B] of the others (-inf: none)."""
+    total = logp.shape[1]
+    best, chosen = lax.top_k(logp, min(count + 1, total))
+    if total <= count:
+        return best, chosen, jnp.full(logp.shape[0], -jnp.inf)
+    return best[:, :count], chosen[:, :count], best[:, count]
+
+
+def _take(array: jax.Array, index: jax.Array) -> jax.Array:
+    """[B, N, ...] and [B, R] -> [B, R, ...]."""
+    return jnp.take_along_axis(array, index.reshape(*index.shape, *[1] * (array.ndim - 2)), axis=1)
+
+
+def _score_tails(decoder: _Decoder, trie: Trie, kept: Any, pool: _Pool) -> _Pool:
+    """Turn the pool's upper bounds into log-probabilities: the tails' tokens after their first."""
+    if trie.tail.shape[1] == 1 or decoder.likelihood == "children":  # nothing is left to choose
+        return pool
+    tail = trie.tail[pool.item]  # [B, R, T]
+
+    def score(part: tuple[jax.Array, ...]) -> jax.Array:
+        past, tokens = part
+        logits, _ = _decode(decoder, kept, past, tokens[:, :, :-1])
+        return _log_likelihood(logits, tokens[:, :, 1:])
+
+    size = tail.shape[0] * (tail.shape[2] - 1) * decoder.model.config.vocab_size
+    return pool._replace(logp=pool.logp + _in_parts(score, (pool.past, tail), size))
+
+
+def _best(pool: _Pool, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k best items of the pool; of equals the one that comes first in the catalogue."""
+    _, item, logp = lax.sort((-pool.logp, pool.item, pool.logp), dimension=1, num_keys=2)
+    item = jnp.where(jnp.isfinite(logp), item, -1)
+    return item[:, :k], logp[:, :k]
+
+
+@jax.jit
+def available_before(
+    trie: Trie, exclude: jax.Array, candidates: jax.Array | None = None
+) -> jax.Array:
+    """How many items may be recommended of those ranked below r by the trie: [B, I+1] int32.
+
+    exclude [B, E], candidates [B, C] (None: the catalogue): item indices padded with -1.
+    """
+    users, total = exclude.shape[0], trie.num_items
+    rows, rank = jnp.arange(users)[:, None], jnp.asarray(trie.item_rank)
+    allowed = jnp.full((users, total + 1), candidates is None)
+    if candidates is not None:
+        allowed = allowed.at[rows, jnp.where(candidates < 0, total, rank[candidates])].set(True)
+    allowed = allowed.at[rows, jnp.where(exclude < 0, total, rank[exclude])].set(False)
+    counts = jnp.cumsum(allowed[:, :-1], axis=1, dtype=jnp.int32)
+    return jnp.pad(counts, ((0, 0), (1, 0)))

@@ -1,0 +1,132 @@
+"""Every user's recommendations: real, new, the same as one by one, and resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import p5jax
+from p5jax import bulk
+from p5jax.bulk import BulkConfig, rank_users
+from p5jax.cli import main
+from p5jax.run import Run
+from p5jax.train import train_from_gin
+
+K = 7
+COMMAND = ("-k", str(K), "--beam", "8", "--exact", "--batch-size", "8")
+CONFIG = BulkConfig(k=K, beam=8, exact=True, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    settings = (
+        *(f"DATASET={world.path}", f"RUN_DIR={path}", "STEPS=3", "BATCH_SIZE=8"),
+        *("T5Config.emb_dim=16", "T5Config.mlp_dim=32", "T5Config.num_heads=2"),
+        *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
+        *("RunConfig.families=('sequential',)", "RunConfig.vocabulary_size=300"),
+        *("RunConfig.prompts=('2-3', '2-13')", "ValidationConfig.examples=4"),
+        *("FamilyConfig.max_source=128", "PipelineConfig.source_lengths=(128,)"),
+        *("PipelineConfig.target_length=8", "PipelineConfig.rates={'sequential': 1.0}"),
+    )
+    assert train_from_gin(["runs/p5.gin", "models/tiny.gin"], settings) == 0
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(bulk, "_BATCHES", 4)  # parts of 32 users
+
+
+@pytest.fixture(scope="module")
+def ranked(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("ranked") / "all"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_BATCHES", 4)
+        assert main(["rank", str(run), "--out", str(out), *COMMAND]) == 0
+    return out
+
+
+def test_every_user_gets_k_distinct_new_items_of_the_catalogue(world, ranked):
+    rows = pq.read_table(ranked).to_pylist()
+    assert sorted(row["user"] for row in rows) == sorted(world.user_keys)
+    for row in rows:
+        items = [world.item_index(key) for key in row["items"]]
+        assert len(set(items)) == len(items) == K
+        assert not set(items) & set(world.sequence(world.user_index(row["user"])).tolist())
+        assert row["log_probabilities"] == sorted(row["log_probabilities"], reverse=True)
+        assert row["exact"]
+
+
+def test_bulk_is_what_each_user_gets_alone_by_the_exact_method(world, run, ranked):
+    rows = {row["user"]: row for row in pq.read_table(ranked).to_pylist()}
+    users = world.user_keys[::17]
+    for user, alone in zip(users, p5jax.load(run).recommend(users, K, method="exact"), strict=True):
+        assert alone.exact
+        assert rows[user]["log_probabilities"] == pytest.approx(
+            [item.log_probability for item in alone.items], abs=1e-4
+        )
+
+
+def test_blocked_items_are_not_recommended(world, run):
+    recommender, user = p5jax.load(run), world.user_keys[3]
+    first = recommender.recommend([user], 3, exact=True)[0].items
+    blocked = first[0].item
+    again = recommender.recommend([user], 2, exact=True, exclude=[blocked])[0].items
+    assert [item.item for item in again] == [item.item for item in first[1:]]
+
+
+def test_a_stopped_ranking_goes_on_and_ends_the_same(run, ranked, tmp_path, monkeypatch):
+    out, rank, calls = tmp_path / "stopped", bulk.rank, 0
+
+    def stop_at_sixth(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rank(*arguments, **options)
+
+    monkeypatch.setattr(bulk, "rank", stop_at_sixth)
+    said: list[str] = []
+    assert rank_users(p5jax.load(run), out, CONFIG, said.append) == 128 + signal.SIGTERM
+    assert said[-1].startswith("stopped")
+    written = sorted(out.glob("part-*"))
+    assert [file.name for file in written] == ["part-00000.parquet"]  # the second was cut short
+    stamp = written[0].stat().st_mtime_ns
+    assert rank_users(p5jax.load(run), out, CONFIG, said.append) == 0
+    assert written[0].stat().st_mtime_ns == stamp
+    assert calls == 6 + 11  # 15 batches of 8 for 120 users; the second part's two came again
+    assert pq.read_table(out).equals(pq.read_table(ranked))
+
+
+def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path, capsys):
+    def refused(*arguments: str) -> str:
+        assert main(["rank", str(run), *arguments]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in ranked.iterdir())
+    assert "holds a ranking with k = 7, expected 5" in refused(
+        "--out", str(ranked), *COMMAND[2:], "-k", "5"
+    )
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in ranked.iterdir()) == before
+    (tmp_path / "letter.txt").write_text("mine")
+    assert "exists and is no folder of recommendations" in refused("--out", str(tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / bulk.MANIFEST).write_text("{")
+    assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
+    assert "-k 1000: expected 1 to" in refused("--out", str(tmp_path / "new"), "-k", "1000")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_manifest_says_what_was_ranked(run, ranked):
+    manifest = json.loads((ranked / bulk.MANIFEST).read_text())
+    assert manifest["dataset"] == Run.load(run).dataset.fingerprint
+    assert manifest["likelihood"] == "vocabulary"
+    assert manifest["exact"] is True
+    assert manifest["k"] == K
