@@ -35,6 +35,7 @@ from p5jax.models.t5 import Transformer, init_params
 from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig, make_families
 from p5jax.prompts.template import load_templates
+from p5jax.recommender import Recommended
 
 LIMIT = 12
 CONFIG = EvaluationConfig(batch_size=8, beam=64, yes_no_users=2, max_length=16)
