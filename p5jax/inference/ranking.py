@@ -22,6 +22,7 @@ from p5jax.models.t5 import Transformer
 METHODS = ("certified", "exact", "beam")
 # Log-probabilities of one id from programs of different shapes differ by less than this (float32).
 _ROUNDING = 1e-4
+_EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
 _WIDEN = 4  # a search without a certificate is repeated so many times wider
 
 
@@ -75,7 +76,7 @@ def rank(
     kept = max(beam, k)
     width = Width(kept, kept, textbook=method == "beam")
     if method == "exact":
-        width = Width(trie.widest, kept)
+        width = Width(trie.widest, max(kept, _EXACT_ITEMS))
     ranking = _ranking(search(model, params, tokens, trie, available, k, width, likelihood), k)
     while method != "beam" and (exact or method == "exact") and not ranking.exact.all():
         width = Width(width.nodes * _WIDEN, width.items * _WIDEN)
