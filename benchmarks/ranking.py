@@ -4,13 +4,13 @@
                                  [--source 128] [--rounds 5] [--steps 100] [--out FILE.json]
     python benchmarks/ranking.py --run RUN [--limit N]
 
-The first form: T5-small's shape, decimal ids in the given vocabulary, the `--beam` best items for
-each of `--users` sources of random tokens. The weights are trained for `--steps` steps to write ids
-at random, so that ids end where they should, and nothing else: all items are about as probable,
-the hardest case for a certificate. transformers searches freely, which may write what is no item,
-and over a trie of the ids (prefix_allowed_tokens_fn); p5jax ranks by its three methods. Each
-framework has a process of its own, idle while the other works; rounds alternate between the
-variants; figures are medians, and a warm-up round is left out.
+The first form: T5-small's shape, ids as P5 writes them ("item_417"; p5jax's own are `--ids {}`),
+the `--beam` best items for each of `--users` sources of random tokens. The weights are trained for
+`--steps` steps to write ids at random, so that ids end where they should, and nothing else: all
+items are about as probable, the hardest case for a certificate. transformers searches freely, which
+may write what is no item, and over a trie of the ids (prefix_allowed_tokens_fn); p5jax ranks by its
+three methods. Each framework has a process of its own, idle while the other works; rounds alternate
+between the variants; figures are medians, and a warm-up round is left out.
 
 The second form: the sequential test split of a trained run from prompts to metrics, by several
 methods: users/s, how many lists are certified, and what the metrics are.
@@ -53,11 +53,13 @@ _ROWS = 128  # of a batch when the weights learn what an id is
 
 
 def id_tokens(args: argparse.Namespace) -> list[list[int]]:
-    """The catalogue's ids, 1 … `--items`, as tokens with their end of sequence."""
+    """The ids of items 1 … `--items` as tokens with their end of sequence."""
     from p5jax.text.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.from_model(args.vocabulary)
-    return [[*vocabulary.encode(str(n + 1)), vocabulary.eos_id] for n in range(args.items)]
+    return [
+        [*vocabulary.encode(args.ids.format(n + 1)), vocabulary.eos_id] for n in range(args.items)
+    ]
 
 
 def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
@@ -199,8 +201,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"{what}, {name}: {one:.2f} s, {note}", file=sys.stderr, flush=True)
         for pipe in pipes.values():
             pipe.send(None)
-    print(f"T5-small shape, {args.items} items, {args.users} users, {args.source} source tokens,")
-    print(f"beam {args.beam}, float32, medians of {args.rounds} rounds\n")
+    print(f"T5-small shape, {args.items} items ({args.ids}), {args.users} users,")
+    print(
+        f"{args.source} source tokens, beam {args.beam}, float32, medians of {args.rounds} rounds\n"
+    )
     print(f"{'':28} {'seconds':>8} {'least':>6} {'most':>6} {'users/s':>8} x free x trie")
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     for name, median in medians.items():
@@ -247,6 +251,7 @@ def main() -> None:
     )
     for name, default in defaults:
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--ids", default="item_{}", help="how an item's number is written")
     parser.add_argument("--limit", type=int, help="users of the run's test split")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
