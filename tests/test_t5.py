@@ -306,6 +306,22 @@ def test_every_parameter_gets_a_gradient_and_a_step_lowers_the_loss(any_case: Ca
     assert float(jax.jit(loss)(stepped)) < float(value)
 
 
+def test_the_decoders_dropout_can_differ_from_the_encoders(case: Case) -> None:
+    source, targets = tokens(20, 2, 9), tokens(21, 2, 5)
+    key = {"dropout": jax.random.key(0)}
+    for encoder, decoder in ((0.0, 0.5), (0.5, 0.0)):
+        config = dataclasses.replace(V10, dropout_rate=encoder, decoder_dropout_rate=decoder)
+        apply = partial(Transformer(config).apply, {"params": case.params}, rngs=key)
+        encoded = case.encode(source)
+        noisy = apply(source, enable_dropout=True, method="encode")
+        assert np.allclose(noisy, encoded, atol=1e-5) == (encoder == 0)
+        logits = case.decode(encoded, source, shifted(targets), targets)
+        noisy = apply(
+            encoded, source, shifted(targets), targets, enable_dropout=True, method="decode"
+        )
+        assert np.allclose(noisy, logits, atol=1e-5) == (decoder == 0)
+
+
 def test_dropout_is_random_and_repeatable(case: Case) -> None:
     source, targets = tokens(11, 2, 6), tokens(12, 2, 4)
 
