@@ -35,11 +35,10 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
-    leaks = find_leaks(dataset)
-    sound = not _broken_tables(dataset)
+    broken = _broken_tables(dataset)
     tables: dict[str, dict | None] = dict.fromkeys(baselines.NAMES)
     information: dict[str, Any] = {}
-    if sound:
+    if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():
             tables[name] = ranking_table(ranks)
         information["id_arithmetic_in_training"] = (
@@ -49,7 +48,7 @@ def audit(dataset: Dataset) -> dict[str, Any]:
         )
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     return {
-        "leaks": leaks,
+        "leaks": _leaks(dataset, broken),
         "item_ids": {"scheme": dataset.id_scheme, "leaky": is_leaky(dataset.id_scheme)},
         "baselines": tables,
         "information": information,
@@ -60,11 +59,14 @@ def audit(dataset: Dataset) -> dict[str, Any]:
 
 def find_leaks(dataset: Dataset) -> list[str]:
     """Return a line for each kind of leak or broken table; empty when the dataset is sound."""
-    leaks = _broken_tables(dataset)
-    sound = not leaks
-    if sound:
+    return _leaks(dataset, _broken_tables(dataset))
+
+
+def _leaks(dataset: Dataset, broken: list[str]) -> list[str]:
+    leaks = list(broken)
+    if not broken:
         leaks += _order_leaks(dataset) + _interaction_leaks(dataset) + _review_leaks(dataset)
-    return leaks + _id_leaks(dataset, recompute=sound)
+    return leaks + _id_leaks(dataset, recompute=not broken)
 
 
 def _broken_tables(dataset: Dataset) -> list[str]:
