@@ -40,3 +40,35 @@ def world_vocabulary(world):
 
     texts = [t for t in world.reviews["text"].to_pylist() + world.titles if t]
     return Vocabulary.train(texts, size=600, id_tokens=world.id_tokens, seed=0)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """The toy run's folder and result that every interrupted one must reach."""
+    from toy_training import train_toy
+
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    return run_dir, train_toy(run_dir)
+
+
+@pytest.fixture(scope="module")
+def xla_cache(tmp_path_factory):
+    """A compilation cache for modules whose tests compile the same few programs again and again,
+    also in processes of their own."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -66,6 +66,17 @@ class _Pool(NamedTuple):
     past: jax.Array
 
 
+class _Edges(NamedTuple):
+    """What edges lead to, all [B, N]: an item or -1, a node or -1, and the log-probability.
+
+    -inf where nothing is available.
+    """
+
+    item: jax.Array
+    node: jax.Array
+    logp: jax.Array
+
+
 class _Decoder(NamedTuple):
     """What scoring tokens needs, the same all through a search."""
 
@@ -88,27 +99,28 @@ def search(
 ) -> Found:
     """Search the trie for each source: tokens [B, S], available [B, I+1] as `available_before`."""
     decoder = _Decoder(model, params, read_source(model, params, tokens), likelihood)
-    users = tokens.shape[0]
+    users, deepest = tokens.shape[0], sum(level.length for level in trie.levels)
     trie = jax.tree.map(jnp.asarray, trie)
-    root = jnp.zeros((users, 1))
-    rows = _Rows(root.astype(jnp.int32), root, jnp.zeros((users, 1, 0), jnp.int32))
+    rows = _Rows(*_blank(users, 1, 0))
+    pool = _Pool(*_blank(users, 0, deepest))
     kept, bound = None, jnp.full(users, -jnp.inf)
-    deepest = sum(level.length for level in trie.levels)
-    pool = _Pool(*_nothing(users, deepest))
-    for depth, level in enumerate(trie.levels):
-        below = trie.levels[depth + 1].nodes if depth + 1 < len(trie.levels) else 0
+    for level, next_level in zip(trie.levels, (*trie.levels[1:], None), strict=True):
         logp, grown = _enter(decoder, trie, level, kept, rows)
         kept, past = _keep(kept, grown, rows.past, level.length)
-        item, node, logp = _edges(trie, level, available, rows.node, logp)
-        rows, pool, dropped = _select(width, below, deepest, pool, past, item, node, logp)
-        bound = jnp.maximum(bound, dropped)
+        edges = _edges(trie, level, available, rows.node, logp)
+        pool, lost = _join(width, pool, edges, past)
+        bound = jnp.maximum(bound, lost)
+        if next_level:
+            rows, lost = _descend(min(width.nodes, next_level.nodes), edges, past)
+            bound = jnp.maximum(bound, lost)
     pool = _score_tails(decoder, trie, kept, pool)
     return Found(*_best(pool, min(k, pool.item.shape[1])), bound)
 
 
-def _nothing(users: int, deepest: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    empty = jnp.zeros((users, 0))
-    return empty.astype(jnp.int32), empty, jnp.zeros((users, 0, deepest), jnp.int32)
+def _blank(users: int, count: int, tokens: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Zeros [B, R] int32 and float32, and [B, R, A] int32."""
+    numbers = jnp.zeros((users, count), jnp.int32)
+    return numbers, jnp.zeros((users, count)), jnp.zeros((users, count, tokens), jnp.int32)
 
 
 def _enter(
@@ -120,9 +132,7 @@ def _enter(
     def enter(part: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         node, logp, past, fed = part  # [B, r], [B, r], [B, r, A], [B, r, L]
         logits, grown = _decode(decoder, kept, past, fed)
-        edge = trie.edge_start[node][:, :, None] + jnp.arange(level.width)
-        edge = jnp.minimum(edge, trie.edge_token.shape[0] - 1)
-        real = edge < trie.edge_start[node + 1][:, :, None]
+        edge, real = _edges_of(trie, level, node)
         own = jnp.take_along_axis(logits[:, :, -1], trie.edge_token[edge], axis=2)
         if decoder.likelihood == "children":
             total = jax.nn.logsumexp(own, axis=2, keepdims=True, where=real)
@@ -226,62 +236,55 @@ def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax
     return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), kept, new), places
 
 
-def _edges(
-    trie: Trie, level: Level, available: jax.Array, node: jax.Array, logp: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What the edges of nodes [B, R] lead to: items and nodes [B, R*W], -1 where it is not one.
-
-    The log-probabilities [B, R, W] come back as [B, R*W], -inf where nothing is available.
-    """
-    users = node.shape[0]
+def _edges_of(trie: Trie, level: Level, node: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The edges of nodes [B, R] and which of them are real (a node may have fewer): [B, R, W]."""
     edge = trie.edge_start[node][:, :, None] + jnp.arange(level.width)
     real = edge < trie.edge_start[node + 1][:, :, None]
-    child = trie.edge_child[jnp.minimum(edge, trie.edge_child.shape[0] - 1)].reshape(users, -1)
+    return jnp.where(real, edge, 0), real
+
+
+def _edges(
+    trie: Trie, level: Level, available: jax.Array, node: jax.Array, logp: jax.Array
+) -> _Edges:
+    """Where the edges of nodes [B, R] with log-probabilities [B, R, W] lead to."""
+    users = node.shape[0]
+    edge, real = _edges_of(trie, level, node)
+    child = trie.edge_child[edge].reshape(users, -1)  # [B, R, W] -> [B, R*W]
     item, below = jnp.where(child < 0, -1 - child, -1), jnp.where(child < 0, -1, child)
     rank = trie.item_rank[item]
     first = jnp.where(child < 0, rank, trie.node_first[below])
     last = jnp.where(child < 0, rank + 1, trie.node_last[below])
     count = jnp.take_along_axis(available, last, 1) - jnp.take_along_axis(available, first, 1)
     alive = real.reshape(users, -1) & (count > 0)
-    return item, below, jnp.where(alive, logp.reshape(users, -1), -jnp.inf)
+    return _Edges(item, below, jnp.where(alive, logp.reshape(users, -1), -jnp.inf))
 
 
-def _select(
-    width: Width,
-    below: int,
-    deepest: int,
-    pool: _Pool,
-    past: jax.Array,
-    item: jax.Array,
-    node: jax.Array,
-    logp: jax.Array,
-) -> tuple[_Rows, _Pool, jax.Array]:
-    """Choose among the edges [B, R*W] the next level's nodes and the items that join the pool.
+def _join(width: Width, pool: _Pool, edges: _Edges, past: jax.Array) -> tuple[_Pool, jax.Array]:
+    """The pool with the items that edges lead to, and the best log-probability [B] it dropped.
 
-    past [B, R, A] are the edges' rows' tokens. Returns also the bound [B] on what is dropped.
+    past [B, R, A]: the tokens of the nodes that the edges leave.
     """
-    users, branching = logp.shape[0], logp.shape[1] // past.shape[1]
-    new = jnp.where(item >= 0, logp, -jnp.inf)
-    dropped = jnp.full(users, -jnp.inf)
+    held, branching = pool.item.shape[1], edges.logp.shape[1] // past.shape[1]
+    new = jnp.where(edges.item >= 0, edges.logp, -jnp.inf)
+    dropped = jnp.full(new.shape[0], -jnp.inf)
     if width.textbook:
-        best, _, dropped = _top(logp, width.nodes)
+        best, _, dropped = _top(edges.logp, width.nodes)
         new = jnp.where(new >= best[:, -1:], new, -jnp.inf)
-    held = pool.item.shape[1]
-    pool_logp, chosen, lost = _top(jnp.concatenate([pool.logp, new], axis=1), width.items)
-    dropped = jnp.maximum(dropped, lost)
-    parent = jnp.maximum(chosen - held, 0) // branching
-    aligned = jnp.pad(past, ((0, 0), (0, 0), (deepest - past.shape[2], 0)), constant_values=-1)
-    was = jnp.minimum(chosen, max(held - 1, 0))
-    pool_past = _take(aligned, parent)
-    if held:
-        pool_past = jnp.where((chosen < held)[:, :, None], _take(pool.past, was), pool_past)
-    pool_item = _take(jnp.concatenate([pool.item, item], axis=1), chosen)
-    pool = _Pool(pool_item, pool_logp, pool_past)
+    logp, chosen, lost = _top(jnp.concatenate([pool.logp, new], axis=1), width.items)
+    item = _take(jnp.concatenate([pool.item, edges.item], axis=1), chosen)
+    before = pool.past.shape[2] - past.shape[2]
+    past = jnp.pad(past, ((0, 0), (0, 0), (before, 0)), constant_values=-1)
+    source = jnp.where(chosen < held, chosen, held + (chosen - held) // branching)
+    past = _take(jnp.concatenate([pool.past, past], axis=1), source)
+    return _Pool(item, logp, past), jnp.maximum(dropped, lost)
 
-    nodes = jnp.where(node >= 0, logp, -jnp.inf)
-    logp, chosen, lost = _top(nodes, min(width.nodes, below))
-    rows = _Rows(jnp.maximum(_take(node, chosen), 0), logp, _take(past, chosen // branching))
-    return rows, pool, jnp.maximum(dropped, lost)
+
+def _descend(count: int, edges: _Edges, past: jax.Array) -> tuple[_Rows, jax.Array]:
+    """The `count` best nodes that edges lead to, and the best log-probability [B] of the others."""
+    branching = edges.logp.shape[1] // past.shape[1]
+    logp, chosen, lost = _top(jnp.where(edges.node >= 0, edges.logp, -jnp.inf), count)
+    node = jnp.maximum(_take(edges.node, chosen), 0)  # where there are too few: of -inf
+    return _Rows(node, logp, _take(past, chosen // branching)), lost
 
 
 def _top(logp: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
