@@ -29,8 +29,11 @@ IDS = [
     for tokens in itertools.product((3, 5, 8, 13), repeat=n)
     if sum(tokens) % 3
 ] + [(7, 9, 20, 3, 3, 1), (7, 9, 21, 5, 1), (7, 9, 13, 20, 4, 1)]
-TRIE = Trie.build(IDS)
-TEXTBOOK = Trie.build(IDS, collapse=False)
+# Ids that part at once, with tails of two tokens: what is dropped is items alone, never nodes.
+FLAT = [(first, 2 + first * 7 % 20, 1) for first in range(2, VOCABULARY)]
+CATALOGUES = {"branching": IDS, "flat": FLAT}
+TRIES = {(name, c): Trie.build(ids, c) for name, ids in CATALOGUES.items() for c in (True, False)}
+TRIE, TEXTBOOK = TRIES["branching", True], TRIES["branching", False]
 MODEL = small_model(VOCABULARY)
 SHAPES = jax.eval_shape(lambda: init_params(MODEL, jax.random.key(0)))
 
@@ -101,27 +104,38 @@ def test_exact_is_the_sorted_truth(params, sources, truth, k):
     seed=st.integers(0, 10**6),
     sharpness=st.sampled_from([0.0, 1.0, 6.0]),
     twins=st.booleans(),
-    widths=st.sampled_from([(2, 1), (8, 3)]),  # each is compiled
-    blocked=st.integers(0, len(IDS)),
+    # The catalogue, the beam and k: each is compiled.
+    case=st.sampled_from([("branching", 2, 1), ("branching", 8, 3), ("flat", 5, 3)]),
+    left=st.integers(0, len(IDS)),
 )
 def test_a_certificate_is_never_false_and_exact_gives_one_to_all(
-    seed, sharpness, twins, widths, blocked
+    seed, sharpness, twins, case, left
 ):
     """Random models, also with every token as probable as any other and with tied items."""
-    beam, k = widths
+    (name, beam, k) = case
+    ids = CATALOGUES[name]
+    blocked = max(0, len(ids) - left)
     params, sources = model_params(seed, sharpness, twins), model_sources(seed)
-    truth = log_probabilities(MODEL, params, sources, IDS)
+    truth = log_probabilities(MODEL, params, sources, ids)
     rng = np.random.default_rng(seed)
-    exclude = np.full((len(sources), len(IDS)), -1, np.int32)
+    exclude = np.full((len(sources), len(ids)), -1, np.int32)
     for user in range(len(sources)):
-        exclude[user, :blocked] = rng.permutation(len(IDS))[:blocked]
+        exclude[user, :blocked] = rng.permutation(len(ids))[:blocked]
         truth[user, exclude[user, :blocked]] = -np.inf
-    for method, trie in (("certified", TRIE), ("beam", TEXTBOOK)):
-        check(rank(MODEL, params, sources, trie, k, method, beam=beam, exclude=exclude), truth, k)
-    ranking = rank(MODEL, params, sources, TRIE, k, beam=beam, exact=True, exclude=exclude)
+    for method, collapse in (("certified", True), ("beam", False)):
+        check(
+            rank(
+                MODEL, params, sources, TRIES[name, collapse], k, method, beam=beam, exclude=exclude
+            ),
+            truth,
+            k,
+        )
+    ranking = rank(
+        MODEL, params, sources, TRIES[name, True], k, beam=beam, exact=True, exclude=exclude
+    )
     assert ranking.exact.all()
     check(ranking, truth, k)
-    exact = rank(MODEL, params, sources, TRIE, k, "exact", beam=beam, exclude=exclude)
+    exact = rank(MODEL, params, sources, TRIES[name, True], k, "exact", beam=beam, exclude=exclude)
     np.testing.assert_allclose(exact.logp, ranking.logp, atol=1e-4)
 
 
