@@ -43,6 +43,11 @@ class BulkConfig:
     exclude_history: bool = True
     batch_size: int = 16
 
+    def __post_init__(self) -> None:
+        for name in ("k", "beam", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+
 
 def rank_users(
     recommender: Recommender,

@@ -121,6 +121,7 @@ def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path,
     (tmp_path / "broken" / bulk.MANIFEST).write_text("{")
     assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
     assert "-k 1000: expected 1 to" in refused("--out", str(tmp_path / "new"), "-k", "1000")
+    assert "batch_size: found 0" in refused("--out", str(tmp_path / "new"), "--batch-size", "0")
     assert not (tmp_path / "new").exists()
 
 
