@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from p5jax.inference import search as search_module
 from p5jax.inference.ranking import rank, score_all
 from p5jax.inference.search import search
 from p5jax.inference.trie import Trie
-from p5jax.models.t5 import init_params
+from p5jax.models.t5 import Transformer, init_params
 from p5jax.text.vocabulary import Vocabulary
 
 VOCABULARY = 24
@@ -163,6 +164,15 @@ def test_excluded_items_never_appear_and_free_their_place(params, sources, truth
     items = rank(MODEL, params, sources, TRIE, 10, exact=True, exclude=exclude).items
     for user, count in enumerate(skipped):
         np.testing.assert_array_equal(items[user], best[user, count : count + 10])
+
+
+def test_in_bfloat16_a_certificate_allows_for_its_rounding(sources):
+    params = model_params(sharpness=1.0)
+    model = Transformer(replace(MODEL.config, dtype="bfloat16"))
+    truth = score_all(model, params, sources, TRIE)
+    ranking = rank(model, params, sources, TRIE, 3, beam=12, exact=True)
+    assert ranking.exact.all()
+    np.testing.assert_allclose(ranking.logp, -np.sort(-truth, axis=1)[:, :3], atol=0.1)
 
 
 @pytest.mark.parametrize("exclusion", [True, False])

@@ -20,8 +20,9 @@ from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
 
 METHODS = ("certified", "exact", "beam")
-# Log-probabilities of one id from programs of different shapes differ by less than this (float32).
-_ROUNDING = 1e-4
+# Log-probabilities of one id from programs of different shapes differ by less than this, by the
+# dtype of activations.
+_ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
 _WIDEN = 4  # a search without a certificate is repeated so many times wider
 
@@ -77,14 +78,16 @@ def rank(
     width = Width(kept, kept, textbook=method == "beam")
     if method == "exact":
         width = Width(trie.widest, max(kept, _EXACT_ITEMS))
-    ranking = _ranking(search(model, params, tokens, trie, available, k, width, likelihood), k)
+    rounding = _ROUNDING[model.config.dtype]
+    found = search(model, params, tokens, trie, available, k, width, likelihood)
+    ranking = _ranking(found, k, rounding)
     while method != "beam" and (exact or method == "exact") and not ranking.exact.all():
         width = Width(width.nodes * _WIDEN, width.items * _WIDEN)
         rows = np.flatnonzero(~ranking.exact)
         few = max(1, users // 4)  # only two batch sizes: every shape is compiled
         again = np.resize(rows, few if len(rows) <= few else users)
         found = search(model, params, tokens[again], trie, available[again], k, width, likelihood)
-        for old, new in zip(ranking, _ranking(found, k), strict=True):
+        for old, new in zip(ranking, _ranking(found, k, rounding), strict=True):
             old[rows] = new[: len(rows)]
     return ranking
 
@@ -99,12 +102,12 @@ def _check(k: int, beam: int, method: str, likelihood: str) -> None:
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
 
 
-def _ranking(found: Found, k: int) -> Ranking:
+def _ranking(found: Found, k: int, rounding: float) -> Ranking:
     items, logp, bound = (np.asarray(part) for part in found)
     missing = ((0, 0), (0, k - items.shape[1]))
     items = np.pad(items, missing, constant_values=-1)
     logp = np.pad(logp, missing, constant_values=-np.inf)
-    return Ranking(items, logp, (logp[:, -1] > bound + _ROUNDING) | np.isneginf(bound))
+    return Ranking(items, logp, (logp[:, -1] > bound + rounding) | np.isneginf(bound))
 
 
 def score_all(
