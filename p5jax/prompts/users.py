@@ -73,6 +73,21 @@ class UserFamily(Family):
             return self.source.candidates(split, user, positive, rng)
         return self.source.frozen_candidates(split, user)
 
+    def _question(
+        self,
+        template: PromptTemplate,
+        split: str,
+        user: int,
+        item: int,
+        yes: bool,
+        context: dict[str, Any],
+        rng: np.random.Generator,
+    ) -> Example:
+        """Ask about the item, or about one that the answer is "no" to."""
+        asked = item if yes else self.source.negative(split, user, rng)
+        frozen = None if split == "train" else self.source.frozen_candidates(split, user)
+        return self._ask(template, user, asked, yes, context, frozen)
+
     def _ask(
         self,
         template: PromptTemplate,
@@ -106,10 +121,7 @@ class Sequential(UserFamily):
             item = source.dataset.target(user, split)
             context = self._context(split, user)
         if "yes_no" in template.target_fields:
-            yes = coin(rng)
-            asked = item if yes else source.negative(split, user, rng)
-            frozen = None if split == "train" else source.frozen_candidates(split, user)
-            return self._ask(template, user, asked, yes, context, frozen)
+            return self._question(template, split, user, item, coin(rng), context, rng)
         candidates = None
         if "cand" in template.fields:
             candidates = self._candidates(split, user, item, rng)
@@ -140,9 +152,7 @@ class Direct(UserFamily):
             item = source.dataset.target(user, split)
         if "yes_no" in template.target_fields:
             yes = split != "train" or coin(rng)
-            asked = item if yes else source.negative(split, user, rng)
-            frozen = None if split == "train" else source.frozen_candidates(split, user)
-            return self._ask(template, user, asked, yes, {}, frozen)
+            return self._question(template, split, user, item, yes, {}, rng)
         candidates = self._candidates(split, user, item, rng)
         fields = source.fields.of(user, item) | {"cand": source.fields.ids(candidates)}
         return self._example(template, user, item, fields, None, candidates)
