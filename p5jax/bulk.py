@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.inference.ranking import rank
+from p5jax.inference.ranking import check_settings, rank
 from p5jax.progress import Progress, Report, print_progress
 from p5jax.recommender import Recommender, padded
 from p5jax.training.interruption import Interruption
@@ -44,9 +44,9 @@ class BulkConfig:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("k", "beam", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        check_settings(self.k, self.beam, self.method, self.exact)
+        if self.batch_size < 1:
+            raise UserError(f"batch_size: found {self.batch_size}, expected at least 1")
 
 
 def rank_users(
@@ -67,7 +67,9 @@ def rank_users(
     everyone = range(run.dataset.num_users)
     prompts = recommender.history_prompts(everyone, config.prompt)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    recommender.trie(config.method)  # fails, if it must, before the folder is made
     _claim(out, _manifest(recommender, config))
+    config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
     waiting = [n for n in range(len(parts)) if not _file(out, n).is_file()]
@@ -135,18 +137,19 @@ def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
 
 def _claim(out: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or check that it holds the same ranking."""
-    file = out / MANIFEST
+    file, beside = out / MANIFEST, out / f"{MANIFEST}.partial"
     if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (
+            not out.is_dir() or any(child.name != beside.name for child in out.iterdir())
+        ):
             raise UserError(f"{out}: exists and is no folder of recommendations; choose another")
         out.mkdir(parents=True, exist_ok=True)
-        beside = out / f"{MANIFEST}.partial"
         beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         beside.rename(file)
         return
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        there = json.loads(file.read_text(encoding="utf-8")) | {}
+    except (ValueError, TypeError) as error:
         raise UserError(f"{file}: found {error}, expected what p5jax rank writes") from error
     for name, value in manifest.items():
         if there.get(name) != value:

@@ -130,9 +130,7 @@ def _add_ranking(command: argparse.ArgumentParser) -> None:
         choices=("certified", "exact", "beam"),
         help="how the catalogue is searched",
     )
-    command.add_argument(
-        "--beam", type=int, default=64, metavar="N", help="width of the search (beam, certified)"
-    )
+    command.add_argument("--beam", type=int, default=64, metavar="N", help="width of the search")
     command.add_argument(
         "--exact", action="store_true", help="widen a certified search until the list is exact"
     )
@@ -274,8 +272,8 @@ def _recommend(arguments: argparse.Namespace) -> None:
         print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
     if not found.exact:
         print(
-            f"note: a search of width {arguments.beam} cannot tell whether these are the model's"
-            f" best {arguments.k}; --exact can",
+            f"note: a search of width {max(arguments.beam, arguments.k)} cannot tell whether these"
+            f" are the model's best {arguments.k}; --method certified --exact can",
             file=sys.stderr,
         )
 

@@ -65,10 +65,13 @@ class Recommender:
     ) -> list[Recommended]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.
 
-        The prompt holds the user's whole history. The log-probability is the model's, over the full
-        vocabulary, for the item's id and the end of sequence. `method`, `beam` and `exact` are as
-        in inference.ranking.rank; `exclude` names items that nobody is to get.
+        The prompt holds the user's history, as much as prompts had in training. The log-probability
+        is the model's, over the full vocabulary, for the item's id and the end of sequence.
+        `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
+        nobody is to get.
         """
+        if not users:
+            return []
         dataset = self.run.dataset
         self.check_k(k)
         indices = [dataset.user_index(user) for user in users]
@@ -111,8 +114,8 @@ class Recommender:
         return self._tries[method]
 
     def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
-        """Return the tokens of the users' prompts for a next item, each with the whole history."""
-        template = self._template(prompt, {"uid", "udesc", "hist"})
+        """Return the tokens of the users' prompts for a next item, each with the user's history."""
+        template = self._template(prompt, {"uid", "udesc", "hist"}, "item")
         return self._tokens(self._inputs(template, self._history(user)) for user in users)
 
     def excluded(
@@ -134,7 +137,7 @@ class Recommender:
         u, i = dataset.user_index(user), dataset.item_index(item)
         # Without a title only a prompt that names the item's id can tell items apart.
         prompt = prompt or ("3-1" if dataset.titles[i] else "3-8")
-        template = self._template(prompt, {"uid", "udesc", "iid", "title"})
+        template = self._template(prompt, {"uid", "udesc", "iid", "title"}, "explanation")
         return self.generate(self._inputs(template, self._fields.of(u, i)))
 
     def generate(self, text: str) -> str:
@@ -146,14 +149,21 @@ class Recommender:
         answers, _ = beam_search(self.run.model, self.run.params, tokens, max_length=64, beam=4)
         return vocabulary.decode(np.asarray(answers)[0, 0].tolist())
 
-    def _template(self, prompt: str, fields: set[str]) -> PromptTemplate:
+    def _template(self, prompt: str, fields: set[str], target: str) -> PromptTemplate:
+        """Return a prompt that these fields fill and that asks for `target`."""
         templates = self.run.templates
-        usable = [t.id for t in templates.values() if set(t.fields) <= fields]
+        usable = [
+            t.id
+            for t in templates.values()
+            if set(t.fields) <= fields and target in t.target_fields
+        ]
+        here = f"usable here: {', '.join(usable)}"
         if prompt not in templates:
-            raise UserError(f"prompt {prompt!r}: not in this run; usable here: {', '.join(usable)}")
-        extra = sorted(set(templates[prompt].fields) - fields)
-        if extra:
-            raise UserError(f"prompt {prompt!r} needs {extra[0]}; usable here: {', '.join(usable)}")
+            raise UserError(f"prompt {prompt!r}: not in this run; {here}")
+        if prompt not in usable:
+            extra = sorted(set(templates[prompt].fields) - fields)
+            wrong = f"needs {extra[0]}" if extra else f"does not ask for the {target}"
+            raise UserError(f"prompt {prompt!r} {wrong}; {here}")
         return templates[prompt]
 
     @cached_property
@@ -181,7 +191,7 @@ class Recommender:
 
 def padded(rows: Sequence[Sequence[int]], fill: int = PAD_ID, least: int = 1) -> np.ndarray:
     """Return rows as one int32 array [N, L], L the next multiple of 32 (few shapes to compile)."""
-    width = -(-max(least, *(len(row) for row in rows)) // 32) * 32
+    width = -(-max([least, *(len(row) for row in rows)]) // 32) * 32
     array = np.full((len(rows), width), fill, np.int32)
     for index, row in enumerate(rows):
         array[index, : len(row)] = row

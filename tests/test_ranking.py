@@ -14,9 +14,10 @@ from small_model import log_probabilities, padded, small_model, token_log_probab
 
 from p5jax.data.item_ids import assign_item_ids, id_tokens
 from p5jax.errors import UserError
+from p5jax.inference import ranking as ranking_module
 from p5jax.inference import search as search_module
 from p5jax.inference.ranking import rank, score_all
-from p5jax.inference.search import search
+from p5jax.inference.search import Found, search
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer, init_params
 from p5jax.text.vocabulary import Vocabulary
@@ -166,13 +167,32 @@ def test_excluded_items_never_appear_and_free_their_place(params, sources, truth
         np.testing.assert_array_equal(items[user], best[user, count : count + 10])
 
 
-def test_in_bfloat16_a_certificate_allows_for_its_rounding(sources):
-    params = model_params(sharpness=1.0)
-    model = Transformer(replace(MODEL.config, dtype="bfloat16"))
-    truth = score_all(model, params, sources, TRIE)
-    ranking = rank(model, params, sources, TRIE, 3, beam=12, exact=True)
-    assert ranking.exact.all()
-    np.testing.assert_allclose(ranking.logp, -np.sort(-truth, axis=1)[:, :3], atol=0.1)
+def test_a_sharp_model_is_certified_though_much_was_dropped(sources):
+    ranking = rank(MODEL, model_params(seed=3, sharpness=6.0), sources, TRIE, 1, beam=8)
+    assert ranking.exact.any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "certain"),
+    [
+        ("float32", 1e-5, False),
+        ("float32", 1e-3, True),
+        ("bfloat16", 0.05, False),
+        ("bfloat16", 1.0, True),
+    ],
+)
+def test_a_certificate_wants_a_gap_wider_than_the_roundings(monkeypatch, dtype, gap, certain):
+    found = Found(np.array([[4, 7]]), np.array([[-2.0, -3.0]]), np.array([-3.0 - gap]))
+    monkeypatch.setattr(ranking_module, "search", lambda *_: found)
+    model = Transformer(replace(MODEL.config, dtype=dtype))
+    ranking = rank(model, None, model_sources()[:1], TRIE, 2)
+    assert ranking.exact.tolist() == [certain]
+
+
+def test_a_model_of_no_numbers_is_refused(sources):
+    params = jax.tree.map(lambda x: x * np.nan, model_params())
+    with pytest.raises(UserError, match="are not numbers"):
+        rank(MODEL, params, sources, TRIE, 4, beam=8)
 
 
 @pytest.mark.parametrize("exclusion", [True, False])
@@ -196,6 +216,8 @@ def test_a_narrow_search_fills_k_when_the_catalogue_allows(params, sources):
     rng = np.random.default_rng(2)
     left = np.array([rng.choice(len(IDS), 3, replace=False) for _ in sources])
     exclude = np.array([np.setdiff1d(np.arange(len(IDS)), row) for row in left], np.int32)
+    ranking = rank(MODEL, params, sources, TRIE, 3, beam=3, exclude=exclude)
+    np.testing.assert_array_equal(np.sort(ranking.items, axis=1), np.sort(left, axis=1))
     ranking = rank(MODEL, params, sources, TRIE, 5, beam=3, exclude=exclude)
     np.testing.assert_array_equal(np.sort(ranking.items[:, :3], axis=1), np.sort(left, axis=1))
     assert (ranking.items[:, 3:] == -1).all()
@@ -253,6 +275,10 @@ def test_exclusions_and_candidates_compile_nothing_anew(params, sources):
         ({"k": 3, "beam": 0}, "beam: found 0"),
         ({"k": 3, "method": "fast"}, "method: found 'fast', expected certified, exact, beam"),
         ({"k": 3, "likelihood": "all"}, "likelihood: found 'all'"),
+        ({"k": 3, "method": "beam", "exact": True}, "exact: found it with method beam"),
+        ({"k": 3, "exclude": [[0]]}, r"exclude: found the shape \(1, 1\), expected \(4, any\)"),
+        ({"k": 3, "exclude": [[len(IDS)]] * 4}, f"exclude: found items {len(IDS)}"),
+        ({"k": 3, "candidates": [[-2]] * 4}, "candidates: found items -2"),
     ],
 )
 def test_bad_settings_are_refused(params, sources, options, words):

@@ -120,7 +120,7 @@ def evaluate_family(
         raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
     kind = kind_of(template)
     if kind == "yes_no":
-        limit = min(limit or config.yes_no_users, config.yes_no_users)
+        limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
     indices = chosen_indices(size, limit, config.seed)
     task = Task(run, examples_of, template, split, indices, config, report)
     return _EVALUATORS[kind](task)

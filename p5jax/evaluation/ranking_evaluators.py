@@ -137,6 +137,8 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
         for row, example in enumerate(examples):
             history = dataset.history(example.user, task.split)
             exclude[row, : len(history)] = history
+        # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
+        tokens[len(examples) :], exclude[len(examples) :] = tokens[0], exclude[0]
         ranking = rank(
             run.model,
             run.params,

@@ -11,6 +11,7 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
+from p5jax.inference.ranking import check_settings
 from p5jax.models.t5 import Transformer
 from p5jax.pipeline import eval_batches
 from p5jax.progress import Progress, Report
@@ -61,6 +62,7 @@ class EvaluationConfig:
             if getattr(self, name) < 1:
                 found = getattr(self, name)
                 raise UserError(f"EvaluationConfig.{name}: found {found}, expected at least 1")
+        check_settings(1, self.beam, self.method, self.exact)
 
 
 @dataclass(frozen=True)

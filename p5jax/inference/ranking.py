@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -20,9 +21,9 @@ from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
 
 METHODS = ("certified", "exact", "beam")
-# Log-probabilities of one id from programs of different shapes differ by less than this, by the
-# dtype of activations.
-_ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
+# Programs of different shapes round differently: by the dtype of activations, about how much the
+# log-probability of one id may differ, in units of 1 + its size (measured on random weights).
+_ROUNDING = {"float32": 2e-5, "bfloat16": 0.05}
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
 _WIDEN = 4  # a search without a certificate is repeated so many times wider
 
@@ -31,7 +32,8 @@ class Ranking(NamedTuple):
     """The k best items of each user, best first.
 
     items [B, k] int32, distinct, -1 where nothing was left; logp [B, k] float32 (-inf there);
-    exact [B] bool: whether these are provably the model's k best.
+    exact [B] bool: whether these are provably the model's k best, to its
+    arithmetic's rounding.
     """
 
     items: np.ndarray
@@ -58,41 +60,48 @@ def rank(
     method: `certified` searches the trie with `beam` nodes a level and as many items, and says for
     each user whether the list is certain; with exact=True users without a certificate are searched
     again, wider and wider, until they have one. `exact` enters every node of the trie once and
-    scores the tails of the items that can still reach the first k. `beam` is the fixed-width beam
-    search of the published systems, for comparison; give it Trie.build(ids, collapse=False).
+    scores the tails of the best items, and again of more where the list is not certain by then.
+    `beam` is the fixed-width beam search of the published systems, for comparison; give it
+    Trie.build(ids, collapse=False).
     exclude [B, E] and candidates [B, C] are items padded with -1; with candidates only these are
     ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's own, or
     `children`, renormalised at each token over those that continue an id of the catalogue.
-    UserError for an unknown method or likelihood, k < 1 or beam < 1.
+    UserError for settings that `check_settings` or arrays that do not fit, or a model whose
+    log-probabilities are no numbers.
     """
-    _check(k, beam, method, likelihood)
+    check_settings(k, beam, method, exact, likelihood)
     tokens = jnp.asarray(encoder_input_tokens)
     users = tokens.shape[0]
-    nothing = jnp.full((users, 1), -1, jnp.int32)
-    available = available_before(
-        trie,
-        nothing if exclude is None else jnp.asarray(exclude),
-        None if candidates is None else jnp.asarray(candidates),
-    )
+    blocked = _item_rows("exclude", exclude, users, trie)
+    chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
+    available = available_before(trie, blocked, chosen)
     kept = max(beam, k)
     width = Width(kept, kept, textbook=method == "beam")
     if method == "exact":
         width = Width(trie.widest, max(kept, _EXACT_ITEMS))
-    rounding = _ROUNDING[model.config.dtype]
-    found = search(model, params, tokens, trie, available, k, width, likelihood)
-    ranking = _ranking(found, k, rounding)
-    while method != "beam" and (exact or method == "exact") and not ranking.exact.all():
+
+    def run(rows: np.ndarray, width: Width) -> Ranking:
+        # float32 means float32: accelerators would multiply with fewer bits.
+        precision = "highest" if model.config.dtype == "float32" else "default"
+        with jax.default_matmul_precision(precision):
+            found = search(model, params, tokens[rows], trie, available[rows], k, width, likelihood)
+        return _ranking(found, k, _ROUNDING[model.config.dtype])
+
+    ranking = run(np.arange(users), width)
+    while (exact or method == "exact") and not ranking.exact.all():
         width = Width(width.nodes * _WIDEN, width.items * _WIDEN)
         rows = np.flatnonzero(~ranking.exact)
         few = max(1, users // 4)  # only two batch sizes: every shape is compiled
-        again = np.resize(rows, few if len(rows) <= few else users)
-        found = search(model, params, tokens[again], trie, available[again], k, width, likelihood)
-        for old, new in zip(ranking, _ranking(found, k, rounding), strict=True):
+        wider = run(np.resize(rows, few if len(rows) <= few else users), width)
+        for old, new in zip(ranking, wider, strict=True):
             old[rows] = new[: len(rows)]
     return ranking
 
 
-def _check(k: int, beam: int, method: str, likelihood: str) -> None:
+def check_settings(
+    k: int, beam: int, method: str, exact: bool = False, likelihood: str = "vocabulary"
+) -> None:
+    """Raise UserError for settings of `rank` that are unknown, below one or contradict."""
     for name, found in (("k", k), ("beam", beam)):
         if found < 1:
             raise UserError(f"{name}: found {found}, expected at least 1")
@@ -100,14 +109,34 @@ def _check(k: int, beam: int, method: str, likelihood: str) -> None:
         raise UserError(f"method: found {method!r}, expected {', '.join(METHODS)}")
     if likelihood not in LIKELIHOODS:
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
+    if exact and method == "beam":
+        raise UserError("exact: found it with method beam, expected method certified or exact")
+
+
+def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> jax.Array:
+    """Items of each user [B, N], -1 for none."""
+    if items is None:
+        return jnp.full((users, 1), -1, jnp.int32)
+    rows = np.asarray(items)
+    if rows.ndim != 2 or rows.shape[0] != users:
+        raise UserError(f"{name}: found the shape {rows.shape}, expected ({users}, any)")
+    if rows.size and not -1 <= rows.min() <= rows.max() < trie.num_items:
+        raise UserError(
+            f"{name}: found items {rows.min()} to {rows.max()}, expected -1 to {trie.num_items - 1}"
+        )
+    return jnp.asarray(rows, jnp.int32)
 
 
 def _ranking(found: Found, k: int, rounding: float) -> Ranking:
     items, logp, bound = (np.asarray(part) for part in found)
+    if np.isnan(logp).any() or np.isnan(bound).any():
+        raise UserError("the model's log-probabilities are not numbers; are its parameters finite?")
     missing = ((0, 0), (0, k - items.shape[1]))
     items = np.pad(items, missing, constant_values=-1)
     logp = np.pad(logp, missing, constant_values=-np.inf)
-    return Ranking(items, logp, (logp[:, -1] > bound + rounding) | np.isneginf(bound))
+    last = logp[:, -1]
+    certain = last > bound + rounding * (1 + np.abs(np.nan_to_num(last, neginf=0)))
+    return Ranking(items, logp, certain | np.isneginf(bound))
 
 
 def score_all(
@@ -115,6 +144,7 @@ def score_all(
 ) -> np.ndarray:
     """The log-probability of every item for each source [B, S]: [B, I] float32."""
     ranking = rank(model, params, encoder_input_tokens, trie, trie.num_items, "exact")
-    logp = np.empty_like(ranking.logp)
-    np.put_along_axis(logp, ranking.items, ranking.logp, axis=1)
+    logp = np.full_like(ranking.logp, -np.inf)
+    user, place = np.nonzero(ranking.items >= 0)
+    logp[user, ranking.items[user, place]] = ranking.logp[user, place]
     return logp

@@ -73,6 +73,13 @@ def test_bulk_is_what_each_user_gets_alone_by_the_exact_method(world, run, ranke
         )
 
 
+def test_a_start_cut_short_is_taken_up_and_nobody_gets_nothing(run, tmp_path, ranked):
+    (tmp_path / f"{bulk.MANIFEST}.partial").write_text("{")
+    assert rank_users(p5jax.load(run), tmp_path, CONFIG, len) == 0
+    assert pq.read_table(tmp_path).equals(pq.read_table(ranked))
+    assert p5jax.load(run).recommend([]) == []
+
+
 def test_blocked_items_are_not_recommended(world, run):
     recommender, user = p5jax.load(run), world.user_keys[3]
     first = recommender.recommend([user], 3, exact=True)[0].items
@@ -120,6 +127,11 @@ def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path,
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / bulk.MANIFEST).write_text("{")
     assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
+    (tmp_path / "broken" / bulk.MANIFEST).write_text("[]")
+    assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
+    assert "exact: found it with method beam" in refused(
+        "--out", str(tmp_path / "new"), "--method", "beam", "--exact"
+    )
     assert "-k 1000: expected 1 to" in refused("--out", str(tmp_path / "new"), "-k", "1000")
     assert "batch_size: found 0" in refused("--out", str(tmp_path / "new"), "--batch-size", "0")
     assert not (tmp_path / "new").exists()

@@ -61,7 +61,6 @@ def transformers_beam(
         prefix_allowed_tokens_fn=lambda _, prefix: sorted(
             following.get(tuple(prefix.tolist()[1:]), {0})
         ),
-        # Otherwise its scores are renormalised over nothing and -inf where not allowed.
         return_dict_in_generate=True,
         output_scores=True,
     )
