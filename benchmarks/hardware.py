@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def describe(cores: int) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
-    versions = (f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers"))
+    versions = []
+    for name in ("jax", "torch", "transformers"):
+        with suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
     processor = names[0] if names else platform.processor() or platform.machine()
     return f"{processor}, {cores} cores; Python {platform.python_version()}, {', '.join(versions)}"
 
