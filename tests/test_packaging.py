@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A lower layer never imports a higher one.
 LAYERS = (
-    ("errors",),
+    ("errors", "progress"),
     ("data",),
     ("prompts",),
     ("text",),
@@ -23,7 +23,7 @@ LAYERS = (
     ("run", "runtime"),
     ("evaluation",),
     ("recommender", "report", "config"),
-    ("train", "quickstart"),
+    ("train", "quickstart", "bulk"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")
