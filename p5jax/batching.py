@@ -30,6 +30,15 @@ def smallest_fit(length: int, buckets: Sequence[int]) -> int:
     return next(bucket for bucket in buckets if bucket >= length)
 
 
+def padded(rows: Sequence[Sequence[int] | np.ndarray], fill: int = 0, least: int = 1) -> np.ndarray:
+    """Return rows as one int32 array [N, L], L the next multiple of 32 (few shapes to compile)."""
+    width = -(-max([least, *(len(row) for row in rows)]) // 32) * 32
+    array = np.full((len(rows), width), fill, np.int32)
+    for index, row in enumerate(rows):
+        array[index, : len(row)] = row
+    return array
+
+
 def padded_batch(
     examples: Sequence[Tokens], source_length: int, target_length: int, rows: int
 ) -> Batch:

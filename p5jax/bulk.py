@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from p5jax.batching import padded
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
 from p5jax.inference.ranking import check_settings, rank
 from p5jax.progress import Progress, Report, print_progress
-from p5jax.recommender import Recommender, padded
+from p5jax.recommender import Recommender
 from p5jax.training.interruption import Interruption
 
 MANIFEST = "_ranking.json"  # Parquet readers pass over names that begin so

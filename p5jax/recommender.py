@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from p5jax.batching import padded
 from p5jax.errors import UserError
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import rank
+from p5jax.inference.ranking import id_trie, rank
 from p5jax.inference.trie import Trie
-from p5jax.models.t5 import PAD_ID
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.run import Run
@@ -109,8 +109,8 @@ class Recommender:
     def trie(self, method: str) -> Trie:
         """Return the trie of the item ids that a ranking method wants."""
         if method not in self._tries:
-            ids, collapse = self.run.dataset.item_ids, method != "beam"
-            self._tries[method] = Trie.of_texts(ids, self.run.vocabulary, collapse)
+            ids = self.run.dataset.item_ids
+            self._tries[method] = id_trie(ids, self.run.vocabulary, method)
         return self._tries[method]
 
     def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
@@ -187,12 +187,3 @@ class Recommender:
         """Return the texts' tokens with their end of sequence, cut to the run's longest."""
         vocabulary, longest = self.run.vocabulary, self.run.family_config.max_source
         return [[*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id] for text in texts]
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int = PAD_ID, least: int = 1) -> np.ndarray:
-    """Return rows as one int32 array [N, L], L the next multiple of 32 (few shapes to compile)."""
-    width = -(-max([least, *(len(row) for row in rows)]) // 32) * 32
-    array = np.full((len(rows), width), fill, np.int32)
-    for index, row in enumerate(rows):
-        array[index, : len(row)] = row
-    return array

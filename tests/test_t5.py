@@ -74,7 +74,7 @@ def shifted(targets: np.ndarray) -> np.ndarray:
     return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
-def close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
+def assert_close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=tolerance, rtol=tolerance)
 
 
@@ -137,7 +137,7 @@ def test_position_bias_is_the_table_at_each_pair_s_bucket(
     for q in range(queries):
         for k in range(keys):
             bucket = int(relative_buckets(jnp.array([k - q - first]), True, 32, 128)[0])
-            close(bias[:, q, k], table[:, bucket], 1e-6)
+            assert_close(bias[:, q, k], table[:, bucket], 1e-6)
 
 
 def test_written_gradients_equal_the_derived_ones() -> None:
@@ -148,7 +148,7 @@ def test_written_gradients_equal_the_derived_ones() -> None:
     ours = jax.grad(lambda *a: (product(*a, jnp.float32, jnp.float32) * weights).sum(), (0, 1))
     plain = jax.grad(lambda *a: ((a[0] @ a[1]) * weights).sum(), (0, 1))
     for a, b in zip(ours(x, kernel), plain(x, kernel), strict=True):
-        close(a, b, 1e-6)
+        assert_close(a, b, 1e-6)
     assert repeat_rows(x, 3).tolist() == [x.tolist()] * 3
 
 
@@ -180,14 +180,14 @@ def test_cached_decoding_equals_uncached(case: Case) -> None:
             logits, changed = step(cache, inputs[:, position : position + 1])
             cache = changed["cache"]
             steps.append(logits)
-        close(jnp.concatenate(steps, axis=1), full)
+        assert_close(jnp.concatenate(steps, axis=1), full)
 
 
 def test_padding_does_not_change_logits(case: Case) -> None:
     source, targets = tokens(3, 2, 7), tokens(4, 2, 4)
     plain = case.logits(source, shifted(targets), targets)
     wider = [np.pad(a, ((0, 0), (0, 5))) for a in (source, shifted(targets), targets)]
-    close(case.logits(*wider)[:, :4], plain)
+    assert_close(case.logits(*wider)[:, :4], plain)
 
 
 def test_packed_logits_equal_each_segment_s(case: Case) -> None:
@@ -205,7 +205,7 @@ def test_packed_logits_equal_each_segment_s(case: Case) -> None:
         target_segments[0, window] = number
         at, t_at = at + s, t_at + t
     packed = case.logits(source, inputs, targets, source_segments, target_segments)
-    close(packed[0, :t_at], jnp.concatenate(expected))
+    assert_close(packed[0, :t_at], jnp.concatenate(expected))
 
 
 def test_candidates_in_segments_equal_separate_decoding(case: Case) -> None:
@@ -219,9 +219,9 @@ def test_candidates_in_segments_equal_separate_decoding(case: Case) -> None:
     segments = np.repeat([[1, 2, 3]], 3, axis=1).repeat(2, axis=0).astype(np.int32)
     segments.sort(axis=1)
     in_segments = case.decode(encoded, source, row, target_row, decoder_segment_ids=segments)
-    close(in_segments.reshape(6, 3, V), separate)
+    assert_close(in_segments.reshape(6, 3, V), separate)
     # The same six rows against the two sources, without repeating these.
-    close(case.decode(encoded, source, inputs, candidates), separate)
+    assert_close(case.decode(encoded, source, inputs, candidates), separate)
 
 
 def test_encode_embedded_is_the_second_half_of_encode(case: Case) -> None:
@@ -232,11 +232,11 @@ def test_encode_embedded_is_the_second_half_of_encode(case: Case) -> None:
     table = case.params["token_embedder"]["embedding"]
     words = case.params["whole_word_embedder"]["embedding"]
     by_hand = table[source] + words[whole_word_ids(jnp.asarray(source), jnp.asarray(WORD_STARTS))]
-    close(embedded, by_hand, 1e-6)
+    assert_close(embedded, by_hand, 1e-6)
     encoded = case.model.apply(
         variables, embedded, source, enable_dropout=False, method="encode_embedded"
     )
-    close(encoded, case.encode(source), 1e-6)
+    assert_close(encoded, case.encode(source), 1e-6)
 
 
 # --------------------------------------------------------------------------- parameters, gradients

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from p5jax.batching import padded
 from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import Task
-from p5jax.inference.ranking import rank, score_all
+from p5jax.inference.ranking import id_trie, rank, score_all
 from p5jax.inference.trie import Trie
 from p5jax.prompts.families import Example, UserFamily
 
@@ -129,16 +130,14 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     The target's rank is its place in the list; beyond it, it counts as not ranked.
     """
     run, dataset, config = task.run, task.run.dataset, task.config
-    trie = Trie.of_texts(dataset.item_ids, run.vocabulary, collapse=config.method != "beam")
-    longest = -(-int(np.diff(dataset.offsets).max()) // 32) * 32  # one static shape for all
+    trie = id_trie(dataset.item_ids, run.vocabulary, config.method)
+    longest = int(np.diff(dataset.offsets).max())  # one static shape for all
     found = _Found(task)
     for examples, tokens in task.batches():
-        exclude = np.full((len(tokens), longest), -1, np.int32)
-        for row, example in enumerate(examples):
-            history = dataset.history(example.user, task.split)
-            exclude[row, : len(history)] = history
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
-        tokens[len(examples) :], exclude[len(examples) :] = tokens[0], exclude[0]
+        rows = examples + [examples[0]] * (len(tokens) - len(examples))
+        tokens[len(examples) :] = tokens[0]
+        exclude = padded([dataset.history(e.user, task.split) for e in rows], -1, longest)
         ranking = rank(
             run.model,
             run.params,

@@ -7,6 +7,7 @@ Letters: B users, S source length, C candidates, E excluded items, I items.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, 
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
+from p5jax.text.vocabulary import Vocabulary
 
 METHODS = ("certified", "exact", "beam")
 # Programs of different shapes round differently: by the dtype of activations, about how much the
@@ -61,12 +63,12 @@ def rank(
     each user whether the list is certain; with exact=True users without a certificate are searched
     again, wider and wider, until they have one. `exact` enters every node of the trie once and
     scores the tails of the best items, and again of more where the list is not certain by then.
-    `beam` is the fixed-width beam search of the published systems, for comparison; give it
-    Trie.build(ids, collapse=False).
+    `beam` is the fixed-width beam search of the published systems, for comparison. The trie is the
+    one that `id_trie` makes for the method.
     exclude [B, E] and candidates [B, C] are items padded with -1; with candidates only these are
     ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's own, or
     `children`, renormalised at each token over those that continue an id of the catalogue.
-    UserError for settings that `check_settings` or arrays that do not fit, or a model whose
+    UserError for settings that `check_settings` refuses, arrays that do not fit, and a model whose
     log-probabilities are no numbers.
     """
     check_settings(k, beam, method, exact, likelihood)
@@ -96,6 +98,11 @@ def rank(
         for old, new in zip(ranking, wider, strict=True):
             old[rows] = new[: len(rows)]
     return ranking
+
+
+def id_trie(ids: Iterable[str], vocabulary: Vocabulary, method: str) -> Trie:
+    """The trie that a method searches: a textbook beam takes one token at each step."""
+    return Trie.of_texts(ids, vocabulary, collapse=method != "beam")
 
 
 def check_settings(

@@ -226,9 +226,8 @@ def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax
     places = jnp.concatenate([past, jnp.broadcast_to(places, (users, count, length))], axis=2)
 
     def flat(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(
-            users, count * length, *leaf.shape[3:]
-        )  # [B, R, L, ...] -> [B, R*L, ...]
+        # [B, R, L, H, K] -> [B, R*L, H, K]
+        return leaf.reshape(users, count * length, *leaf.shape[3:])
 
     new = jax.tree.map(flat, grown)
     if kept is None:
