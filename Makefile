@@ -1,6 +1,7 @@
 # Every target makes and uses .venv in this checkout; `make quickstart` and `make test` are all a new machine needs.
 PYTHON ?= python3
 VENV := .venv
+BEAM := .venv-beam
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -9,8 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 quickstart: $(VENV)/installed
 	$(BIN)/p5jax quickstart --out runs/quickstart
 
-test: $(VENV)/installed-test lint
+test: $(VENV)/installed-test $(BEAM)/installed lint
 	$(BIN)/python -m pytest
+	$(BEAM)/bin/python -m pytest -m beam
 
 check: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m check
@@ -34,5 +36,13 @@ $(VENV)/installed-test: setup.cfg constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,lint]'
 	touch $@ $(VENV)/installed
 
+# Beam and the newest sentencepiece need different versions of protobuf.
+$(BEAM)/installed: setup.cfg constraints.txt constraints-beam.txt
+	$(PYTHON) -m venv $(BEAM)
+	awk -F== 'NR == FNR { beam[$$1] } NR == FNR || !($$1 in beam)' constraints-beam.txt constraints.txt > $(BEAM)/constraints.txt
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BEAM)/constraints.txt \
+		--editable '.[seqio,beam]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(BEAM) build *.egg-info

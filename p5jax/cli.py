@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from p5jax import cli_data
+from p5jax.cli_data import print_json
 from p5jax.errors import UserError
 
 # Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
@@ -60,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--out", default="runs/quickstart", metavar="DIR")
 
     data = command("data", None, "prepare, inspect and audit datasets")
-    _add_data(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"), command)
+    cli_data.add(
+        data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"), command
+    )
 
     train = command("train", _train, "train a model from a gin file (--gin.NAME=VALUE overrides)")
     train.add_argument("--gin_file", action="append", required=True, metavar="FILE")
@@ -136,85 +139,14 @@ def _add_ranking(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(commands: Any, command: Any) -> None:
-    prepare = command("prepare", None, "raw files to one dataset folder", commands)
-    formats = prepare.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    amazon = command("amazon", _prepare, "Amazon reviews of 2014, 2018 or 2023", formats)
-    amazon.add_argument("--reviews", nargs="+", required=True, metavar="FILE")
-    amazon.add_argument("--metadata", nargs="+", default=[], metavar="FILE")
-    amazon.add_argument("--feature-words", metavar="FILE")
-    recbole = command("recbole", _prepare, "RecBole atomic files", formats)
-    recbole.add_argument("--folder", required=True, metavar="DIR")
-    sequences = command("sequences", _prepare, "P5 / S3-Rec sequence files", formats)
-    sequences.add_argument("--sequences", required=True, metavar="FILE")
-    sequences.add_argument("--datamaps", metavar="FILE")
-    sequences.add_argument("--items", metavar="FILE")
-    synthetic = command("synthetic", _prepare, "a small invented world", formats)
-    for each in (amazon, recbole, sequences, synthetic):
-        each.add_argument("--out", required=True, metavar="DIR")
-        each.add_argument("--k-core", type=int, default=5, metavar="K")
-        each.add_argument("--item-ids", default="sequential", metavar="SCHEME")
-        each.add_argument("--seed", type=int, default=0, metavar="N")
-        each.add_argument("--skip-bad-lines", action="store_true")
-    inspect = command("inspect", _inspect, "counts, protocol and a few rows", commands)
-    inspect.add_argument("folder", metavar="DIR")
-    audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
-    audit.add_argument("folder", metavar="DIR")
-    audit.add_argument("--json", action="store_true")
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _quickstart(arguments: argparse.Namespace) -> int:
     from p5jax.quickstart import quickstart
 
     return quickstart(arguments.out)
-
-
-def _prepare(arguments: argparse.Namespace) -> None:
-    from p5jax.data.prepare import prepare, read_raw
-
-    raw = read_raw(arguments.format, **_format_arguments(arguments))
-    counts = prepare(
-        raw,
-        arguments.out,
-        k_core=arguments.k_core,
-        scheme=arguments.item_ids,
-        seed=arguments.seed,
-    )
-    for name, count in counts.items():
-        print(f"{name:<24} {count:>12,}")
-    print(f"wrote {arguments.out}")
-
-
-def _format_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    common = {"run", "command", "data_command", "format", "out", "k_core", "item_ids"}
-    return {name: value for name, value in vars(arguments).items() if name not in common}
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from p5jax.data.dataset import Dataset
-    from p5jax.data.inspect import inspect
-
-    print(inspect(Dataset.load(arguments.folder)))
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    from p5jax.data.audit import audit, format_audit
-    from p5jax.data.dataset import Dataset
-
-    result = audit(Dataset.load(arguments.folder))
-    if arguments.json:
-        _print_json(result)
-    else:
-        print(format_audit(result))
-    return 1 if result["leaks"] else 0
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -243,7 +175,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         ),
     )
     if arguments.json:
-        _print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
+        print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
         return
     if run.dataset.leaky:
         print(LEAKY_NOTE)
@@ -266,7 +198,7 @@ def _recommend(arguments: argparse.Namespace) -> None:
         exclude=arguments.exclude,
     )[0]
     if arguments.json:
-        _print_json({"user": arguments.user, **asdict(found)})
+        print_json({"user": arguments.user, **asdict(found)})
         return
     for place, item in enumerate(found.items, 1):
         print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())

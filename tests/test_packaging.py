@@ -24,6 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk"),
+    ("cli_data",),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")
