@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from p5jax import cli_data
+from p5jax import cli_data, cli_triggers
 from p5jax.cli_data import print_json
 from p5jax.errors import UserError
 
@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"), command
     )
 
+    triggers = command("triggers", None, "trigger tokens for the prompts of a trained run")
+    cli_triggers.add(
+        triggers.add_subparsers(dest="triggers_command", required=True, metavar="COMMAND"), command
+    )
+
     train = command("train", _train, "train a model from a gin file (--gin.NAME=VALUE overrides)")
     train.add_argument("--gin_file", action="append", required=True, metavar="FILE")
 
@@ -93,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--batch-size", type=int, default=16, metavar="N")
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)
-        each.add_argument("--prompt", default="2-3", metavar="ID")
+        each.add_argument("--prompt", default="2-3" if each is rank else None, metavar="ID")
         each.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
         _add_ranking(each)
 
@@ -106,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     generate = command("generate", _generate, "the model's answer to any text")
     generate.add_argument("folder", metavar="RUN")
     generate.add_argument("--text", required=True)
+    for each in (evaluate, recommend, explain, generate):
+        each.add_argument(
+            "--triggers", metavar="DIR", help="use the prompt of p5jax triggers search"
+        )
 
     compare = command("compare", _compare, "two runs on the same examples, by paired bootstrap")
     compare.add_argument("run_a", metavar="RUN_A")
@@ -161,13 +170,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.evaluation.task import EvaluationConfig
     from p5jax.run import Run
+    from p5jax.triggers.layout import PROMPT_ID
+    from p5jax.triggers.prompt import triggered
 
     runtime.set_up()
     run = Run.load(arguments.folder)
+    families, prompts = arguments.families, arguments.prompts
+    evaluated: Any = run
+    if arguments.triggers:
+        if families or prompts:
+            raise UserError("--triggers: found it with --families or --prompts, expected it alone")
+        evaluated = triggered(run, arguments.triggers)
+        families, prompts = tuple(evaluated.families), (PROMPT_ID,)
     results = evaluate_run(
-        run,
-        families=arguments.families,
-        prompts=arguments.prompts,
+        evaluated,
+        families=families,
+        prompts=prompts,
         split=arguments.split,
         limit=arguments.limit,
         config=EvaluationConfig(
@@ -185,7 +203,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _recommend(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    recommender = load(arguments.folder)
+    recommender = load(arguments.folder, arguments.triggers)
     _warn_of_leak(recommender.run.dataset)
     found = recommender.recommend(
         [arguments.user],
@@ -228,14 +246,14 @@ def _rank(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    recommender = load(arguments.folder)
+    recommender = load(arguments.folder, arguments.triggers)
     print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    print(load(arguments.folder).generate(arguments.text))
+    print(load(arguments.folder, arguments.triggers).generate(arguments.text))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -22,9 +22,10 @@ LAYERS = (
     ("inference",),
     ("run", "runtime"),
     ("evaluation",),
+    ("triggers",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk"),
-    ("cli_data",),
+    ("cli_data", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

@@ -1,0 +1,79 @@
+"""The commands `p5jax triggers …`: search for trigger tokens and judge what was found."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+
+def add(commands: Any, command: Any) -> None:
+    """Add the commands below `p5jax triggers`; `command` makes one."""
+    search = command("search", _search, "find trigger tokens for one family", commands)
+    search.add_argument("folder", metavar="RUN")
+    search.add_argument("--family", required=True, choices=("sequential", "direct", "explanation"))
+    search.add_argument("--out", required=True, metavar="DIR")
+    for name, default, help in (
+        ("task-tokens", 5, "tokens that all users share"),
+        ("user-tokens", 0, "tokens of each user's own"),
+        ("candidates", 5, "tried for each position"),
+        ("epochs", 20, "of task and of user tokens, in turn"),
+        ("patience", 4, "epochs without a change before the end"),
+        ("users", 0, "at most so many validation users, 0 for all"),
+        ("gradient-examples", 256, "training examples of a round's gradient"),
+        ("evidence", 3, "training examples of each user for the user's own tokens"),
+        ("beam", 5, "of the ranking, or of the texts"),
+        ("batch-size", 80, "prompts scored together"),
+        ("seed", 0, "of the start and of every draw"),
+    ):
+        search.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+    for name, number, help in (
+        ("accept-level", 0.1, "p-value that a change needs; 1 takes any improvement"),
+        ("racing-level", 0.1, "p-value that drops a candidate early; 0 drops none"),
+        ("coefficient", -1.0, "of NDCG@5 or ROUGE-L; below 0: 1 and 0.1, as published"),
+    ):
+        search.add_argument(f"--{name}", type=float, default=number, metavar="X", help=help)
+    search.add_argument("--position", default="suffix", choices=("suffix", "prefix", "both"))
+    search.add_argument("--user-place", default="last", choices=("last", "middle", "first"))
+    search.add_argument("--initial", default="random", metavar="random|ID|WORDS")
+    search.add_argument("--criterion", default="metric", choices=("metric", "loss"))
+    search.add_argument("--method", default="beam", choices=("certified", "exact", "beam"))
+
+    evaluate = command("evaluate", _evaluate, "found prompts beside manual ones", commands)
+    evaluate.add_argument("folder", metavar="RUN")
+    evaluate.add_argument("triggers", nargs="+", metavar="DIR")
+    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
+    evaluate.add_argument("--limit", type=int, metavar="N")
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from p5jax import runtime
+    from p5jax.run import Run
+    from p5jax.triggers.layout import Layout
+    from p5jax.triggers.rounds import SearchConfig
+    from p5jax.triggers.search import search
+    from p5jax.triggers.surrogate import SurrogateConfig
+
+    runtime.set_up()
+
+    def settings(cls: type) -> dict[str, Any]:
+        names = {field.name for field in fields(cls)}
+        return {name: value for name, value in vars(arguments).items() if name in names}
+
+    config = SearchConfig(
+        **settings(SearchConfig),
+        layout=Layout(**settings(Layout)),
+        surrogate=SurrogateConfig(**settings(SurrogateConfig)),
+    )
+    return search(Run.load(arguments.folder), config, arguments.out)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from p5jax import runtime
+    from p5jax.run import Run
+    from p5jax.triggers.evaluation import evaluate_triggers, format_rows
+
+    runtime.set_up()
+    run = Run.load(arguments.folder)
+    rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
+    print(format_rows(rows))

@@ -1,0 +1,157 @@
+"""Found prompts against manual ones on held-out examples, by paired intervals over users."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.errors import UserError
+from p5jax.evaluation.compare import Difference, compare_results
+from p5jax.evaluation.evaluators import (
+    DEFAULTS,
+    EvaluationConfig,
+    FamilyResult,
+    default_prompts,
+    evaluate_family,
+)
+from p5jax.evaluation.results import write_results
+from p5jax.progress import Report, print_progress
+from p5jax.run import Run
+from p5jax.triggers.layout import PROMPT_ID
+from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt, identity, load
+
+KINDS = ("seen manual", "unseen manual", "task triggers", "user triggers")
+SHOWN = {
+    "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
+    "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
+    "explanation": ("sentence BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of prompt: per-user values averaged over `seeds` prompts of it, their means' spread
+    over the seeds by metric, and the differences from the seen manual prompt."""
+
+    kind: str
+    prompts: tuple[str, ...]
+    result: FamilyResult
+    spread: dict[str, float]
+    differences: dict[str, Difference]
+
+
+def evaluate_triggers(
+    run: Run,
+    folders: Sequence[str | Path],
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    config: EvaluationConfig = DEFAULTS,
+    report: Report = print_progress,
+) -> list[Row]:
+    """Compare the prompts of `folders`, all of one family, with its manual prompts.
+
+    Folders of one kind (with user tokens or without) are seeds of one search: their values are
+    averaged for each user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT.
+    UserError for prompts of several families or of another model.
+    """
+    if not folders:
+        raise UserError("folders: found none, expected at least one of p5jax triggers search")
+    prompts = [load(folder, run) for folder in folders]
+    families = {prompt.family for prompt in prompts}
+    if len(families) > 1:
+        raise UserError(f"folders: found prompts of {', '.join(sorted(families))}, expected one")
+    family = families.pop()
+
+    def evaluated(run: Run | TriggeredRun, id: str) -> FamilyResult:
+        return evaluate_family(run, family, id, split, limit, config=config, report=report)
+
+    groups: dict[str, list[FamilyResult]] = {kind: [] for kind in KINDS}
+    for kind, id in _manual(run, family, split, prompts[0]):
+        groups[kind].append(evaluated(run, id))
+    for folder, prompt in zip(folders, prompts, strict=True):
+        result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
+        header = {"split": split, "limit": limit, "identity": identity(run)}
+        write_results(Path(folder) / "evaluation" / f"triggers-{split}", [result], header)
+        kind = "user triggers" if prompt.layout.user_tokens else "task triggers"
+        groups[kind].append(replace(result, prompt_id=Path(folder).name))
+    reference = groups["seen manual"][0]
+    return [_row(kind, members, reference) for kind, members in groups.items() if members]
+
+
+def _manual(run: Run, family: str, split: str, prompt: TriggerPrompt) -> list[tuple[str, str]]:
+    """The family's seen and unseen prompts that ask for the same as the found ones."""
+    template = prompt.template(run.vocabulary)
+    chosen: dict[str, str] = {}
+    for id in default_prompts(run.families[family], split):
+        manual = run.templates[id]
+        listed = ["cand" in fields for fields in (manual.fields, template.fields)]
+        if manual.target_fields == template.target_fields and listed[0] == listed[1]:
+            chosen.setdefault("seen manual" if manual.seen else "unseen manual", id)
+    if "seen manual" not in chosen:
+        raise UserError(f"{run.path}: has no seen {family} prompt to compare triggers with")
+    return list(chosen.items())
+
+
+def _row(kind: str, members: Sequence[FamilyResult], reference: FamilyResult) -> Row:
+    average = averaged(members)
+    names = SHOWN[reference.family]
+    spread = {
+        name: float(np.std([_mean(member, name) for member in members], ddof=1))
+        for name in names
+        if len(members) > 1
+    }
+    same = replace(average, prompt_id=reference.prompt_id)
+    found = compare_results([reference], [same])
+    differences = {d.metric: d for d in found if d.metric in names}
+    return Row(kind, tuple(m.prompt_id for m in members), average, spread, differences)
+
+
+def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
+    """One result whose per-user values are the members' means; they have the same examples."""
+    keys = [("user", "ascending"), ("item", "ascending")]
+    tables = [member.per_user.sort_by(keys) for member in members]
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in tables[0].column_names:
+        first = tables[0][name]
+        columns[name] = first
+        if pa.types.is_floating(first.type):
+            columns[name] = pa.array(np.mean([table[name].to_numpy() for table in tables], axis=0))
+    return replace(members[0], per_user=pa.table(columns))
+
+
+def _mean(result: FamilyResult, name: str) -> float:
+    return float(np.mean(result.per_user[name].to_numpy()))
+
+
+def format_rows(rows: Iterable[Row]) -> str:
+    """A table: each kind's means, and under them the difference from the seen manual prompt with
+    its 95 % interval, and the standard deviation over seeds."""
+    lines: list[str] = []
+    for row in rows:
+        names = SHOWN[row.result.family]
+        if not lines:
+            lines.append(f"{row.result.family}, n = {row.result.n}")
+            lines.append("  " + " " * 34 + "".join(name.rjust(27) for name in names))
+        label = f"{row.kind} ({', '.join(row.prompts)})"
+        means = "".join(f"{_mean(row.result, name):27.4f}" for name in names)
+        lines.append(f"  {label:34}{means}")
+        if row.kind != "seen manual":
+            cells = [_difference(row.differences[name]) for name in names]
+            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
+        if row.spread:
+            cells = [f"sd over seeds {row.spread[name]:.4f}" for name in names]
+            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
+    return "\n".join(lines)
+
+
+def _difference(difference: Difference) -> str:
+    if math.isnan(difference.low):
+        return f"{difference.difference:+.4f}"
+    d = difference
+    return f"{d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"

@@ -1,0 +1,93 @@
+"""A search for trigger tokens that is saved after every round and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from p5jax.errors import UserError
+from p5jax.progress import Report, print_progress
+from p5jax.run import Run
+from p5jax.training.interruption import Interruption
+from p5jax.triggers import prompt as saved
+from p5jax.triggers.prompt import HISTORY, MANIFEST, TriggerPrompt
+from p5jax.triggers.rounds import Rounds, SearchConfig
+
+
+def search(run: Run, config: SearchConfig, out: str | Path, report: Report = print_progress) -> int:
+    """Search for trigger tokens and keep them in `out`; returns the exit status.
+
+    Every round is saved: after a signal (128 + N) or a crash the same call goes on and ends with
+    the tokens of a search that was not stopped. UserError when `out` holds another search.
+    """
+    folder = Path(out)
+    settings = json.loads(json.dumps(asdict(config)))
+    there = _previous(folder, settings)
+    if there and there["finished"]:
+        report(f"{folder}: this search is finished")
+        return 0
+    state = Rounds(run, config)
+    if there:
+        _restore(state, saved.load(folder, run), there["state"])
+        report(f"going on after round {state.round}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _trim_history(folder / HISTORY, state.round)
+    with Interruption() as interruption:
+        while not state.finished:
+            if interruption.signal is not None:
+                report(f"stopped after round {state.round}; the same command goes on")
+                return 128 + interruption.signal
+            record = state.advance()
+            with (folder / HISTORY).open("a", encoding="utf-8") as history:
+                history.write(json.dumps(record) + "\n")
+            progress = {"state": state.state(), "settings": settings, "finished": state.finished}
+            saved.save(folder, state.prompt(), run, {"round": state.round, **progress})
+            report(_line(record))
+    return 0
+
+
+def _line(record: dict[str, Any]) -> str:
+    what = "accepted" if record["accepted"] else "kept"
+    p = f", p {record['p_value']:.3f}" if "p_value" in record else ""
+    gain = f", gain {record['gain']:+.5f}" if "gain" in record else ""
+    return (
+        f"round {record['round']} (epoch {record['epoch']}, {record['kind']} slot"
+        f" {record['slot']}): {what}{gain}{p}; value"
+        f" {record['value']:.5f}; {record['seconds']:.1f} s"
+    )
+
+
+def _previous(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if not (folder / MANIFEST).is_file():
+        if all(
+            child.name in (HISTORY,) or child.name.startswith((".users", "users"))
+            for child in folder.iterdir()
+        ):
+            return None  # stopped before its first round was whole
+        raise UserError(f"{folder}: exists and is no search for triggers; choose another folder")
+    manifest = saved.read_manifest(folder)
+    for name, value in settings.items():
+        found = manifest.get("settings", {}).get(name)
+        if found != value:
+            raise UserError(
+                f"{folder}: holds a search with {name} = {found!r}, expected {value!r};"
+                " choose another folder"
+            )
+    return manifest
+
+
+def _restore(state: Rounds, prompt: TriggerPrompt, progress: dict[str, Any]) -> None:
+    state.task, state.users = prompt.task.copy(), prompt.users.copy()
+    for name, value in progress.items():
+        setattr(state, name, value)
+
+
+def _trim_history(path: Path, rounds: int) -> None:
+    """Forget a round that was written but not saved."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:rounds]), encoding="utf-8")
