@@ -10,6 +10,22 @@ from typing import Any
 def add(commands: Any, command: Any) -> None:
     """Add the commands below `p5jax triggers`; `command` makes one."""
     search = command("search", _search, "find trigger tokens for one family", commands)
+    ablate = command("ablate", _ablate, "search with each value of one setting", commands)
+    for each in (search, ablate):
+        _add_settings(each)
+    ablate.add_argument(
+        "--vary", required=True, choices=("position", "user_place", "task_tokens", "criterion")
+    )
+    ablate.add_argument("--limit", type=int, metavar="N", help="test examples")
+
+    evaluate = command("evaluate", _evaluate, "found prompts beside manual ones", commands)
+    evaluate.add_argument("folder", metavar="RUN")
+    evaluate.add_argument("triggers", nargs="+", metavar="DIR")
+    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
+    evaluate.add_argument("--limit", type=int, metavar="N")
+
+
+def _add_settings(search: argparse.ArgumentParser) -> None:
     search.add_argument("folder", metavar="RUN")
     search.add_argument("--family", required=True, choices=("sequential", "direct", "explanation"))
     search.add_argument("--out", required=True, metavar="DIR")
@@ -39,33 +55,43 @@ def add(commands: Any, command: Any) -> None:
     search.add_argument("--criterion", default="metric", choices=("metric", "loss"))
     search.add_argument("--method", default="beam", choices=("certified", "exact", "beam"))
 
-    evaluate = command("evaluate", _evaluate, "found prompts beside manual ones", commands)
-    evaluate.add_argument("folder", metavar="RUN")
-    evaluate.add_argument("triggers", nargs="+", metavar="DIR")
-    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
-    evaluate.add_argument("--limit", type=int, metavar="N")
-
 
 def _search(arguments: argparse.Namespace) -> int:
     from p5jax import runtime
     from p5jax.run import Run
-    from p5jax.triggers.layout import Layout
-    from p5jax.triggers.rounds import SearchConfig
     from p5jax.triggers.search import search
-    from p5jax.triggers.surrogate import SurrogateConfig
 
     runtime.set_up()
+    return search(Run.load(arguments.folder), _config(arguments), arguments.out)
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from p5jax import runtime
+    from p5jax.run import Run
+    from p5jax.triggers.ablation import ablate
+    from p5jax.triggers.evaluation import format_rows
+
+    runtime.set_up()
+    run, config = Run.load(arguments.folder), _config(arguments)
+    status, rows = ablate(run, config, arguments.vary, arguments.out, arguments.limit)
+    print(format_rows(rows))
+    return status
+
+
+def _config(arguments: argparse.Namespace) -> Any:
+    from p5jax.triggers.layout import Layout
+    from p5jax.triggers.rounds import SearchConfig
+    from p5jax.triggers.surrogate import SurrogateConfig
 
     def settings(cls: type) -> dict[str, Any]:
         names = {field.name for field in fields(cls)}
         return {name: value for name, value in vars(arguments).items() if name in names}
 
-    config = SearchConfig(
+    return SearchConfig(
         **settings(SearchConfig),
         layout=Layout(**settings(Layout)),
         surrogate=SurrogateConfig(**settings(SurrogateConfig)),
     )
-    return search(Run.load(arguments.folder), config, arguments.out)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +24,8 @@ from p5jax.evaluation.results import write_results
 from p5jax.progress import Report, print_progress
 from p5jax.run import Run
 from p5jax.triggers.layout import PROMPT_ID
-from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt, identity, load
+from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt, identity, load, read_manifest
 
-KINDS = ("seen manual", "unseen manual", "task triggers", "user triggers")
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
     "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
@@ -35,8 +35,8 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of prompt: per-user values averaged over `seeds` prompts of it, their means' spread
-    over the seeds by metric, and the differences from the seen manual prompt."""
+    """One kind of prompt: per-user values averaged over its `prompts` (seeds of one search), their
+    means' standard deviation by metric, and the differences from the seen manual prompt."""
 
     kind: str
     prompts: tuple[str, ...]
@@ -56,8 +56,8 @@ def evaluate_triggers(
 ) -> list[Row]:
     """Compare the prompts of `folders`, all of one family, with its manual prompts.
 
-    Folders of one kind (with user tokens or without) are seeds of one search: their values are
-    averaged for each user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT.
+    Folders whose settings differ in the seed alone are one row: their values are averaged for each
+    user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT.
     UserError for prompts of several families or of another model.
     """
     if not folders:
@@ -71,17 +71,23 @@ def evaluate_triggers(
     def evaluated(run: Run | TriggeredRun, id: str) -> FamilyResult:
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
-    groups: dict[str, list[FamilyResult]] = {kind: [] for kind in KINDS}
-    for kind, id in _manual(run, family, split, prompts[0]):
-        groups[kind].append(evaluated(run, id))
+    manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family, split, prompts[0])]
+    groups: dict[str, list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
         header = {"split": split, "limit": limit, "identity": identity(run)}
         write_results(Path(folder) / "evaluation" / f"triggers-{split}", [result], header)
-        kind = "user triggers" if prompt.layout.user_tokens else "task triggers"
-        groups[kind].append(replace(result, prompt_id=Path(folder).name))
-    reference = groups["seen manual"][0]
-    return [_row(kind, members, reference) for kind, members in groups.items() if members]
+        named = replace(result, prompt_id=Path(folder).name)
+        groups.setdefault(_settings(folder), []).append(named)
+    reference = manual[0][1]
+    rows = [_row(kind, [result], reference) for kind, result in manual]
+    return rows + [_row("triggers", members, reference) for members in groups.values()]
+
+
+def _settings(folder: str | Path) -> str:
+    settings = dict(read_manifest(folder)["settings"])
+    del settings["seed"]
+    return json.dumps(settings, sort_keys=True)
 
 
 def _manual(run: Run, family: str, split: str, prompt: TriggerPrompt) -> list[tuple[str, str]]:
@@ -95,7 +101,7 @@ def _manual(run: Run, family: str, split: str, prompt: TriggerPrompt) -> list[tu
             chosen.setdefault("seen manual" if manual.seen else "unseen manual", id)
     if "seen manual" not in chosen:
         raise UserError(f"{run.path}: has no seen {family} prompt to compare triggers with")
-    return list(chosen.items())
+    return sorted(chosen.items())  # seen before unseen
 
 
 def _row(kind: str, members: Sequence[FamilyResult], reference: FamilyResult) -> Row:
