@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "a run as one self-contained HTML page")
     report.add_argument("folder", metavar="RUN")
+    report.add_argument("--triggers", nargs="+", default=(), metavar="DIR", help="found prompts")
     return parser
 
 
@@ -284,7 +285,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from p5jax.report import write_report
 
-    print(write_report(arguments.folder))
+    print(write_report(arguments.folder, arguments.triggers))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def evaluate_triggers(
     for folder, prompt in zip(folders, prompts, strict=True):
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
         header = {"split": split, "limit": limit, "identity": identity(run)}
-        write_results(Path(folder) / "evaluation" / f"triggers-{split}", [result], header)
+        kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
+        write_results(Path(folder) / "evaluation" / f"triggers-{split}", kept, header)
         named = replace(result, prompt_id=Path(folder).name)
         groups.setdefault(_settings(folder), []).append(named)
     reference = manual[0][1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,10 @@ def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     assert "seen manual (2-3)" in table
     assert "seed-0, seed-1" in table
     assert "sd over seeds" in table
+    assert main(["report", str(run.path), "--triggers", *folders]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.count("Accepted changes") == 2
+    assert run.vocabulary.decode([word]) in page
     shortest = int(np.diff(run.dataset.offsets).argmin())  # as long as in training
     user = run.dataset.user_keys[shortest]
     assert main(["recommend", str(run.path), "--user", user, "-k", "1", "--triggers", folders[0],
