@@ -10,10 +10,11 @@ one position, its five candidates, and each candidate's HR@5 + NDCG@5 on the val
 
 The loop is what the paper describes: one backward pass; then one candidate after another, one batch
 of 16 users after another, by `generate` with a beam over the ids of items outside the user's
-history, or with a free beam, which is cheaper and may write what is no item. p5jax scores all candidates of all users through one program; `racing` drops candidates on
-growing shares of the users; `user tokens` gives every user a gradient and five candidates of its
-own. Each framework has a process of its own, idle while the other works; a warm-up round is left
-out, figures are medians of the others.
+history, or with a free beam, which is cheaper and may write what is no item. p5jax scores all
+candidates of all users through one program; `racing` drops candidates on growing shares of the
+users; `user tokens` gives every user a gradient and five candidates of its own. Each framework has
+a process of its own, idle while the other works; a warm-up round is left out, figures are medians
+of the others.
 """
 
 from __future__ import annotations
