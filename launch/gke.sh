@@ -11,6 +11,7 @@
 #   --restarts N   how often to start again after a failure or an orderly stop (10)
 #   --grace S      seconds between SIGTERM and the end (180)
 #   --spot         on spot capacity
+#   --storage S    a volume, attached to the cluster by `xpk storage attach`
 #   --project P, --zone Z, --dry-run
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -26,7 +27,7 @@ while (($#)); do
     --slices) slices=$(number "$@"); shift 2 ;;
     --restarts) restarts=$(number "$@"); shift 2 ;;
     --grace) grace=$(number "$@"); shift 2 ;;
-    --project | --zone) text=$(value "$@"); options+=("$1=$text"); shift 2 ;;
+    --project | --zone | --storage) text=$(value "$@"); options+=("$1=$text"); shift 2 ;;
     --spot) options+=(--spot); shift ;;
     --dry-run) dry_run=1; shift ;;
     --) shift; break ;;

@@ -151,12 +151,13 @@ def test_tpu_vm_runs_detached_and_fetches(without_tools, tmp_path):
 
 
 def test_gke_submits_a_workload(without_tools):
-    flags = [*POD, "--slices=2", "--spot", "--zone=z"]
+    flags = [*POD, "--slices=2", "--spot", "--zone=z", "--storage=disk"]
     (line,) = printed("gke.sh", "--dry-run", *flags, "--", *TRAIN, PATH=without_tools)
     assert line[:3] == ["xpk", "workload", "create"]
     assert {*line} >= {
         *("--cluster=c", "--workload=p5jax", "--tpu-type=v5litepod-16", "--num-slices=2"),
         *("--docker-image=gcr.io/me/p5jax", "--spot", "--zone=z", "--max-restarts=10"),
+        "--storage=disk",
     }
     (command,) = (word for word in line if word.startswith("--command="))
     assert shlex.split(command.removeprefix("--command=")) == TRAIN

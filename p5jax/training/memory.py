@@ -51,8 +51,8 @@ def step_memory(
     """Memory of a step on a global batch of `rows` padded rows, over a mesh `data x model`.
 
     Parameters and optimizer state are exact; the rest counts what XLA keeps on a CPU, and takes
-    bfloat16 for two bytes. fsdp: parameters are split over `data` too, along "embed". UserError
-    when the mesh does not divide a dimension.
+    bfloat16 for two bytes. fsdp: parameters are split over `data` too, along "embed"; what XLA
+    gathers of them in passing is not counted. UserError when the mesh does not divide a dimension.
     """
     parameters, state = _state_bytes(config, optimizer, data, model, fsdp)
     share = math.ceil(rows / data)
