@@ -33,6 +33,18 @@ def add(commands: Any, command: Any) -> None:
     audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
     audit.add_argument("folder", metavar="DIR")
     audit.add_argument("--json", action="store_true")
+    shards = command(
+        "export-shards",
+        _export_shards,
+        "a run's training prompts, tokenised, as ArrayRecord files (--gin.NAME=VALUE overrides)",
+        commands,
+    )
+    shards.add_argument("--gin_file", action="append", required=True, metavar="FILE")
+    shards.add_argument("--out", required=True, metavar="DIR")
+    shards.add_argument(
+        "--epochs", type=int, default=1, metavar="N", help="times as many prompts as examples"
+    )
+    shards.add_argument("--shards", type=int, default=16, metavar="K", help="files")
 
 
 def print_json(value: Any) -> None:
@@ -66,6 +78,18 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from p5jax.data.inspect import inspect
 
     print(inspect(Dataset.load(arguments.folder)))
+
+
+def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from p5jax.shard_export import export_from_gin
+
+    return export_from_gin(
+        arguments.gin_file,
+        overrides,
+        arguments.out,
+        epochs=arguments.epochs,
+        shards=arguments.shards,
+    )
 
 
 def _audit(arguments: argparse.Namespace) -> int:
