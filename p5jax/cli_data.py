@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from p5jax.errors import UserError
+
 
 def add(commands: Any, command: Any) -> None:
     """Add the commands below `p5jax data`; `command` makes one of a name, a function and a help."""
@@ -45,6 +47,9 @@ def add(commands: Any, command: Any) -> None:
         "--epochs", type=int, default=1, metavar="N", help="times as many prompts as examples"
     )
     shards.add_argument("--shards", type=int, default=16, metavar="K", help="files")
+    tables = command("export-tfds", _export_tfds, "a dataset folder as TFDS datasets", commands)
+    tables.add_argument("folder", metavar="DIR")
+    tables.add_argument("--out", required=True, metavar="TFDS_DIR")
 
 
 def print_json(value: Any) -> None:
@@ -90,6 +95,16 @@ def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> int:
         epochs=arguments.epochs,
         shards=arguments.shards,
     )
+
+
+def _export_tfds(arguments: argparse.Namespace) -> None:
+    try:
+        from p5jax.data.tfds import export_tables
+    except ImportError as error:
+        raise UserError(f"export-tfds: {error}; expected pip install 'p5jax[tfds]'") from error
+
+    for path in export_tables(arguments.folder, arguments.out):
+        print(path)
 
 
 def _audit(arguments: argparse.Namespace) -> int:
