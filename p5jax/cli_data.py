@@ -44,9 +44,9 @@ def add(commands: Any, command: Any) -> None:
     shards.add_argument("--gin_file", action="append", required=True, metavar="FILE")
     shards.add_argument("--out", required=True, metavar="DIR")
     shards.add_argument(
-        "--epochs", type=int, default=1, metavar="N", help="times as many prompts as examples"
+        "--epochs", type=int, default=1, metavar="N", help="N prompts for each training example (1)"
     )
-    shards.add_argument("--shards", type=int, default=16, metavar="K", help="files")
+    shards.add_argument("--shards", type=int, default=16, metavar="K", help="files (16)")
     tables = command("export-tfds", _export_tfds, "a dataset folder as TFDS datasets", commands)
     tables.add_argument("folder", metavar="DIR")
     tables.add_argument("--out", required=True, metavar="TFDS_DIR")

@@ -8,6 +8,7 @@ processes or hosts.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,14 @@ def worked_ahead(dataset: grain.MapDataset, config: PipelineConfig) -> grain.Dat
     if config.workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags
             flags.FLAGS.mark_as_parsed()
-        elements = elements.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
+        workers = grain.MultiprocessingOptions(num_workers=config.workers)
+        elements = elements.mp_prefetch(workers, _leave_interrupts)
     return iter(elements)
+
+
+def _leave_interrupts(worker: int, workers: int) -> None:
+    """In a worker, leave Ctrl-C, which a terminal sends to all processes, to the main one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_iterator(

@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 import grain
+import numpy as np
 
 from p5jax import config
-from p5jax.batching import Tokens
 from p5jax.draws import RenderedDraws
 from p5jax.errors import UserError
 from p5jax.pipeline import PipelineConfig, worked_ahead
@@ -18,6 +18,7 @@ from p5jax.progress import Progress, Report, print_progress
 from p5jax.shards import (
     FORMAT_VERSION,
     MANIFEST,
+    encode,
     read_manifest,
     record_dtype,
     refuse_difference,
@@ -92,11 +93,11 @@ def export_shards(
     done = draws - sum(map(len, waiting.values()))
     progress = Progress("export", "prompts", draws, report, done)
     with Interruption() as interruption:
-        chunks = _chunks(rendered, waiting.values())
+        chunks = _chunks(rendered, waiting.values(), dtype)
         try:
             for file, part in waiting.items():
                 of_part = islice(chunks, -(-len(part) // _CHUNK))
-                write_shard(file, _watched(of_part, interruption, progress), dtype)
+                write_shard(file, _watched(of_part, interruption, progress))
         except _Stopped:
             report("stopped; the same command goes on after the files that are written")
             return 128 + (interruption.signal or 0)
@@ -112,21 +113,26 @@ def export_shards(
     return 0
 
 
-def _chunks(rendered: RenderedDraws, parts: Iterable[range]) -> grain.DatasetIterator:
-    """Iterate over the parts' draws, at most _CHUNK at a time, made ahead."""
+def _chunks(
+    rendered: RenderedDraws, parts: Iterable[range], dtype: np.dtype
+) -> grain.DatasetIterator:
+    """Iterate over the parts' records, at most _CHUNK at a time, made ahead."""
     spans = [
         (start, min(_CHUNK, part.stop - start))
         for part in parts
         for start in range(part.start, part.stop, _CHUNK)
     ]
-    return worked_ahead(
-        grain.MapDataset.source(spans).map(lambda span: rendered(*span)), rendered.config
-    )
+
+    def records(span: tuple[int, int]) -> list[bytes]:
+        # Encoded where they are made: workers would send each array in a shared memory of its own.
+        return [encode(tokens, dtype) for tokens in rendered(*span)]
+
+    return worked_ahead(grain.MapDataset.source(spans).map(records), rendered.config)
 
 
 def _watched(
-    chunks: Iterable[list[Tokens]], interruption: Interruption, progress: Progress
-) -> Iterator[list[Tokens]]:
+    chunks: Iterable[list[bytes]], interruption: Interruption, progress: Progress
+) -> Iterator[list[bytes]]:
     """Pass chunks on, reporting how far they are, until a signal comes."""
     for chunk in chunks:
         if interruption.signal is not None:

@@ -7,6 +7,7 @@ manifest's unsigned type, little endian.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class Shards:
                 f"{self.folder / self.names[shard]}: found damaged records ({_line(error)});"
                 " delete the file and export the shards again"
             ) from error
-        return [_tokens(record, self.dtype) for record in records]
+        return [decode(record, self.dtype) for record in records]
 
 
 def open_shards(folder: str | os.PathLike[str], rendered: RenderedDraws) -> Shards:
@@ -137,28 +138,32 @@ def refuse_difference(folder: Path, there: Mapping[str, Any], wanted: Mapping[st
         raise UserError(f"{folder}: holds other draws: {'; '.join(differences)}")
 
 
-def write_shard(file: Path, draws: Iterable[Sequence[Tokens]], dtype: np.dtype) -> None:
-    """Write the records of one shard beside, then rename it; nothing stays of an interrupted one.
-
-    An iterator of `draws` may raise to stop.
-    """
+def write_shard(file: Path, chunks: Iterable[Sequence[bytes]]) -> None:
+    """Write records to one file beside, then rename it; nothing stays when `chunks` raises."""
     from array_record.python import array_record_module
 
     beside = file.with_name(f"{file.name}.partial")
     writer = array_record_module.ArrayRecordWriter(str(beside), _WRITER_OPTIONS)
     try:
-        for tokens in draws:
-            for source, target in tokens:
-                record = np.concatenate([[len(source)], source, target])
-                writer.write(record.astype(dtype).tobytes())
-        writer.close()
+        for records in chunks:
+            with _writing(beside):
+                for record in records:
+                    writer.write(record)
+        with _writing(beside):
+            writer.close()
         beside.rename(file)
-    except RuntimeError as error:  # such as a full disk
-        raise UserError(f"{beside}: could not be written: {_line(error)}") from error
     finally:
         if writer.is_open():
             writer.close()
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # a full disk
+        raise UserError(f"{file}: could not be written: {_line(error)}") from error
 
 
 def record_dtype(vocabulary_size: int, source_length: int) -> np.dtype:
@@ -167,7 +172,13 @@ def record_dtype(vocabulary_size: int, source_length: int) -> np.dtype:
     return np.dtype("<u2" if small else "<u4")
 
 
-def _tokens(record: bytes, dtype: np.dtype) -> Tokens:
+def encode(tokens: Tokens, dtype: np.dtype) -> bytes:
+    """Return the record of an example."""
+    return np.concatenate([[len(tokens.source)], *tokens]).astype(dtype).tobytes()
+
+
+def decode(record: bytes, dtype: np.dtype) -> Tokens:
+    """Return the example of a record."""
     values = np.frombuffer(record, dtype).astype(np.int32)
     split = 1 + int(values[0])
     return Tokens(values[1:split], values[split:])

@@ -7,7 +7,11 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +30,7 @@ from p5jax.pipeline import PipelineConfig, train_iterator
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template import load_templates
 from p5jax.shard_export import export_shards
-from p5jax.shards import Shards, open_shards, record_dtype, write_shard
+from p5jax.shards import Shards, encode, open_shards, record_dtype, write_shard
 from p5jax.text.vocabulary import Vocabulary
 
 RATES = {"rating": 0.5, "sequential": 0.3, "review": 0.2}
@@ -154,9 +158,18 @@ def test_large_vocabularies_take_four_bytes(rendered, tmp_path):
     dtype = record_dtype(65_536, 512)
     assert dtype == np.dtype("<u4")
     pairs = [Tokens(np.array([70_000, 1]), np.array([131_071, 1]))]
-    write_shard(tmp_path / "a", [pairs], dtype)
+    write_shard(tmp_path / "a", [[encode(pair, dtype) for pair in pairs]])
     manifest = {"dtype": dtype.str, "files": {"a": {"draws": 1, "bytes": 0}}}
     assert lists(Shards(tmp_path, manifest)(0, 1)) == [([70_000, 1], [131_071, 1])]
+
+
+@pytest.mark.parametrize("how", [{"threads": 0}, {"threads": 3}, {"workers": 2}])
+def test_an_export_in_threads_or_workers_is_the_same(
+    families, world_vocabulary, folder, tmp_path, how
+):
+    rendered = RenderedDraws(families, world_vocabulary, replace(CONFIG, **how))
+    assert export_shards(rendered, tmp_path, epochs=2, shards=7, report=lambda line: None) == 0
+    assert files(tmp_path) == files(folder)
 
 
 class Counting(RenderedDraws):
@@ -198,6 +211,42 @@ def test_an_error_leaves_no_half_written_file(families, world_vocabulary, tmp_pa
     with pytest.raises(UserError, match=r"expected at most 20"):
         export_shards(rendered, tmp_path / "out", report=lambda line: None)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "draws.partial").symlink_to(full)
+    with pytest.raises(UserError, match=r"draws.partial: could not be written: .*No space left"):
+        write_shard(tmp_path / "draws", [[os.urandom(3000)] * 500] * 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.check
+def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
+    """A terminal sends the signal to the worker processes too."""
+    out, words = tmp_path / "out", ["--gin_file=runs/sequential.gin", "--epochs=40"]
+    words += [f"--gin.DATASET={world.path}", "--gin.RunConfig.vocabulary_size=400"]
+    words += [f"--gin.RUN_DIR={tmp_path / 'run'}", "--shards=40", "--out", str(out)]
+    command = ["data", "export-shards", *words, "--gin.PipelineConfig.workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "p5jax.cli", *command],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not (out / "draws-00002-of-00040.array_record").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + signal.SIGINT, error
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+    assert not list(out.glob("*.partial"))
+    assert len(list(out.glob("draws-*"))) < 40
+    assert cli.main(["data", "export-shards", *words]) == 0
+    assert len(list(out.glob("draws-*"))) == 40
 
 
 @pytest.mark.parametrize(
