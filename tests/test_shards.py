@@ -223,7 +223,6 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.check
 def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
     """A terminal sends the signal to the worker processes too."""
     out, words = tmp_path / "out", ["--gin_file=runs/sequential.gin", "--epochs=40"]
@@ -389,6 +388,9 @@ def test_training_from_shards_is_training(world, tmp_path, capsys):
     losses = [record["train/loss"] for record in records[0] if "train/loss" in record]
     assert len(set(losses)) == 4
     assert records[0] == records[1]
+    shards = shards.rename(tmp_path / "moved")
+    read[-1] = f"--gin.PipelineConfig.shards={shards}"
+    assert cli.main([*read, f"--gin.RUN_DIR={runs[0]}", "--gin.TrainConfig.log_every=2"]) == 0
     assert cli.main([*read, f"--gin.RUN_DIR={tmp_path / 'other'}", "--gin.SEED=1"]) == 2
     assert "seed = 0, expected 1" in capsys.readouterr().err
     assert cli.main([*export, "--bad"]) == 2
