@@ -31,18 +31,20 @@ from p5jax.data.tfds import (
 )
 
 SPLITS = ("train", "validation", "test")
-# Reads every row of some datasets, the last first, where importing TensorFlow raises.
-READER = """
+FORBID = """
 import importlib.machinery, json, sys
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name in ("tensorflow", "seqio", "torch", "p5jax"):
+        if name in ("tensorflow", "seqio", "torch"):
             return importlib.machinery.ModuleSpec(name, self)
     def create_module(self, spec):
         return None
     def exec_module(self, module):
         raise RuntimeError("imported " + module.__name__)
 sys.meta_path.insert(0, Forbid())
+"""
+# Reads every row of some datasets, the last first, where importing TensorFlow raises.
+READER = """
 import tensorflow_datasets as tfds
 found = {}
 for name in sys.argv[2:]:
@@ -51,21 +53,20 @@ for name in sys.argv[2:]:
     rows = [source[number] for number in reversed(range(len(source)))][::-1]
     plain = lambda v: v.decode() if isinstance(v, bytes) else v
     found[name + ":" + split] = [{k: plain(v) for k, v in row.items()} for row in rows]
-assert "tensorflow" not in sys.modules
+assert not {"tensorflow", "p5jax"} & {*sys.modules}
 print(json.dumps(found))
 """
 
 
-def read_back(out: Path, *names: str) -> dict[str, list[dict]]:
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(out), *names],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def without_tensorflow(program: str, *words: str) -> str:
+    command = [sys.executable, "-c", FORBID + program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def read_back(out: Path, *names: str) -> dict[str, list[dict]]:
+    return json.loads(without_tensorflow(READER, str(out), *names))
 
 
 def filled(row: dict) -> dict:
@@ -135,6 +136,13 @@ def test_an_export_is_kept_and_no_other_takes_its_place(world, tmp_path):
     assert world.fingerprint[:12] in str(caught.value)
     assert Dataset.load(other).fingerprint[:12] in str(caught.value)
     assert {f: f.stat().st_mtime_ns for path in paths for f in path.iterdir()} == before
+
+
+def test_an_export_needs_no_tensorflow_either(world, tmp_path):
+    program = "from p5jax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    words = ["data", "export-tfds", str(world.path), "--out", str(tmp_path)]
+    printed = without_tensorflow(program, *words).split()
+    assert [(Path(path) / "features.json").is_file() for path in printed] == [True] * 4
 
 
 def test_what_is_no_dataset_is_one_line(world, tmp_path, capsys, monkeypatch):
