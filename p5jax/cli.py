@@ -36,14 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overrides(arguments: argparse.Namespace, rest: list[str]) -> list[list[str]]:
-    unknown = [word for word in rest if not word.startswith("--gin.")]
-    if arguments.command != "train":
-        unknown = rest
+    takes_gin = "gin_file" in arguments
+    unknown = [word for word in rest if not (takes_gin and word.startswith("--gin."))]
     if unknown:
         raise UserError(f"unknown argument {unknown[0]!r}; see p5jax {arguments.command} --help")
-    if arguments.command != "train":
-        return []
-    return [[word.removeprefix("--gin.") for word in rest]]
+    return [[word.removeprefix("--gin.") for word in rest]] if takes_gin else []
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -48,14 +48,11 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
 
     Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
     """
-    config.register(*CONFIGS)
-    config.configure(gin_files, overrides)
-    runtime.set_up()
-    run_config, validation = config.build(RunConfig), config.build(ValidationConfig)
-    pipeline, optimizer = config.build(PipelineConfig), config.build(OptimizerConfig)
-    training, mesh = config.build(TrainConfig), make_mesh(config.build(MeshConfig))
-    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
-    _refuse_leaks(run)
+    set_up(gin_files, overrides)
+    validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
+    optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    mesh = make_mesh(config.build(MeshConfig))
+    run = configured_run()
     (run.path / "config.gin").write_text(config.operative_config())
     result = train(
         run.model,
@@ -80,6 +77,21 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
         print(f"stopped at step {result.step}; the same command resumes it", file=sys.stderr)
         return 128 + (result.signal or 0)
     return 0
+
+
+def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Bind what gin files and NAME=VALUE overrides say of a run, and prepare this process."""
+    config.register(*CONFIGS)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+
+
+def configured_run() -> Run:
+    """Make, or open, the run that is bound; UserError when its data leak."""
+    run_config = config.build(RunConfig)
+    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
+    _refuse_leaks(run)
+    return run
 
 
 def _refuse_leaks(run: Run) -> None:
@@ -119,7 +131,7 @@ def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {type(part).__name__: asdict(part) for part in configs}
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["TrainConfig"][irrelevant]
-    for irrelevant in ("threads", "workers"):
+    for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
         del parts["PipelineConfig"][irrelevant]
     keys = ("dataset", "vocabulary", "templates", "families", "family_config", "model")
     parts |= {key: run.manifest[key] for key in keys}
