@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     rank = command("rank", _rank, "the k most probable next items of every user, as Parquet")
     rank.add_argument("folder", metavar="RUN")
     rank.add_argument("--out", required=True, metavar="DIR")
-    rank.add_argument("--batch-size", type=int, default=16, metavar="N")
+    rank.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="users at a time, on all devices"
+    )
     _add_mesh(rank)
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)

@@ -192,10 +192,8 @@ def from_primary(make: Callable[[], Any]) -> Any:
     if is_primary():
         try:
             answer = {"value": make()}
-        except UserError as error:
-            answer = {"error": str(error)}
-        except OSError as error:
-            answer = {"error": f"{error.filename}: {error.strerror or error}"}
+        except (UserError, OSError) as error:
+            answer = {"error": _in_words(error)}
         text = json.dumps(answer)
         _client().key_value_set(key, text)
     else:
@@ -204,6 +202,10 @@ def from_primary(make: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["value"]
+
+
+def _in_words(error: UserError | OSError) -> str:
+    return str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
 
 
 def _client() -> Any:
@@ -228,13 +230,13 @@ def agreed_signal(number: int | None) -> int | None:
 
 # ---- ending ----
 
-_where = "before the first step"
+_where = ""
 
 
 def reached(where: str) -> None:
     """Note how far the work is ("after step 7"), for the message of a process that must stop."""
     global _where
-    _where = where
+    _where = f" {where}"
 
 
 @contextlib.contextmanager
@@ -273,8 +275,8 @@ def _exit_alone(error: BaseException) -> None:
     status = 1
     if _is_loss(error):
         sys.stderr.write(_lost_line())
-    elif isinstance(error, UserError):
-        sys.stderr.write(f"p5jax: error: {error}\n")
+    elif isinstance(error, UserError | OSError):
+        sys.stderr.write(f"p5jax: error: {_in_words(error)}\n")
         status = 2
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("p5jax: interrupted\n")
@@ -288,9 +290,9 @@ def _exit_alone(error: BaseException) -> None:
 
 def _lost_line() -> str:
     return (
-        f"p5jax: error: process {_group.process_id} of {_group.num_processes} stops {_where}: "
+        f"p5jax: error: process {_group.process_id} of {_group.num_processes} stops{_where}: "
         "another process has ended or cannot be reached (its own output says why); start all of "
-        "them again, and training goes on from the last checkpoint\n"
+        "them again, and they go on from what was saved last\n"
     )
 
 

@@ -132,6 +132,7 @@ def train(
             state = steps.init(params)
         del params
         first = progress.get("step", 0)
+        distributed.reached(f"after step {first}")
         with RunWriters(
             run_dir,
             config.steps,
