@@ -145,6 +145,7 @@ class Replacement:
             "sequential",
             Layout(TASK_TOKENS, 1),
             SurrogateConfig(beam=beam),
+            candidates=CANDIDATES,
             users=args.users,
             gradient_examples=args.gradient_examples,
             seed=args.seed,
@@ -161,9 +162,7 @@ class Replacement:
         drawn = rng.integers(rounds.family.size("train"), size=config.gradient_examples)
         examples = rounds.tokenised([rounds.training_example(i, number) for i in drawn.tolist()])
         started = time.monotonic()
-        tokens = self._candidates(
-            rounds.gradients(examples).task[slot][None], rounds.task[slot : slot + 1]
-        )[0]
+        tokens = rounds.candidates(rounds.gradients(examples).task[[slot]], rounds.task[[slot]])[0]
         self.times["p5jax gradient"].append(time.monotonic() - started)
         self._torch_gradient(examples, slot)
         rows = np.arange(len(rounds.validation))
@@ -177,13 +176,6 @@ class Replacement:
         self.compared += ours.size
         self._race(slot, tokens, ours, number)
         self._users(number)
-
-    def _candidates(self, gradient: Any, current: np.ndarray) -> np.ndarray:
-        from p5jax.triggers.gradients import best_tokens
-
-        rounds = self.rounds
-        found = best_tokens(gradient, rounds.embeddings, rounds.allowed, current, CANDIDATES)
-        return np.asarray(found)
 
     def _torch_gradient(self, examples: Any, slot: int) -> None:
         slots, seconds = self.rounds.slots(examples.users), 0.0
@@ -234,7 +226,7 @@ class Replacement:
         users = np.unique(rounds.validation.users)
         started = time.monotonic()
         gradient = rounds.gradients(rounds.validation).users[users, 0]
-        tokens = self._candidates(gradient, rounds.users[users, 0])
+        tokens = rounds.candidates(gradient, rounds.users[users, 0])
         choose_for_users(rounds, TASK_TOKENS, users, tokens, rounds.validation)
         self.times["p5jax user tokens"].append(time.monotonic() - started)
 

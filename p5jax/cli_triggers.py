@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -23,6 +25,8 @@ def add(commands: Any, command: Any) -> None:
     evaluate.add_argument("triggers", nargs="+", metavar="DIR")
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--limit", type=int, metavar="N")
+    for each in (search, ablate, evaluate):
+        each.add_argument("--model-parallel", type=int, default=1, metavar="N")
 
 
 def _add_settings(search: argparse.ArgumentParser) -> None:
@@ -57,25 +61,47 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from p5jax import runtime
-    from p5jax.run import Run
     from p5jax.triggers.search import search
 
-    runtime.set_up()
-    return search(Run.load(arguments.folder), _config(arguments), arguments.out)
+    with _opened(arguments) as run:
+        return search(run, _config(arguments), arguments.out)
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from p5jax import runtime
-    from p5jax.run import Run
     from p5jax.triggers.ablation import ablate
     from p5jax.triggers.evaluation import format_rows
 
-    runtime.set_up()
-    run, config = Run.load(arguments.folder), _config(arguments)
-    status, rows = ablate(run, config, arguments.vary, arguments.out, arguments.limit)
-    print(format_rows(rows))
+    with _opened(arguments) as run:
+        config, limit = _config(arguments), arguments.limit
+        status, rows = ablate(run, config, arguments.vary, arguments.out, limit)
+    _print(format_rows(rows))
     return status
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from p5jax.triggers.evaluation import evaluate_triggers, format_rows
+
+    with _opened(arguments) as run:
+        rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
+    _print(format_rows(rows))
+
+
+@contextlib.contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[Any]:
+    """The run, on a mesh of all devices and processes."""
+    from p5jax import runtime
+    from p5jax.run import Run
+    from p5jax.training.partitioning import MeshConfig, make_mesh
+
+    with runtime.session():
+        yield Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+
+
+def _print(text: str) -> None:
+    from p5jax.training import distributed
+
+    if distributed.is_primary():
+        print(text)
 
 
 def _config(arguments: argparse.Namespace) -> Any:
@@ -92,14 +118,3 @@ def _config(arguments: argparse.Namespace) -> Any:
         layout=Layout(**settings(Layout)),
         surrogate=SurrogateConfig(**settings(SurrogateConfig)),
     )
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from p5jax import runtime
-    from p5jax.run import Run
-    from p5jax.triggers.evaluation import evaluate_triggers, format_rows
-
-    runtime.set_up()
-    run = Run.load(arguments.folder)
-    rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
-    print(format_rows(rows))

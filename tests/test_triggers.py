@@ -17,6 +17,7 @@ from trigger_run import random_run
 
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
+from p5jax.triggers import prompt as saved
 from p5jax.triggers.layout import FAMILIES, POSITIONS, PROMPT_ID, USER_PLACES, Layout
 from p5jax.triggers.personalize import choose_for_users
 from p5jax.triggers.prompt import TriggeredRun, identity, load
@@ -83,14 +84,14 @@ def test_layouts(position, user_place, expected):
 @pytest.mark.parametrize("family", ["sequential", "direct"])
 def test_batched_values_equal_the_ordinary_evaluators(run, family):
     """All candidates of a position at once, against one evaluation of each prompt."""
-    rounds = Rounds(run, config(family, users=0, surrogate=SurrogateConfig(beam=12, batch_size=16)))
+    rounds = Rounds(run, config(family, users=0, surrogate=SurrogateConfig(beam=20, batch_size=16)))
     candidates = np.flatnonzero(run.vocabulary.trigger_tokens)[[5, 40, 90]]
     examples = rounds.validation
     rows = np.tile(np.arange(len(examples)), len(candidates))
     slots = rounds.slots(examples.users[rows])
     slots[:, 1] = np.repeat(candidates, len(examples))
     found = rounds.surrogate.values(examples, rows, slots).reshape(len(candidates), -1)
-    beam = EvaluationConfig(batch_size=8, method="beam", beam=12)
+    beam = EvaluationConfig(batch_size=8, method="beam", beam=20)
     for candidate, values in zip(candidates, found, strict=True):
         rounds.task[1] = candidate
         triggered = TriggeredRun(run, rounds.prompt(), run.path)
@@ -216,7 +217,7 @@ def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, mon
     class Killed(BaseException):
         pass
 
-    out, save, count = tmp_path / "killed", search.__globals__["saved"].save, iter(range(100))
+    out, save, count = tmp_path / "killed", saved.save, iter(range(100))
 
     def dying(*arguments):
         if next(count) == rounds:

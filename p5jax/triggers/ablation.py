@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.errors import UserError
-from p5jax.progress import Report, print_progress
+from p5jax.progress import Report
 from p5jax.run import Run
+from p5jax.training import distributed
 from p5jax.triggers.evaluation import Row, evaluate_triggers
 from p5jax.triggers.layout import POSITIONS, USER_PLACES
 from p5jax.triggers.rounds import SearchConfig
@@ -31,7 +32,7 @@ def ablate(
     vary: str,
     out: str | Path,
     limit: int | None = None,
-    report: Report = print_progress,
+    report: Report = distributed.report,
 ) -> tuple[int, list[Row]]:
     """Search once for each value of the setting `vary`, in OUT/VARY-VALUE, then compare on test.
 

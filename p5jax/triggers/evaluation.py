@@ -21,8 +21,9 @@ from p5jax.evaluation.evaluators import (
     evaluate_family,
 )
 from p5jax.evaluation.results import write_results
-from p5jax.progress import Report, print_progress
+from p5jax.progress import Report
 from p5jax.run import Run
+from p5jax.training import distributed
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt, identity, load, read_manifest
 
@@ -52,7 +53,7 @@ def evaluate_triggers(
     limit: int | None = None,
     *,
     config: EvaluationConfig = DEFAULTS,
-    report: Report = print_progress,
+    report: Report = distributed.report,
 ) -> list[Row]:
     """Compare the prompts of `folders`, all of one family, with its manual prompts.
 
@@ -77,7 +78,9 @@ def evaluate_triggers(
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
         header = {"split": split, "limit": limit, "identity": identity(run)}
         kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
-        write_results(Path(folder) / "evaluation" / f"triggers-{split}", kept, header)
+        place = Path(folder) / "evaluation" / f"triggers-{split}"
+        if distributed.is_primary():
+            write_results(place, kept, header)
         named = replace(result, prompt_id=Path(folder).name)
         groups.setdefault(_settings(folder), []).append(named)
     reference = manual[0][1]

@@ -7,7 +7,7 @@ candidates.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ _CHUNK_FLOATS = 1 << 25  # of scores [rows, V] that are held at a time (128 MiB)
 class Gradients(NamedTuple):
     """Sums over examples: `task` [l, D] over all of them, `users` [U, u, D] over each user's."""
 
-    task: jax.Array
-    users: jax.Array
+    task: Any
+    users: Any
 
 
 def example_nll(

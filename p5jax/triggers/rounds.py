@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from p5jax.errors import UserError
 from p5jax.evaluation.task import chosen_indices
+from p5jax.inference.placing import place_rows, to_host
 from p5jax.prompts.families import Example, example_rng, make_families
 from p5jax.run import Run
 from p5jax.triggers import prompt as saved
@@ -90,7 +90,7 @@ class Rounds:
         )[config.family]
         self.validation = self._validation()
         self.surrogate = Surrogate(run, config.family, config.surrogate)
-        self.allowed = jnp.asarray(run.vocabulary.trigger_tokens)
+        self.allowed = run.vocabulary.trigger_tokens
         self.embeddings = run.params["token_embedder"]["embedding"]
         self.search_half = self._search_half()
         tokens = initial_tokens(run, self.layout, config.initial, config.seed)
@@ -167,20 +167,25 @@ class Rounds:
         run = self.run
         width = self.embeddings.shape[1]
         shapes = (len(self.task), width), (*self.users.shape, width)
-        total = Gradients(*(jnp.zeros(shape) for shape in shapes))
+        total = Gradients(*(np.zeros(shape, np.float32) for shape in shapes))
         rows = np.arange(len(examples))
         slots = self.slots(examples.users)
         for places in examples.batches(rows, _GRADIENT_BATCH):
             filled = np.resize(places[places >= 0], len(places))
+            prompts = examples.prompts(filled, slots[filled])
+            arrays = prompts, examples.places[filled], examples.targets[filled]
             part = slot_gradients(
-                run.model,
-                run.params,
-                examples.prompts(filled, slots[filled]),
-                examples.places[filled],
-                examples.targets[filled],
+                run.model, run.params, *(place_rows(run.params, array) for array in arrays)
             )
-            total = add_gradients(total, part, np.where(places >= 0, examples.users[filled], -1))
-        return total
+            owners = np.full(len(part), -1, np.int32)  # rows that fill the batch have none
+            owners[: len(places)] = np.where(places >= 0, examples.users[filled], -1)
+            total = add_gradients(total, part, owners)
+        return to_host(total)
+
+    def candidates(self, gradients: np.ndarray, current: np.ndarray) -> np.ndarray:
+        """The tokens to try where the gradient is [N, D] and the token is [N]: [N, K]."""
+        count = self.config.candidates
+        return to_host(best_tokens(gradients, self.embeddings, self.allowed, current, count))
 
     def task_round(self) -> dict[str, Any]:
         """Try to change one task token; returns the round's record."""
@@ -190,15 +195,8 @@ class Rounds:
         size = self.family.size("train", PROMPT_ID)
         drawn = rng.integers(size, size=min(size, config.gradient_examples)).tolist()
         examples = self.tokenised([self.training_example(i, self.round) for i in drawn])
-        tokens = np.asarray(
-            best_tokens(
-                self.gradients(examples).task[slot][None],
-                self.embeddings,
-                self.allowed,
-                self.task[slot][None],
-                config.candidates,
-            )
-        )[0]
+        gradient = self.gradients(examples).task[[slot]]
+        tokens = self.candidates(gradient, self.task[[slot]])[0]
         before = self.values()
         paper = config.accept_level == 1
         rows = np.arange(len(before)) if paper else np.flatnonzero(self.search_half)
@@ -239,9 +237,7 @@ class Rounds:
         users = np.unique(self.validation.users)
         gradient = self.gradients(self.evidence).users[users, slot]
         current = self.users[users, slot]
-        tokens = np.asarray(
-            best_tokens(gradient, self.embeddings, self.allowed, current, config.candidates)
-        )
+        tokens = self.candidates(gradient, current)
         paper = config.accept_level == 1
         chosen = choose_for_users(
             self,

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.errors import UserError
-from p5jax.progress import Report, print_progress
+from p5jax.progress import Report
 from p5jax.run import Run
+from p5jax.training import distributed
 from p5jax.training.interruption import Interruption
 from p5jax.triggers import prompt as saved
 from p5jax.triggers.prompt import HISTORY, MANIFEST, TriggerPrompt
 from p5jax.triggers.rounds import Rounds, SearchConfig
 
 
-def search(run: Run, config: SearchConfig, out: str | Path, report: Report = print_progress) -> int:
+def search(
+    run: Run, config: SearchConfig, out: str | Path, report: Report = distributed.report
+) -> int:
     """Search for trigger tokens and keep them in `out`; returns the exit status.
 
     Every round is saved: after a signal (128 + N) or a crash the same call goes on and ends with
-    the tokens of a search that was not stopped. UserError when `out` holds another search.
+    the tokens of a search that was not stopped. UserError when `out` holds another search. A run on
+    a mesh is searched on all its devices and processes, each of which must call this.
     """
     folder = Path(out)
     settings = json.loads(json.dumps(asdict(config)))
@@ -32,20 +36,27 @@ def search(run: Run, config: SearchConfig, out: str | Path, report: Report = pri
     if there:
         _restore(state, saved.load(folder, run), there["state"])
         report(f"going on after round {state.round}")
-    folder.mkdir(parents=True, exist_ok=True)
-    _trim_history(folder / HISTORY, state.round)
+    distributed.from_primary(lambda: _open_folder(folder, state.round))
     with Interruption() as interruption:
         while not state.finished:
-            if interruption.signal is not None:
+            stop = distributed.agreed_signal(interruption.signal)
+            if stop is not None:
                 report(f"stopped after round {state.round}; the same command goes on")
-                return 128 + interruption.signal
-            record = state.advance()
-            with (folder / HISTORY).open("a", encoding="utf-8") as history:
-                history.write(json.dumps(record) + "\n")
-            progress = {"state": state.state(), "settings": settings, "finished": state.finished}
-            saved.save(folder, state.prompt(), run, {"round": state.round, **progress})
+                return 128 + stop
+            record, prompt = state.advance(), state.prompt()
+            if distributed.is_primary():
+                progress = {"state": state.state(), "settings": settings}
+                _write(folder, record, prompt, run, progress | {"finished": state.finished})
             report(_line(record))
     return 0
+
+
+def _write(
+    folder: Path, record: dict[str, Any], prompt: TriggerPrompt, run: Run, progress: dict[str, Any]
+) -> None:
+    with (folder / HISTORY).open("a", encoding="utf-8") as history:
+        history.write(json.dumps(record) + "\n")
+    saved.save(folder, prompt, run, {"round": record["round"], **progress})
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -86,8 +97,10 @@ def _restore(state: Rounds, prompt: TriggerPrompt, progress: dict[str, Any]) -> 
         setattr(state, name, value)
 
 
-def _trim_history(path: Path, rounds: int) -> None:
-    """Forget a round that was written but not saved."""
+def _open_folder(folder: Path, rounds: int) -> None:
+    """Make the folder, and forget a round that was written to the history but not saved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / HISTORY
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(lines[:rounds]), encoding="utf-8")

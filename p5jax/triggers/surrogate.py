@@ -13,6 +13,7 @@ import numpy as np
 from p5jax.errors import UserError
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
+from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.ranking import check_settings, id_trie, rank
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
@@ -78,7 +79,9 @@ class Surrogate:
     def _batch(self, examples: Examples, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         run = self.run
         if self.config.criterion == "loss":
-            return -np.asarray(_nll(run.model, run.params, tokens, examples.targets[rows]))
+            arrays = tokens, examples.targets[rows]
+            placed = (place_rows(run.params, array) for array in arrays)
+            return -to_host(_nll(run.model, run.params, *placed))[: len(rows)]
         if self._asks_for_text:
             return self._text_values(tokens, [examples.answers[row] for row in rows])
         ranking = rank(
@@ -96,8 +99,10 @@ class Surrogate:
 
     def _text_values(self, tokens: np.ndarray, answers: Sequence[str]) -> np.ndarray:
         run, config = self.run, self.config
-        texts, _ = beam_search(run.model, run.params, tokens, config.max_length, config.beam)
-        said = [run.vocabulary.decode(text.tolist()) for text in np.asarray(texts)[:, 0]]
+        sources = place_rows(run.params, tokens)
+        texts, _ = beam_search(run.model, run.params, sources, config.max_length, config.beam)
+        best = to_host(texts)[: len(tokens), 0]
+        said = [run.vocabulary.decode(text.tolist()) for text in best]
         columns = text_columns(said, answers)
         return columns["sentence BLEU-4"] + self.coefficient * columns["ROUGE-L"]
 
