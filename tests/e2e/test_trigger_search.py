@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from planted_world import planted_run
 
@@ -24,7 +27,11 @@ pytestmark = pytest.mark.check
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    return planted_run(tmp_path_factory.mktemp("planted"))
+    """The run, with its parameters on disk too, and the planted token."""
+    run, word = planted_run(tmp_path_factory.mktemp("planted"))
+    with Checkpoints(run.path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"target": run.params, "state": {"step": np.int32(1)}}, {})
+    return run, word
 
 
 def config(seed, **changes):
@@ -56,9 +63,6 @@ def test_search_finds_the_planted_word_from_random_starts(planted, racing):
 
 def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     run, word = planted
-    with Checkpoints(run.path / "checkpoints") as checkpoints:
-        state = {"target": run.params, "state": {"step": np.int32(1)}}
-        checkpoints.save(1, state, {})
     folders = [str(tmp_path / f"seed-{seed}") for seed in range(2)]
     base = ["triggers", "search", str(run.path), "--family", "sequential", "--task-tokens", "3"]
     base += ["--gradient-examples", "64", "--epochs", "8"]
@@ -106,3 +110,22 @@ def test_a_signal_stops_after_a_round_and_the_same_call_goes_on(planted, tmp_pat
     assert search(run, settings, tmp_path / "whole", lambda line: None) == 0
     tokens = [triggered(run, tmp_path / name).prompt.task for name in ("stopped", "whole")]
     np.testing.assert_array_equal(*tokens)
+
+
+@pytest.mark.parametrize("model_parallel", [1, 2])
+def test_eight_devices_find_the_same_as_one(planted, tmp_path, model_parallel):
+    run, _ = planted
+    words = ["triggers", "search", str(run.path), "--family", "sequential", "--task-tokens", "2"]
+    words += ["--user-tokens", "1", "--epochs", "4", "--gradient-examples", "64", "--seed", "3"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    program = [sys.executable, "-m", "p5jax.cli", *words, "--out", str(tmp_path / "eight")]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    subprocess.run([*program, "--model-parallel", str(model_parallel)], env=environment, check=True)
+
+    def found(name):
+        manifest = json.loads((tmp_path / name / "triggers.json").read_text())
+        table = pq.read_table(tmp_path / name / manifest["users"]).to_pylist()
+        return manifest["task_tokens"], table, manifest["round"]
+
+    assert found("eight") == found("one")
+    assert found("one")[1]  # some users have tokens of their own
