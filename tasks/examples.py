@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from p5jax.data.dataset import SPLITS
@@ -63,7 +64,8 @@ class Examples:
             template = self.family.templates[example.prompt_id]
             about = (template.id, kind_of(template), _answer(example))
             texts = (example.inputs, example.targets, *about)
-            return [*(text.encode() for text in texts), example.user, example.item]
+            pair = np.int32(example.user), np.int32(example.item)
+            return [*(text.encode() for text in texts), *pair]
 
         def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             places = [numbers[name] for name in ("split", "epoch", "index")]
