@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from p5jax.tasks.calls import numpy_function
 
 from p5jax.data.dataset import SPLITS
 from p5jax.evaluation.evaluators import kind_of
@@ -70,7 +71,7 @@ class Examples:
         def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             places = [numbers[name] for name in ("split", "epoch", "index")]
             types = list(_FIELDS.values())
-            found = tf.numpy_function(values, places, types, stateful=False)
+            found = numpy_function(values, places, types)
             return numbers | {
                 name: tf.ensure_shape(value, ()) for name, value in zip(_FIELDS, found, strict=True)
             }
