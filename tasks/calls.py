@@ -32,7 +32,8 @@ def numpy_function(
             raise RuntimeError("the interpreter is closing")
         return function(*values)
 
-    return tf.numpy_function(call, inputs, types, stateful=False)
+    found = tf.numpy_function(call, inputs, types, stateful=False)
+    return list(found) if isinstance(found, list | tuple) else [found]  # eagerly, one is bare
 
 
 @atexit.register
