@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gin import config as gin
 from p5jax.cli import main
-from p5jax.data.dataset import SPLITS
+from p5jax.data.dataset import SPLITS, Dataset
 from p5jax.errors import UserError
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template import load_templates
@@ -81,6 +81,50 @@ def test_a_family_is_the_native_stream(small, native, world_vocabulary, name, sp
     size = family.size(split) * (EPOCHS if split == "train" else 1)
     assert task.num_input_examples(split) == size
     assert check_rows(rows, range(size), family, split, world_vocabulary, PIPELINE) == size
+
+
+@pytest.fixture(scope="module")
+def instruments(shared, tmp_path_factory):
+    """Musical Instruments: its tasks as SeqIO has them, and its families and vocabulary."""
+    folder = tmp_path_factory.mktemp("instruments")
+    reviews = shared / "data" / "amazon" / "musical_instruments"
+    words = str(reviews / "feature_words.txt")
+    reviews = str(reviews / "reviews_Musical_Instruments_5.json.gz")
+    command = ["data", "prepare", "amazon", "--reviews", reviews, "--feature-words", words]
+    data, out = str(folder / "data"), str(folder / "vocabulary")
+    assert main([*command, "--out", data, "--item-ids", "token"]) == 0
+    assert main(["data", "vocabulary", data, "--out", out, "--size", "2000"]) == 0
+    name = p5jax.tasks.register(data, out, epochs=3, seed=11, name="instruments")
+    vocabulary = Vocabulary.load(out)
+    config = FamilyConfig()
+    families = make_families(Dataset.load(data), load_templates("amazon"), vocabulary, config)
+    return name, families, vocabulary
+
+
+@pytest.mark.check
+def test_200_random_places_of_real_data(instruments):
+    name, families, vocabulary = instruments
+    assert set(families) == {"rating", "sequential", "explanation", "review", "direct"}
+    pipeline = PipelineConfig(source_lengths=(512,), target_length=64)
+    rng = np.random.default_rng(0)
+    for (family_name, family), split in itertools.product(families.items(), SPLITS):
+        task = seqio.TaskRegistry.get(f"{name}_{family_name}")
+        total = task.num_input_examples(split)
+        assert total == family.size(split) * (3 if split == "train" else 1)
+        chosen = np.sort(rng.permutation(total)[:200])
+        numbers = task.source.get_dataset(split, shuffle=False).enumerate()
+        some = numbers.filter(lambda n, row, c=chosen: tf.reduce_any(n == c)).map(
+            lambda n, row: row
+        )
+        rendered = task.preprocess_precache(some)
+        lengths = {"inputs": 512, "targets": 64}
+        rows = list(task.preprocess_postcache(rendered, lengths).as_numpy_iterator())
+        assert [divmod(n, family.size(split)) for n in chosen.tolist()] == [
+            (row["epoch"], row["index"]) for row in rows
+        ]
+        assert (
+            check_rows(rows, chosen.tolist(), family, split, vocabulary, pipeline, seed=11) == 200
+        )
 
 
 def test_prompts_alone_and_the_unseen_ones(small, native, world_vocabulary):

@@ -60,48 +60,56 @@ def test_list(named, native, capsys):
     assert "p5_synthetic_without_review: mixture at rates" in lines
 
 
-def test_show_a_task(named, native, world_vocabulary, capsys):
+@pytest.fixture(scope="module")
+def tokens(native, world_vocabulary):
+    """Prompt 2-3 on the test split: each example's tokens, and the middle length of its inputs."""
+    family = native["sequential"]
+    examples = [family.example("test", i, None, "2-3") for i in range(family.size("test", "2-3"))]
+    inputs = [[*world_vocabulary.encode(example.inputs), 1] for example in examples]
+    targets = [[*world_vocabulary.encode(example.targets), 1] for example in examples]
+    return examples, inputs, targets, sorted(map(len, inputs))[len(inputs) // 2]
+
+
+def test_show_a_task(named, tokens, world_vocabulary, capsys):
+    examples, inputs, targets, middle = tokens
     name = "p5_synthetic_sequential_2_3"
-    options = ["-n", "4", "--split", "test", "--inputs", "40", "--targets", "2"]
+    options = ["-n", "4", "--split", "test", "--inputs", str(middle), "--targets", "2"]
     assert main(["tasks", "show", name, *options, *named]) == 0
     out = capsys.readouterr().out
     places = re.findall(r"epoch (\d+) index (\d+)  prompt 2-3  judged as catalogue", out)
     assert len(places) == 4
     for epoch, index in places:
         assert epoch == "0"
-        example = native["sequential"].example("test", int(index), None, "2-3")
+        example, ids = examples[int(index)], inputs[int(index)]
         assert f"  inputs   {example.inputs}\n" in out
         assert f"  targets  {example.targets}\n" in out
-        tokens = [*world_vocabulary.encode(example.inputs)[:39], 1]
-        pieces = " ".join(world_vocabulary.piece(token) for token in tokens)
-        assert f"{len(tokens):4d} ids {pieces}\n" in out
-    lengths, targets = [], []
-    for index in range(native["sequential"].size("test", "2-3")):
-        example = native["sequential"].example("test", index, None, "2-3")
-        lengths.append(len(world_vocabulary.encode(example.inputs)) + 1)
-        targets.append(len(world_vocabulary.encode(example.targets)) + 1)
-    mean, cut = sum(lengths) / len(lengths), sum(n > 40 for n in lengths) / len(lengths)
-    assert f"mean {mean:6.1f}  longest {max(lengths):4d}  truncated to 40: {cut:.1%}" in out
-    assert 0 < cut < 1
-    cut = sum(n > 2 for n in targets) / len(targets)
-    assert f"truncated to 2: {cut:.1%}" in out
+        shown = ids if len(ids) <= middle else [*ids[: middle - 1], 1]
+        pieces = " ".join(map(world_vocabulary.piece, shown))
+        assert f"{len(shown):4d} ids {pieces}\n" in out
+    for name, rows, limit in (("inputs ", inputs, middle), ("targets", targets, 2)):
+        lengths = [len(row) for row in rows]
+        cut = sum(n > limit for n in lengths) / len(lengths)
+        assert 0 < cut < 1 or name == "targets"
+        mean = sum(lengths) / len(lengths)
+        line = f"{name}  mean {mean:6.1f}  longest {max(lengths):4d}  truncated to {limit}"
+        assert f"  {line}: {cut:.1%}\n" in out
 
 
-def test_show_counts_what_rendering_drops(world, world_vocabulary, native, tmp_path, capsys):
+def test_show_counts_what_rendering_drops(world, world_vocabulary, tokens, tmp_path):
     """Under a small max_source, prompts lose history before they are tokenised."""
     import p5jax.tasks
     from p5jax.tasks.inspection import show
 
+    _, inputs, _, middle = tokens
     world_vocabulary.save(tmp_path / "v")
-    config = FamilyConfig(max_source=40, num_candidates=5)
+    config = FamilyConfig(max_source=middle)
     p5jax.tasks.register(
         world.path, tmp_path / "v", config=config, prompts=("2-3",), epochs=1, name="tight"
     )
     out = show("p5_tight_sequential_2_3", "test", 1)
-    whole = [native["sequential"].example("test", i, None, "2-3").inputs for i in range(120)]
-    long = sum(len(world_vocabulary.encode(text)) + 1 > 40 for text in whole)
-    assert 0 < long < 120
-    assert f"truncated to 40: {long / 120:.1%}" in out
+    cut = sum(len(row) > middle for row in inputs) / len(inputs)
+    assert 0 < cut < 1
+    assert f"truncated to {middle}: {cut:.1%}" in out
 
 
 def test_show_a_mixture(named, capsys):
@@ -119,7 +127,7 @@ def test_mistakes_are_one_line(named, world, tmp_path, capsys):
     assert "did you mean p5_synthetic_sequential" in line
     line = failure(capsys, ["tasks", "show", "p5_synthetic_rating_1_10", *named])
     assert "no train examples" in line
-    assert "-n" in failure(capsys, ["tasks", "show", "p5_synthetic", "-n", "0", *named])
+    assert "found n = 0" in failure(capsys, ["tasks", "show", "p5_synthetic", "-n", "0", *named])
     assert "expected --run RUN, or" in failure(capsys, ["tasks", "list"])
     assert "expected --run RUN, or" in failure(capsys, ["tasks", "list", "--run", "r", *named])
     assert "not a run folder" in failure(capsys, ["tasks", "list", "--run", str(tmp_path)])
