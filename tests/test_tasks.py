@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from gin import config as gin
 from p5jax.cli import main
 from p5jax.data.dataset import SPLITS, Dataset
+from p5jax.draws import tokenise
 from p5jax.errors import UserError
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template import load_templates
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.windows import PipelineConfig, tokenise
+from p5jax.windows import PipelineConfig
 
 seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
 import p5jax.tasks  # noqa: E402
