@@ -81,6 +81,7 @@ def test_the_command_and_plain_seqio_cache_the_same(world, world_vocabulary, tmp
     assert check(seqio.TaskRegistry.get(f"{name}_review_4_2"), tmp_path / "two") > 200
 
 
+@pytest.mark.check
 def test_musical_instruments_from_the_cache(shared, tmp_path):
     seqio = pytest.importorskip("seqio")
     pytest.importorskip("apache_beam", reason="needs p5jax[beam] in an environment of its own")
