@@ -124,9 +124,10 @@ def test_a_pair_trains_as_one(world, one, pair, tmp_path):
 
 def test_a_pair_evaluates_and_ranks_as_one(one, tmp_path):
     def evaluate(*more: str, **processes: int) -> tuple[dict, dict]:
-        printed = finish(start("evaluate", str(one), "--json", *more, **processes))
+        asked = ("--prompts", "1-1,2-3", "--limit", "30", "--json")
+        printed = finish(start("evaluate", str(one), *asked, *more, **processes))
         assert all(out == "" for out, _ in printed[1:])
-        folder = one / "evaluation" / "test"
+        folder = one / "evaluation" / "test-limit-30"
         tables = {file.name: pq.read_table(file) for file in folder.glob("*.parquet")}
         return json.loads(printed[0][0]), tables
 
