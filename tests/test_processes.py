@@ -93,6 +93,7 @@ def pair(world, tmp_path_factory) -> Path:
     first, second = finish(start(*train(world, run, (2, 2)), **PAIR))
     assert "2 processes, by JAX_COORDINATOR_ADDRESS" in first[1]
     assert "mesh data 2 x model 2: 4 cpu device(s), 2 process(es)" in first[1]
+    assert "compiling validation, shape 8 x (128 -> 8)" in first[1]  # each brings half of the rows
     assert second[0] == first[0] == ""
     for line in second[1].splitlines():
         assert line.startswith("[Gloo]"), line  # all other lines are the primary's
