@@ -81,7 +81,10 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
 
 
 def parameters_only(
-    state_dict: Mapping[str, Any], target_state_dict: Mapping[str, Any], *, is_resuming: bool = False
+    state_dict: Mapping[str, Any],
+    target_state_dict: Mapping[str, Any],
+    *,
+    is_resuming: bool = False,
 ) -> Mapping[str, Any]:
     """A transformation of a restored state (t5x's protocol): the optimizer starts anew.
 
