@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from p5jax.tasks.calls import numpy_function
 
 from p5jax.data.dataset import SPLITS
 from p5jax.evaluation.evaluators import kind_of
@@ -63,12 +65,13 @@ class Examples:
             template = self.family.templates[example.prompt_id]
             about = (template.id, kind_of(template), _answer(example))
             texts = (example.inputs, example.targets, *about)
-            return [*(text.encode() for text in texts), example.user, example.item]
+            pair = np.int32(example.user), np.int32(example.item)
+            return [*(text.encode() for text in texts), *pair]
 
         def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             places = [numbers[name] for name in ("split", "epoch", "index")]
             types = list(_FIELDS.values())
-            found = tf.numpy_function(values, places, types, stateful=False)
+            found = numpy_function(values, places, types)
             return numbers | {
                 name: tf.ensure_shape(value, ()) for name, value in zip(_FIELDS, found, strict=True)
             }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import seqio
 import tensorflow as tf
+from p5jax.tasks.calls import numpy_function
 
 from p5jax.mixture import permute
 
@@ -62,7 +63,7 @@ class NumberSource(seqio.DataSource):
             return epochs, indices
 
         def fields(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-            pair = tf.numpy_function(place, [numbers], [tf.int64, tf.int64], stateful=False)
+            pair = numpy_function(place, [numbers], [tf.int64, tf.int64])
             epochs, indices = (tf.ensure_shape(each, [None]) for each in pair)
             return {"split": tf.fill(tf.shape(indices), split), "epoch": epochs, "index": indices}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import seqio
 import tensorflow as tf
+from p5jax.tasks.calls import numpy_function
 
 from p5jax.text.vocabulary import Vocabulary
 
@@ -49,7 +50,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         def encode(text: bytes) -> np.ndarray:
             return np.array(self.vocabulary.encode(text.decode("utf-8", "replace")), np.int32)
 
-        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
+        (ids,) = numpy_function(encode, [s], [tf.int32])
         ids.set_shape([None])
         return ids
 
@@ -60,7 +61,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
         shape = tf.shape(ids)
         flat = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])
-        texts = tf.numpy_function(decode, [flat], tf.string, stateful=False)
+        (texts,) = numpy_function(decode, [flat], [tf.string])
         texts = tf.reshape(texts, shape[:-1])
         texts.set_shape(ids.shape[:-1])
         return texts
