@@ -86,14 +86,14 @@ class Run:
         UserError, naming the first difference, when the folder there was made from others.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
-        templates = _chosen_templates(config)
+        templates = chosen_templates(config)
         if not (path / "run.json").is_file():
             if path.is_file() or any(
                 not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")
             ):
                 raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
             path.mkdir(parents=True, exist_ok=True)
-            _make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+            make_vocabulary(config, dataset, templates).save(path / "vocabulary")
             save_templates(templates, path / "templates.toml")
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
@@ -149,7 +149,8 @@ def _dataset_path(path: Path, manifest: dict) -> Path:
     )
 
 
-def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+    """Return the templates that a run uses, by id; UserError naming an unknown prompt."""
     templates = load_templates(config.templates)
     for prompt in config.prompts:
         if prompt not in templates:
@@ -160,9 +161,10 @@ def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
     return {id: t for id, t in templates.items() if not config.prompts or id in config.prompts}
 
 
-def _make_vocabulary(
+def make_vocabulary(
     config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
 ) -> Vocabulary:
+    """Return a run's vocabulary: of its SentencePiece model, or trained on the dataset's text."""
     if config.vocabulary:
         return Vocabulary.from_model(config.vocabulary, dataset.id_tokens)
     texts = corpus(dataset, templates.values())

@@ -24,7 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk"),
-    ("cli_data",),
+    ("cli_data", "cli_tasks"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")
