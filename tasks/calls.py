@@ -32,7 +32,9 @@ def numpy_function(
             raise RuntimeError("the interpreter is closing")
         return function(*values)
 
-    return tf.numpy_function(call, inputs, types, stateful=False)
+    outputs = tf.numpy_function(call, inputs, types, stateful=False)
+    # Outside of tf.data TensorFlow unpacks a single output.
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 @atexit.register
