@@ -80,8 +80,10 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    if arguments.n < 1 or arguments.targets < 1 or (arguments.inputs or 1) < 1:
-        raise UserError("tasks show: found a number below 1, expected 1 or more")
+    for option in ("n", "inputs", "targets"):
+        number = getattr(arguments, option)
+        if number is not None and number < 1:
+            raise UserError(f"tasks show: found {option} = {number}, expected 1 or more")
     _registered(arguments)
     from p5jax.tasks.inspection import show
 

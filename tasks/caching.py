@@ -20,7 +20,9 @@ def cache_tasks(
 
     What `seqio_cache_tasks --module_import=p5jax.tasks.from_environment` does; the environment
     must name what is registered (see p5jax.tasks.environment). A task that is there already stays
-    as it is. `shards` is the least number of files of a split. Returns each task's folder. UserError when a name is unknown or Beam is absent.
+    as it is. `shards` is the least number of files of a split.
+
+    Returns each task's folder. UserError when a name is unknown or Beam is absent.
     """
     tasks = {task.name for name in names for task in seqio.get_subtasks(find(name))}
     try:

@@ -32,9 +32,8 @@ def numpy_function(
             raise RuntimeError("the interpreter is closing")
         return function(*values)
 
-    outputs = tf.numpy_function(call, inputs, types, stateful=False)
-    # Outside of tf.data TensorFlow unpacks a single output.
-    return outputs if isinstance(outputs, list) else [outputs]
+    found = tf.numpy_function(call, inputs, types, stateful=False)
+    return list(found) if isinstance(found, list | tuple) else [found]  # eagerly, one is bare
 
 
 @atexit.register

@@ -51,11 +51,6 @@ class Registration:
     seed: int
 
 
-# `@FamilyConfig()` in a gin file, for register.config.
-p5jax_config.register(FamilyConfig)
-
-
-@gin.configurable(module="p5jax.tasks")
 def register(
     dataset: str | os.PathLike[str],
     vocabulary: str | os.PathLike[str],
@@ -100,7 +95,6 @@ def register(
     return _register(arguments, Registration(name, loaded, encoder, made, epochs, seed))
 
 
-@gin.configurable(module="p5jax.tasks")
 def register_run(
     run_dir: str | os.PathLike[str], *, epochs: int = 10, seed: int = 0, name: str = ""
 ) -> str:
@@ -116,7 +110,6 @@ def register_run(
     return _register(arguments, made)
 
 
-@gin.configurable(module="p5jax.tasks")
 def vocabulary_of(name: str) -> SeqioVocabulary:
     """Return the vocabulary of a registered task or mixture, for a t5x model."""
     return find(name).output_features["targets"].vocabulary
@@ -240,3 +233,9 @@ def _mixtures(
     if unseen:
         wanted[f"{whole}_zeroshot"] = [(task, 1.0) for task in unseen]
     return {name: seqio.Mixture(name, pairs) for name, pairs in wanted.items()}
+
+
+# For t5x's gin files. `@gin.configurable` would put a second line under every UserError.
+for _function in (register, register_run, vocabulary_of):
+    gin.external_configurable(_function, module="p5jax.tasks")
+p5jax_config.register(FamilyConfig)  # `@FamilyConfig()`, for register.config

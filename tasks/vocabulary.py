@@ -47,8 +47,10 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.vocabulary.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.array(self.vocabulary.encode(text.decode("utf-8", "replace")), np.int32)
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            # Eagerly an array of no dimensions, inside a graph bytes.
+            plain = np.asarray(text, object).item().decode("utf-8", "replace")
+            return np.array(self.vocabulary.encode(plain), np.int32)
 
         (ids,) = numpy_function(encode, [s], [tf.int32])
         ids.set_shape([None])
