@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -190,6 +192,13 @@ def test_training_goes_on_from_t5x_checkpoints_of_both_formats(world, run, state
     assert_equal(restore_params(done.path / "checkpoints"), state.params)
 
 
+def test_a_part_of_the_mixture_is_named_by_its_suffix(model):
+    assert adapter.part_of("p5_synthetic") == "p5_synthetic"
+    assert adapter.part_of("p5_synthetic", "sequential_2_3") == "p5_synthetic_sequential_2_3"
+    with pytest.raises(UserError, match=r"found 'p5_synthetic_sequental'.*p5_synthetic_sequential"):
+        adapter.part_of("p5_synthetic", "sequental")
+
+
 def test_fine_tuning_refuses_a_checkpoint_that_lacks_a_parameter(run, model, states):
     path = run.path / "checkpoints" / "checkpoint_3"
     wider = model.module.clone(config=model.module.config.__class__(
@@ -273,8 +282,8 @@ def test_t5xs_standard_rules_know_every_axis(model):
 
 
 def t5x_program(name, file, values, devices=1):
-    command = [sys.executable, "-m", f"t5x.{name}", f"--gin_file=t5x/{file}.gin"]
-    command += [f"--gin_search_paths={gin_folder()}", *flags(values)]
+    command = [sys.executable, "-m", f"t5x.{name}", f"--gin_file={gin_folder()}/t5x/{file}.gin"]
+    command += flags(values)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -344,3 +353,44 @@ def test_t5x_trains_on_one_and_on_two_by_two_devices_evaluates_and_infers(world,
     for line in lines:
         assert len(line["prediction"]) == 4
         assert line["aux"]["scores"] == sorted(line["aux"]["scores"], reverse=True)
+
+
+@pytest.mark.check
+def test_gin_files_of_an_installed_wheel_find_what_they_include(tmp_path):
+    """Far from a checkout; a later --gin_file is found by its name below the installed ones."""
+    root = Path(__file__).resolve().parents[2]
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(tmp_path), str(root)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    program = """
+import __main__
+from gin import config as gin
+import p5jax.config
+from t5x import eval, gin_utils, infer, train
+__main__.train, __main__.evaluate, __main__.infer = train.train, eval.evaluate, infer.infer
+print(p5jax.config.gin_folder())
+for name in ("pretrain", "finetune", "eval", "infer"):
+    gin.clear_config()
+    files = [f"{p5jax.config.gin_folder()}/t5x/{name}.gin", "models/v1_1_base.gin"]
+    gin_utils.parse_gin_flags(["."], files, ["BATCH_SIZE = 3"], finalize_config=False)
+    print(name, gin.get_bindings("T5Config")["mlp_dim"], gin.query_parameter("%BATCH_SIZE"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    found = done.stdout.splitlines()[-5:]
+    assert found == [
+        str(tmp_path / "site" / "p5jax" / "configs"),
+        "pretrain 2048 3",
+        "finetune 2048 3",
+        "eval 2048 3",
+        "infer 2048 3",
+    ], done.stdout[-500:] + done.stderr[-2000:]
