@@ -94,11 +94,13 @@ def parameters_only(
     """
     if is_resuming:
         return state_dict
-    found = flatten_dict(dict(state_dict["target"]), sep="/")
-    for name in flatten_dict(dict(target_state_dict["target"]), sep="/"):
-        if name not in found:
-            raise UserError(
-                f"INITIAL_CHECKPOINT_PATH: found no array {name}, expected that of another "
-                "T5Config (T5Config.whole_words = False if it has no whole-word table)"
-            )
+    for path in flatten_dict(dict(target_state_dict["target"])):
+        node = state_dict["target"]
+        for key in path:
+            if key not in node:
+                raise UserError(
+                    f"INITIAL_CHECKPOINT_PATH: found no array {'/'.join(path)}, expected that of "
+                    "another T5Config (whole_words = False if it has no whole-word table)"
+                )
+            node = node[key]
     return {"target": state_dict["target"], "state": {"step": state_dict["state"]["step"]}}

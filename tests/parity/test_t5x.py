@@ -187,6 +187,7 @@ def test_training_goes_on_from_t5x_checkpoints_of_both_formats(world, run, state
     for form in ("orbax", "legacy"):
         path = tmp_path / form / "checkpoint_0"
         assert_equal(import_t5x(path, run.model.config), state.params)
+        assert_equal(restored(states, path, **FINETUNING).params, state.params)
     start = {"RunConfig.initial_checkpoint": tmp_path / "orbax" / "checkpoint_0"}
     done = p5jax_train(world, tmp_path / "on", STEPS=1, LEARNING_RATE=0.0, **start)
     assert_equal(restore_params(done.path / "checkpoints"), state.params)
