@@ -37,7 +37,8 @@ import numpy as np
 from hardware import available_cores, describe, warn_if_busy
 
 from p5jax.batching import Batch, Tokens, first_fit, packed_batch, token_statistics
-from p5jax.windows import PipelineConfig, Windows, tokenise
+from p5jax.draws import tokenise
+from p5jax.windows import PipelineConfig, Windows
 
 NAMES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
 SIZES = {"small": (32128, 512, 8, 64, 2048, 6), "tiny": (512, 64, 4, 16, 128, 2)}

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from p5jax.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 
@@ -105,10 +107,10 @@ def first_fit(
 
 
 def process_slice(batch: Batch, index: int, count: int) -> Batch:
-    """Return a process's contiguous share of a global batch's rows."""
-    if count == 1:
-        return batch
-    rows = len(batch["encoder_input_tokens"]) // count
+    """Return a process's contiguous share of a global batch's rows, which must divide."""
+    rows, left = divmod(len(batch["encoder_input_tokens"]), count)
+    if left:
+        raise UserError(f"found batches of {rows * count + left} rows for {count} processes")
     return {name: array[index * rows : (index + 1) * rows] for name, array in batch.items()}
 
 

@@ -16,8 +16,9 @@ from p5jax.batching import padded
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
 from p5jax.inference.ranking import check_settings, rank
-from p5jax.progress import Progress, Report, print_progress
+from p5jax.progress import Progress, Report
 from p5jax.recommender import Recommender
+from p5jax.training import distributed
 from p5jax.training.interruption import Interruption
 
 MANIFEST = "_ranking.json"  # Parquet readers pass over names that begin so
@@ -54,7 +55,7 @@ def rank_users(
     recommender: Recommender,
     out: str | os.PathLike[str],
     config: BulkConfig = BulkConfig(),
-    report: Report = print_progress,
+    report: Report = distributed.report,
 ) -> int:
     """Write every user's k best next items to `out`/part-*.parquet; return the exit status.
 
@@ -62,6 +63,7 @@ def rank_users(
     list is exact. Users come in the order of their prompts' lengths, so that batches have few
     shapes. Parts that are there are not computed again: 0 when all are, 128 + N after signal N,
     after which the same call goes on. UserError when `out` holds another ranking.
+    A run on a mesh ranks on all its devices and processes, each of which must call this.
     """
     recommender.check_k(config.k)
     run, out = recommender.run, Path(out)
@@ -69,31 +71,43 @@ def rank_users(
     prompts = recommender.history_prompts(everyone, config.prompt)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     recommender.trie(config.method)  # fails, if it must, before the folder is made
-    _claim(out, _manifest(recommender, config))
+    manifest = _manifest(recommender, config)
     config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
-    waiting = [n for n in range(len(parts)) if not _file(out, n).is_file()]
+    waiting = distributed.from_primary(lambda: _claimed(out, manifest, len(parts)))
     done = len(order) - sum(len(parts[number]) for number in waiting)
     progress = Progress("ranking", "users", len(order), report, done)
     with Interruption() as interruption:
         for number in waiting:
             rows: list[dict[str, Any]] = []
             for first in range(0, len(parts[number]), config.batch_size):
-                if interruption.signal is not None:
+                stop = distributed.agreed_signal(interruption.signal)
+                if stop is not None:
                     report("stopped; the same command goes on after the files that are written")
-                    return 128 + interruption.signal
+                    return 128 + stop
                 users = parts[number][first : first + config.batch_size]
                 rows += _ranked(recommender, config, users, [prompts[user] for user in users])
                 progress.add(len(users))
-            beside = out / f".{_file(out, number).name}.partial"
-            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
-            beside.rename(_file(out, number))
+            if distributed.is_primary():
+                _write(_file(out, number), rows)
     return 0
 
 
 def _file(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.parquet"
+
+
+def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+    beside = file.with_name(f".{file.name}.partial")
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
+    beside.rename(file)
+
+
+def _claimed(out: Path, manifest: dict[str, Any], parts: int) -> list[int]:
+    """Claim the folder and return the numbers of the parts that it lacks."""
+    _claim(out, manifest)
+    return [number for number in range(parts) if not _file(out, number).is_file()]
 
 
 def _ranked(

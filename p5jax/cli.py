@@ -39,14 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overrides(arguments: argparse.Namespace, rest: list[str]) -> list[list[str]]:
-    unknown = [word for word in rest if not word.startswith("--gin.")]
-    if arguments.command != "train":
-        unknown = rest
+    takes_gin = "gin_file" in arguments
+    unknown = [word for word in rest if not (takes_gin and word.startswith("--gin."))]
     if unknown:
         raise UserError(f"unknown argument {unknown[0]!r}; see p5jax {arguments.command} --help")
-    if arguments.command != "train":
-        return []
-    return [[word.removeprefix("--gin.") for word in rest]]
+    return [[word.removeprefix("--gin.") for word in rest]] if takes_gin else []
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--limit", type=int, metavar="N", help="N examples of a family, always the same"
     )
     _add_ranking(evaluate)
+    _add_mesh(evaluate)
     evaluate.add_argument("--json", action="store_true")
 
     recommend = command("recommend", _recommend, "the k most probable next items of a user")
@@ -98,7 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     rank = command("rank", _rank, "the k most probable next items of every user, as Parquet")
     rank.add_argument("folder", metavar="RUN")
     rank.add_argument("--out", required=True, metavar="DIR")
-    rank.add_argument("--batch-size", type=int, default=16, metavar="N")
+    rank.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="users at a time, on all devices"
+    )
+    _add_mesh(rank)
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)
         each.add_argument("--prompt", default="2-3", metavar="ID")
@@ -147,6 +148,16 @@ def _add_ranking(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_mesh(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that share the parameters; the others share the batch",
+    )
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -158,9 +169,11 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from p5jax import runtime
     from p5jax.train import train_from_gin
 
-    return train_from_gin(arguments.gin_file, overrides)
+    with runtime.session():
+        return train_from_gin(arguments.gin_file, overrides)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -169,19 +182,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.evaluation.task import EvaluationConfig
     from p5jax.run import Run
+    from p5jax.training import distributed
+    from p5jax.training.partitioning import MeshConfig, make_mesh
 
-    runtime.set_up()
-    run = Run.load(arguments.folder)
-    results = evaluate_run(
-        run,
-        families=arguments.families,
-        prompts=arguments.prompts,
-        split=arguments.split,
-        limit=arguments.limit,
-        config=EvaluationConfig(
-            method=arguments.method, beam=arguments.beam, exact=arguments.exact
-        ),
-    )
+    config = EvaluationConfig(method=arguments.method, beam=arguments.beam, exact=arguments.exact)
+    with runtime.session():
+        run = Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+        results = evaluate_run(
+            run,
+            families=arguments.families,
+            prompts=arguments.prompts,
+            split=arguments.split,
+            limit=arguments.limit,
+            config=config,
+        )
+    if not distributed.is_primary():
+        return
     if arguments.json:
         print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
         return
@@ -224,13 +240,19 @@ def _warn_of_leak(dataset: Any) -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    from p5jax import load
+    from p5jax import runtime
     from p5jax.bulk import BulkConfig, rank_users
+    from p5jax.recommender import Recommender
+    from p5jax.run import Run
+    from p5jax.training import distributed
+    from p5jax.training.partitioning import MeshConfig, make_mesh
 
-    recommender = load(arguments.folder)
-    _warn_of_leak(recommender.run.dataset)
-    options = {field.name: getattr(arguments, field.name) for field in fields(BulkConfig)}
-    return rank_users(recommender, arguments.out, BulkConfig(**options))
+    config = BulkConfig(**{f.name: getattr(arguments, f.name) for f in fields(BulkConfig)})
+    with runtime.session():
+        run = Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+        if distributed.is_primary():
+            _warn_of_leak(run.dataset)
+        return rank_users(Recommender(run), arguments.out, config)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

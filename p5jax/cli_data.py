@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from p5jax.errors import UserError
+
 
 def add(commands: Any, command: Any) -> None:
     """Add the commands below `p5jax data`; `command` makes one of a name, a function and a help."""
@@ -38,6 +40,21 @@ def add(commands: Any, command: Any) -> None:
     audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
     audit.add_argument("folder", metavar="DIR")
     audit.add_argument("--json", action="store_true")
+    shards = command(
+        "export-shards",
+        _export_shards,
+        "a run's training prompts, tokenised, as ArrayRecord files (--gin.NAME=VALUE overrides)",
+        commands,
+    )
+    shards.add_argument("--gin_file", action="append", required=True, metavar="FILE")
+    shards.add_argument("--out", required=True, metavar="DIR")
+    shards.add_argument(
+        "--epochs", type=int, default=1, metavar="N", help="N prompts for each training example (1)"
+    )
+    shards.add_argument("--shards", type=int, default=16, metavar="K", help="files (16)")
+    tables = command("export-tfds", _export_tfds, "a dataset folder as TFDS datasets", commands)
+    tables.add_argument("folder", metavar="DIR")
+    tables.add_argument("--out", required=True, metavar="TFDS_DIR")
 
 
 def print_json(value: Any) -> None:
@@ -87,6 +104,28 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     vocabulary = make_vocabulary(config, dataset, chosen_templates(config))
     vocabulary.save(arguments.out)
     print(f"wrote {arguments.out}: {vocabulary.num_pieces} pieces, {vocabulary.size} ids")
+
+
+def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from p5jax.shard_export import export_from_gin
+
+    return export_from_gin(
+        arguments.gin_file,
+        overrides,
+        arguments.out,
+        epochs=arguments.epochs,
+        shards=arguments.shards,
+    )
+
+
+def _export_tfds(arguments: argparse.Namespace) -> None:
+    try:
+        from p5jax.data.tfds import export_tables
+    except ImportError as error:
+        raise UserError(f"export-tfds: {error}; expected pip install 'p5jax[tfds]'") from error
+
+    for path in export_tables(arguments.folder, arguments.out):
+        print(path)
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ processes or hosts.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ import numpy as np
 from absl import flags
 
 from p5jax.batching import Batch, Tokens, padded_batch, process_slice, smallest_fit
+from p5jax.draws import encoded_source, tokenise
 from p5jax.errors import UserError
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.windows import PipelineConfig, Windows, encoded_source, tokenise
+from p5jax.windows import PipelineConfig, Windows
 
 if TYPE_CHECKING:
     from p5jax.prompts.families import Example, Family
@@ -86,15 +88,26 @@ class BatchIterator:
         self._grain = self._batches = None
 
     def _start(self) -> grain.DatasetIterator:
-        config = self._windows.config
-        dataset = grain.MapDataset.range(self._window, _ENDLESS).map(self._windows)
-        options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2)
-        batches = dataset.to_iter_dataset(options)
-        if config.workers:
-            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags
-                flags.FLAGS.mark_as_parsed()
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
-        return iter(batches)
+        windows = grain.MapDataset.range(self._window, _ENDLESS).map(self._windows)
+        return worked_ahead(windows, self._windows.config)
+
+
+def worked_ahead(dataset: grain.MapDataset, config: PipelineConfig) -> grain.DatasetIterator:
+    """Iterate over a dataset in order, its elements made ahead in the threads and processes of
+    the configuration."""
+    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=2)
+    elements = dataset.to_iter_dataset(options)
+    if config.workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags
+            flags.FLAGS.mark_as_parsed()
+        workers = grain.MultiprocessingOptions(num_workers=config.workers)
+        elements = elements.mp_prefetch(workers, _leave_interrupts)
+    return iter(elements)
+
+
+def _leave_interrupts(worker: int, workers: int) -> None:
+    """In a worker, leave Ctrl-C, which a terminal sends to all processes, to the main one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train_iterator(

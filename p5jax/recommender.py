@@ -13,6 +13,7 @@ import numpy as np
 from p5jax.batching import padded
 from p5jax.errors import UserError
 from p5jax.inference.decoding import beam_search
+from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.ranking import id_trie, rank
 from p5jax.inference.trie import Trie
 from p5jax.prompts.fields import Fields
@@ -145,9 +146,9 @@ class Recommender:
         if not text.strip():
             raise UserError("--text: found nothing, expected a prompt")
         vocabulary = self.run.vocabulary
-        tokens = padded(self._tokens([text]))
+        tokens = place_rows(self.run.params, padded(self._tokens([text])))
         answers, _ = beam_search(self.run.model, self.run.params, tokens, max_length=64, beam=4)
-        return vocabulary.decode(np.asarray(answers)[0, 0].tolist())
+        return vocabulary.decode(to_host(answers)[0, 0].tolist())
 
     def _template(self, prompt: str, fields: set[str], target: str) -> PromptTemplate:
         """Return a prompt that these fields fill and that asks for `target`."""

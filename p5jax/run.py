@@ -12,15 +12,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError, nearest
-from p5jax.models.t5 import T5Config, Transformer, init_params
+from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate, load_templates, save_templates
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.training import distributed
 from p5jax.training.checkpoints import restore_params
+from p5jax.training.partitioning import param_shardings
 
 FORMAT_VERSION = 1
 # run.json is written last; a folder with only these is a run whose making was cut short.
@@ -52,8 +55,16 @@ class RunConfig:
 class Run:
     """One run folder, loaded: dataset, vocabulary, prompts, model and (lazily) its parameters."""
 
-    def __init__(self, path: Path, manifest: dict, dataset: Dataset, vocabulary: Vocabulary):
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict,
+        dataset: Dataset,
+        vocabulary: Vocabulary,
+        mesh: Mesh | None = None,
+    ):
         self.path = path
+        self.mesh = mesh
         self.manifest = manifest
         self.dataset = dataset
         self.vocabulary = vocabulary
@@ -75,8 +86,17 @@ class Run:
 
     @cached_property
     def params(self) -> Any:
-        """The best checkpoint's parameters."""
+        """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
+        if self.mesh is not None:
+            shardings = param_shardings(self.mesh, param_axes(self.model), shapes)
+            shapes = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                shapes,
+                shardings,
+            )
         return restore_params(self.path / "checkpoints", shapes)
 
     @staticmethod
@@ -87,28 +107,22 @@ class Run:
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = chosen_templates(config)
-        if not (path / "run.json").is_file():
-            if path.is_file() or any(
-                not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")
-            ):
-                raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
-            path.mkdir(parents=True, exist_ok=True)
-            make_vocabulary(config, dataset, templates).save(path / "vocabulary")
-            save_templates(templates, path / "templates.toml")
+        distributed.from_primary(lambda: _make_folder(path, config, dataset, templates))
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
         file = path / "run.json"
         if file.is_file():
             _refuse_difference(file, _read_manifest(path), manifest)
         # Written again all the same: the dataset may have moved.
-        beside = path / "run.json.partial"
-        beside.write_text(json.dumps(manifest, indent=1) + "\n")
-        beside.rename(file)
+        distributed.from_primary(lambda: _write_manifest(file, manifest))
         return Run(path, manifest, dataset, vocabulary)
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> Run:
-        """Open a run folder; UserError when it, its dataset or its vocabulary does not match."""
+    def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:
+        """Open a run folder; UserError when it, its dataset or its vocabulary does not match.
+
+        On a mesh its model is evaluated and ranks over all its devices, else on the first.
+        """
         path = Path(path)
         manifest = _read_manifest(path)
         dataset = Dataset.load(_dataset_path(path, manifest))
@@ -120,7 +134,26 @@ class Run:
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
-        return Run(path, manifest, dataset, vocabulary)
+        return Run(path, manifest, dataset, vocabulary, mesh)
+
+
+def _make_folder(
+    path: Path, config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
+) -> None:
+    """Write a new run folder but for its manifest, unless there is one already."""
+    if (path / "run.json").is_file():
+        return
+    if path.is_file() or any(not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")):
+        raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
+    path.mkdir(parents=True, exist_ok=True)
+    make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+    save_templates(templates, path / "templates.toml")
+
+
+def _write_manifest(file: Path, manifest: dict) -> None:
+    beside = file.with_name("run.json.partial")
+    beside.write_text(json.dumps(manifest, indent=1) + "\n")
+    beside.rename(file)
 
 
 def _read_manifest(path: Path) -> dict:

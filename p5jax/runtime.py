@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
+from collections.abc import Iterator
 
+from p5jax.training import distributed
 from p5jax.training.partitioning import enable_compilation_cache
 
 # <malloc.h>: mallopt's parameters.
@@ -13,9 +16,21 @@ _PAD = 256 << 20  # bytes
 
 
 def set_up() -> None:
-    """Prepare this process for heavy work; call it before the first array is made."""
+    """Prepare this process for heavy work, and join the others if there are any.
+
+    Call it before the first array is made; a second time does nothing.
+    """
     keep_freed_memory()
+    distributed.start()
     enable_compilation_cache()
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Set up, and within it end together with the other processes (see training.distributed)."""
+    set_up()
+    with distributed.together():
+        yield
 
 
 def keep_freed_memory() -> bool:

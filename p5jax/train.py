@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 
 from p5jax import config, runtime
+from p5jax.batching import process_slice
 from p5jax.data.audit import find_leaks
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_family
@@ -20,6 +20,7 @@ from p5jax.models.t5x_checkpoints import check_t5x, import_t5x, is_t5x
 from p5jax.pipeline import PipelineConfig, supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.run import Run, RunConfig
+from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh
 from p5jax.training.trainer import TrainConfig, train
@@ -49,38 +50,52 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
 
     Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
     """
-    config.register(*CONFIGS)
-    config.configure(gin_files, overrides)
-    runtime.set_up()
-    run_config, validation = config.build(RunConfig), config.build(ValidationConfig)
-    pipeline, optimizer = config.build(PipelineConfig), config.build(OptimizerConfig)
-    training, mesh = config.build(TrainConfig), make_mesh(config.build(MeshConfig))
-    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
-    _refuse_leaks(run)
-    (run.path / "config.gin").write_text(config.operative_config())
+    set_up(gin_files, overrides)
+    validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
+    optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    mesh = config.build(MeshConfig)
+    run = configured_run()
+    if distributed.is_primary():
+        (run.path / "config.gin").write_text(config.operative_config())
+    process = jax.process_index(), jax.process_count()
     result = train(
         run.model,
         _initial_params(run, training.seed),
         param_axes(run.model),
-        train_iterator(
-            run.families, run.vocabulary, pipeline, jax.process_index(), jax.process_count()
-        ),
+        train_iterator(run.families, run.vocabulary, pipeline, *process),
         optimizer,
-        mesh,
+        make_mesh(mesh),
         training,
         run.path,
         fingerprint=_fingerprint(run, pipeline, optimizer, training),
         validate=_rank_validator(run, validation) if validation.rank_users else None,
-        validation_batches=list(
-            supervised_batches(
+        validation_batches=[
+            process_slice(batch, *process)
+            for batch in supervised_batches(
                 _validation_examples(run.families, validation), run.vocabulary, pipeline
             )
-        ),
+        ],
+        fsdp=mesh.fsdp,
     )
     if result.status == "interrupted":
-        print(f"stopped at step {result.step}; the same command resumes it", file=sys.stderr)
+        distributed.report(f"stopped at step {result.step}; the same command resumes it")
         return 128 + (result.signal or 0)
     return 0
+
+
+def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Bind what gin files and NAME=VALUE overrides say of a run, and prepare this process."""
+    config.register(*CONFIGS)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+
+
+def configured_run() -> Run:
+    """Make, or open, the run that is bound; UserError when its data leak."""
+    run_config = config.build(RunConfig)
+    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
+    _refuse_leaks(run)
+    return run
 
 
 def _refuse_leaks(run: Run) -> None:
@@ -88,7 +103,7 @@ def _refuse_leaks(run: Run) -> None:
     if leaks:
         raise UserError(f"{run.dataset.path}: {leaks[0]}; see p5jax data audit")
     if run.dataset.leaky:
-        print("note: item ids are `released`: leaky, as in the published P5", file=sys.stderr)
+        distributed.report("note: item ids are `released`: leaky, as in the published P5")
 
 
 def _model_config(run_config: RunConfig) -> T5Config:
@@ -128,7 +143,7 @@ def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {type(part).__name__: asdict(part) for part in configs}
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["TrainConfig"][irrelevant]
-    for irrelevant in ("threads", "workers"):
+    for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
         del parts["PipelineConfig"][irrelevant]
     keys = ("dataset", "vocabulary", "templates", "families", "family_config", "model")
     parts |= {key: run.manifest[key] for key in keys}

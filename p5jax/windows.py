@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p5jax.batching import Batch, Tokens, first_fit, packed_batch, padded_batch, smallest_fit
+from p5jax.draws import Draws, RenderedDraws
 from p5jax.errors import UserError
-from p5jax.mixture import Mixture, permute
-from p5jax.prompts.sampling import example_rng
+from p5jax.mixture import permute
+from p5jax.shards import open_shards
 from p5jax.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from p5jax.prompts.families import Example, Family
+    from p5jax.prompts.families import Family
 
 BATCHINGS = ("auto", "longest", "buckets", "packed")
 _MULTIPLE = 8  # "longest" pads to a multiple of this
@@ -40,6 +41,8 @@ class PipelineConfig:
         so that an epoch holds every example once.
     window: batches whose examples are sorted or packed together; 0: as many as hold 2,048
         examples, at least 8.
+    shards: a folder of `p5jax data export-shards` to read the draws from, "" to render them; past
+        the last draw comes the first again.
     threads: threads that prepare windows ahead, 0 for none. workers: processes that do so, for
         accelerators that outrun one core.
     """
@@ -51,6 +54,7 @@ class PipelineConfig:
     rates: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     window: int = 0
+    shards: str = ""
     threads: int = 1
     workers: int = 0
 
@@ -83,12 +87,12 @@ class Windows:
     def __init__(
         self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
     ):
-        sizes = {name: family.size("train") for name, family in families.items()}
-        self.families = dict(families)
+        rendered = RenderedDraws(families, vocabulary, config)
+        self.mixture = rendered.mixture
         self.vocabulary = vocabulary
         self.config = config
         self.batching = resolved_batching(config)
-        self.mixture = Mixture(sizes, config.rates, config.seed)
+        self.draws: Draws = open_shards(config.shards, rendered) if config.shards else rendered
         self.rows, self.packed_target = config.batch_size, 0
         if self.batching == "packed":
             self.rows, self.packed_target = self._measured()
@@ -111,6 +115,7 @@ class Windows:
                 )
             },
             "vocabulary": self.vocabulary.fingerprint,
+            "period": self.draws.period,
         }
 
     def __call__(self, window: int) -> list[Batch]:
@@ -123,15 +128,9 @@ class Windows:
         return self._longest(tokens)
 
     def _tokens(self, window: int) -> list[Tokens]:
-        """Draw and encode a window's examples."""
-        config = self.config
-        count = config.window_batches * config.batch_size
-        tokens = []
-        for name, epoch, index in self.mixture.draw(window * count, count):
-            rng = example_rng(config.seed, epoch, name, index)
-            example = self.families[name].example("train", index, rng)
-            tokens.append(tokenise(example, self.vocabulary, config))
-        return tokens
+        """Return a window's examples."""
+        count = self.config.window_batches * self.config.batch_size
+        return self.draws(window * count, count)
 
     def _measured(self) -> tuple[int, int]:
         """Choose a packed batch's rows and target length by packing the first window.
@@ -195,24 +194,6 @@ class Windows:
             packed_batch([packed[i] for i in order[start::count]], source, target, rows)
             for start in range(count)
         ]
-
-
-def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -> Tokens:
-    """Encode an example, end-of-sequence on both sides; UserError when the source is too long."""
-    source = encoded_source(example, vocabulary, config.source_lengths[-1])
-    target = vocabulary.encode(example.targets)[: config.target_length - 1]
-    return Tokens(source, np.array([*target, vocabulary.eos_id], np.int32))
-
-
-def encoded_source(example: Example, vocabulary: Vocabulary, longest: int) -> np.ndarray:
-    """Encode an example's source [s] int32; UserError when it has more than `longest` tokens."""
-    tokens = vocabulary.encode(example.inputs)
-    if len(tokens) >= longest:
-        raise UserError(
-            f"prompt {example.prompt_id}: found {len(tokens) + 1} tokens,"
-            f" expected at most {longest}"
-        )
-    return np.array([*tokens, vocabulary.eos_id], np.int32)
 
 
 def resolved_batching(config: PipelineConfig) -> str:

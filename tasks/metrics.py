@@ -1,7 +1,8 @@
 """p5jax's metrics as SeqIO metric functions over decoded text.
 
 Each judges the examples of its own kinds among a task's, so that a task may mix kinds of prompts.
-A target is {"kind", "answer"}; a prediction one text, or the texts of all decodes, best first.
+A target is {"kind", "answer"}; a prediction one text, or the texts of all decodes, best first
+(t5x returns all decodes best last: turn them around).
 Every metric comes with its 95 % interval, "<metric> low" and "<metric> high", and its n.
 """
 

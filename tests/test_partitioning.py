@@ -70,6 +70,21 @@ def test_parameters_follow_the_logical_rules():
     }
 
 
+def test_fsdp_splits_parameters_by_embed_over_data():
+    mesh = AbstractMesh((4, 2), ("data", "model"))
+    specs = _specs(param_shardings(mesh, AXES, _abstract(SHAPES), fsdp=True))
+    assert specs == {
+        "mlp/wi/kernel": PartitionSpec("data", "model"),
+        "mlp/wo/kernel": PartitionSpec("model", "data"),
+        "token_embedder/embedding": PartitionSpec("model", "data"),
+        "norm/scale": PartitionSpec("data"),
+        "relpos_bias/rel_embedding": PartitionSpec("model", None),
+        "prefix/embedding": PartitionSpec(None, "data"),
+    }
+    with pytest.raises(UserError, match=r"embed is 8, expected a multiple of the mesh's data=3"):
+        param_shardings(AbstractMesh((3, 2), ("data", "model")), AXES, _abstract(SHAPES), fsdp=True)
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_optimizer_state_lies_beside_its_parameter(name):
     mesh = AbstractMesh((4, 2), ("data", "model"))

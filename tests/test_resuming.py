@@ -143,21 +143,25 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
 
 
 def test_one_device_is_eight_devices(tmp_path):
-    """20 steps of the Transformer with dropout: data 4 x model 2 against a single device."""
+    """20 steps of the Transformer with dropout: data 4 x model 2, with and without fsdp, against a
+    single device."""
     pytest.importorskip("p5jax.models.t5")
     one = _start("transformer", tmp_path / "one", "1", "1")
     eight = _start("transformer", tmp_path / "eight", "4", "2", devices=8)
+    split = _start("transformer", tmp_path / "split", "4", "2", "fsdp", devices=8)
     assert "mesh data 1 x model 1: 1 " in _finish(one)
     assert "mesh data 4 x model 2: 8 " in _finish(eight)
-    losses = [
+    assert "mesh data 4 x model 2, fsdp: 8 " in _finish(split)
+    one_loss, *losses = [
         [r["train/loss"] for r in train_records(tmp_path / name) if "train/loss" in r]
-        for name in ("one", "eight")
+        for name in ("one", "eight", "split")
     ]
-    assert len(losses[0]) == 5
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    expected, found = _final(tmp_path / "one"), _final(tmp_path / "eight")
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=2e-5, err_msg=name)
+    assert len(one_loss) == 5
+    expected, found, others = (_final(tmp_path / name) for name in ("one", "eight", "split"))
+    for mine, arrays in zip(losses, (found, others), strict=True):
+        np.testing.assert_allclose(one_loss, mine, rtol=1e-5)
+        for name, value in expected.items():
+            np.testing.assert_allclose(arrays[name], value, atol=2e-5, err_msg=name)
     # a checkpoint of eight devices is read on one
     restored = restore_params(tmp_path / "eight" / "checkpoints", which="latest")
     for path, leaf in jax.tree_util.tree_leaves_with_path(restored):

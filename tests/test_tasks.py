@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from gin import config as gin
 from p5jax.cli import main
 from p5jax.data.dataset import SPLITS, Dataset
+from p5jax.draws import tokenise
 from p5jax.errors import UserError
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template import load_templates
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.windows import PipelineConfig, tokenise
+from p5jax.windows import PipelineConfig
 
 seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
 import p5jax.tasks  # noqa: E402
@@ -125,6 +126,36 @@ def test_200_random_places_of_real_data(instruments):
         assert (
             check_rows(rows, chosen.tolist(), family, split, vocabulary, pipeline, seed=11) == 200
         )
+
+
+@pytest.mark.check
+def test_popularity_as_a_predictor_of_real_data(instruments):
+    """Every user gets the ten most popular items; their hit rate is counted from the sequences."""
+    name, families, vocabulary = instruments
+    dataset = families["sequential"].source.dataset
+    sequences = [dataset.sequence(user).tolist() for user in range(dataset.num_users)]
+    counts = np.bincount([i for s in sequences for i in s[:-2]], minlength=dataset.num_items)
+    popular = np.argsort(-counts, kind="stable")[:10].tolist()
+    places = [popular.index(s[-1]) if s[-1] in popular else None for s in sequences]
+    evaluator = seqio.Evaluator(
+        f"{name}_sequential_2_3",
+        seqio.EncDecFeatureConverter(pack=False),
+        eval_split="test",
+        sequence_length={"inputs": 512, "targets": 8},
+    )
+    decodes = [[*vocabulary.encode(dataset.item_ids[item]), 1] for item in popular]
+    decodes = [ids + [0] * (8 - len(ids)) for ids in decodes]
+    metrics, _ = evaluator.evaluate(
+        compute_metrics=True,
+        predict_fn=lambda rows, shapes=None: [(int(i), decodes) for i, _ in rows],
+    )
+    (found,) = metrics.result().values()
+    assert found["item/n"] == 1_429
+    assert found["item/real"] == 1
+    for k in (1, 5, 10):
+        hits = sum(place is not None and place < k for place in places)
+        assert hits > 0
+        assert found[f"item/HR@{k}"] == pytest.approx(hits / 1_429)
 
 
 def test_prompts_alone_and_the_unseen_ones(small, native, world_vocabulary):

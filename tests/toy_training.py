@@ -157,7 +157,7 @@ def _main(task: str, run_dir: str, *arguments: str) -> None:
                 word_starts=np.packbits(np.arange(VOCABULARY) % 3 == 0).tobytes(),
             )
         )
-        data, size = map(int, arguments)
+        data, size = map(int, arguments[:2])
         result = train(
             model,
             init_params(model, jax.random.key(0)),
@@ -167,6 +167,7 @@ def _main(task: str, run_dir: str, *arguments: str) -> None:
             make_mesh(MeshConfig(data, size)),
             CONFIG,
             run_dir,
+            fsdp="fsdp" in arguments,
             stream=sys.stdout,
         )
     leaves = {

@@ -21,6 +21,7 @@ from p5jax.evaluation.metrics import (
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
+from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.ranking import score_all
 from p5jax.inference.trie import Trie
 from p5jax.prompts.families import Example
@@ -123,7 +124,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     for batch, tokens in task.batches():
         weight = softmax(score_all(run.model, run.params, tokens, trie).astype(np.float64), axis=1)
         mean = (weight * stars).sum(axis=1)
-        output = np.asarray(greedy(run.model, run.params, tokens, longest))
+        output = to_host(greedy(run.model, run.params, place_rows(run.params, tokens), longest))
         examples += batch
         expected += mean[: len(batch)].tolist()
         said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
@@ -168,7 +169,8 @@ def evaluate_text(task: Task) -> FamilyResult:
     examples: list[Example] = []
     said: list[str] = []
     for batch, tokens in task.batches():
-        output = np.asarray(greedy(run.model, run.params, tokens, task.config.max_length))
+        sources = place_rows(run.params, tokens)
+        output = to_host(greedy(run.model, run.params, sources, task.config.max_length))
         examples += batch
         said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
     order = _sorted(examples)

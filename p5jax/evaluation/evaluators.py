@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from p5jax.data.dataset import FAMILIES
 from p5jax.errors import UserError, nearest
@@ -30,9 +29,11 @@ from p5jax.evaluation.task import (
     Task,
     chosen_indices,
 )
-from p5jax.progress import Report, print_progress
+from p5jax.inference.placing import to_host
+from p5jax.progress import Report
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
+from p5jax.training import distributed
 
 __all__ = [
     "EvaluationConfig",
@@ -101,11 +102,12 @@ def evaluate_family(
     limit: int | None = None,
     *,
     config: EvaluationConfig = DEFAULTS,
-    report: Report = print_progress,
+    report: Report = distributed.report,
 ) -> FamilyResult:
     """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
 
-    UserError when the run lacks the family or the prompt, or no record can fill it.
+    UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
+    is evaluated by all its devices and processes, each of which must call it.
     """
     if split not in SPLITS:
         raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
@@ -134,7 +136,7 @@ def evaluate_run(
     limit: int | None = None,
     *,
     config: EvaluationConfig = DEFAULTS,
-    report: Report = print_progress,
+    report: Report = distributed.report,
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
 
@@ -159,7 +161,8 @@ def evaluate_run(
     for result in largest.values():
         results += baseline_results(run, result, split)
     folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
-    write_results(folder, results, _header(run, split, limit, config))
+    header = _header(run, split, limit, config)
+    distributed.from_primary(lambda: write_results(folder, results, header))
     return results
 
 
@@ -224,5 +227,5 @@ def params_digest(params: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
+        digest.update(to_host(leaf).tobytes())
     return digest.hexdigest()

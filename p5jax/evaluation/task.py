@@ -11,6 +11,7 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
+from p5jax.inference.placing import mesh_of
 from p5jax.inference.ranking import check_settings
 from p5jax.models.t5 import Transformer
 from p5jax.pipeline import eval_batches
@@ -18,6 +19,7 @@ from p5jax.progress import Progress, Report
 from p5jax.prompts.families import Example, Family
 from p5jax.prompts.template import PromptTemplate
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.partitioning import DATA
 
 _SOURCE_LENGTHS = (32, 64, 128, 256)  # shorter static shapes than the longest source
 
@@ -45,6 +47,7 @@ class EvaluationConfig:
 
     method, beam, exact: how the catalogue is ranked (see inference.ranking.rank; P5 used a beam of
     20; an under-trained model needs more).
+    batch_size: rows of a batch, for each data group of the run's mesh.
     yes_no_users: at most so many users in prompts that ask about every candidate on its own,
     a subset of those of the other prompts. max_length: of generated text, in tokens.
     """
@@ -84,10 +87,11 @@ class Task:
         batch_size: int = 0,
         shortest: int = 64,
     ) -> Iterator[tuple[list[Example], np.ndarray]]:
-        """Yield (examples, tokens int32 [batch_size, S]), padded below, and report the progress.
+        """Yield (examples, tokens int32 [B, S]), padded below, and report the progress.
 
-        `examples` are the task's own unless others (`total` of them) are given. Each S is compiled
-        once; `shortest` is the least one.
+        `examples` are the task's own unless others (`total` of them) are given; B is `batch_size`,
+        or the configuration's, for each data group of the run's mesh. Each S is compiled once;
+        `shortest` is the least one.
         """
         if examples is None:
             examples, total = self.examples(), len(self.indices)
@@ -96,7 +100,8 @@ class Task:
         progress = Progress(
             f"{self.family.name} {self.template.id}", "examples", total, self.report
         )
-        size = batch_size or self.config.batch_size
+        mesh = mesh_of(self.run.params)
+        size = (batch_size or self.config.batch_size) * (mesh.shape[DATA] if mesh else 1)
         for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):
             yield batch, tokens
             progress.add(len(batch))

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.errors import UserError
+from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
@@ -68,15 +68,15 @@ def rank(
     exclude [B, E] and candidates [B, C] are items padded with -1; with candidates only these are
     ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's own, or
     `children`, renormalised at each token over those that continue an id of the catalogue.
-    UserError for settings that `check_settings` refuses, arrays that do not fit, and a model whose
-    log-probabilities are no numbers.
+    Parameters on a mesh are searched by all its devices and processes, each of which must call it
+    with the same rows. UserError for settings that `check_settings` refuses, arrays that do not
+    fit, and a model whose log-probabilities are no numbers.
     """
     check_settings(k, beam, method, exact, likelihood)
-    tokens = jnp.asarray(encoder_input_tokens)
+    tokens = np.asarray(encoder_input_tokens)
     users = tokens.shape[0]
     blocked = _item_rows("exclude", exclude, users, trie)
     chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
-    available = available_before(trie, blocked, chosen)
     kept = max(beam, k)
     width = Width(kept, kept, textbook=method == "beam")
     if method == "exact":
@@ -85,8 +85,12 @@ def rank(
     def run(rows: np.ndarray, width: Width) -> Ranking:
         # float32 means float32: accelerators would multiply with fewer bits.
         precision = "highest" if model.config.dtype == "float32" else "default"
+        sources, taken = place_rows(params, tokens[rows]), place_rows(params, blocked[rows])
+        asked = None if chosen is None else place_rows(params, chosen[rows])
+        available = available_before(trie, taken, asked)
         with jax.default_matmul_precision(precision):
-            found = search(model, params, tokens[rows], trie, available[rows], k, width, likelihood)
+            found = search(model, params, sources, trie, available, k, width, likelihood)
+        found = Found(*(part[: len(rows)] for part in to_host(found)))
         return _ranking(found, k, _ROUNDING[model.config.dtype])
 
     ranking = run(np.arange(users), width)
@@ -120,10 +124,10 @@ def check_settings(
         raise UserError("exact: found it with method beam, expected method certified or exact")
 
 
-def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> jax.Array:
+def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np.ndarray:
     """Items of each user [B, N], -1 for none."""
     if items is None:
-        return jnp.full((users, 1), -1, jnp.int32)
+        return np.full((users, 1), -1, np.int32)
     rows = np.asarray(items)
     if rows.ndim != 2 or rows.shape[0] != users:
         raise UserError(f"{name}: found the shape {rows.shape}, expected ({users}, any)")
@@ -131,7 +135,7 @@ def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> ja
         raise UserError(
             f"{name}: found items {rows.min()} to {rows.max()}, expected -1 to {trie.num_items - 1}"
         )
-    return jnp.asarray(rows, jnp.int32)
+    return rows.astype(np.int32)
 
 
 def _ranking(found: Found, k: int, rounding: float) -> Ranking:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,10 @@ class Source:
         # One length for all users, so that candidates stack; shorter only in a tiny catalogue.
         self.num_candidates = min(config.num_candidates, dataset.num_items - longest + 1)
 
+    def identity(self) -> dict[str, Any]:
+        """Return, JSON-able, what decides the examples but for vocabulary and templates."""
+        return {"dataset": self.dataset.fingerprint, "family_config": asdict(self.config)}
+
     def rng(self, split: str, purpose: str, user: int) -> np.random.Generator:
         """Return the random stream of an evaluation, the same for every model and prompt."""
         return example_rng(self.config.evaluation_seed, 0, f"{split}/{purpose}", user)
@@ -103,6 +109,12 @@ class Family(ABC):
         self.source = source
         self.templates = {id: t for id, t in templates.items() if t.family == self.name}
         self.seen = tuple(t for t in self.templates.values() if t.seen)
+
+    @property
+    def templates_fingerprint(self) -> str:
+        """SHA-256 of the prompts that training draws from."""
+        prompts = json.dumps([asdict(template) for template in self.seen])
+        return hashlib.sha256(prompts.encode()).hexdigest()
 
     @abstractmethod
     def size(self, split: str, prompt_id: str | None = None) -> int:

@@ -130,12 +130,13 @@ class Steps:
         *,
         seed: int,
         accumulate: int = 1,
+        fsdp: bool = False,
     ) -> None:
         self.model, self.tx, self.mesh = model, tx, mesh
         self.accumulate = accumulate
         self._seed = np.uint32(seed)
         shapes = jax.eval_shape(lambda p: p, params)
-        target = param_shardings(mesh, axes, shapes)
+        target = param_shardings(mesh, axes, shapes, fsdp)
         abstract = jax.eval_shape(self._new_state, shapes)
         self.shardings = state_shardings(mesh, abstract, shapes, target)
         self.abstract_state = jax.tree.map(

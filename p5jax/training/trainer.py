@@ -14,10 +14,10 @@ from typing import Any, Protocol, TextIO
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from p5jax.errors import UserError
+from p5jax.training import distributed
 from p5jax.training.checkpoints import Checkpoints, gather_json, step_folder
 from p5jax.training.interruption import Interruption
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -97,20 +97,31 @@ def train(
     fingerprint: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     validation_batches: Sequence[HostBatch] = (),
+    fsdp: bool = False,
     stream: TextIO | None = None,
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
 
     Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints goes on from
     the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able: what the run
-    depends on) must be the one it was started with. `validation_batches` give validation/loss and
-    validation/accuracy; `validate(params, step)` gives further metrics, under any name. UserError
-    when the loss is not finite, naming the step; the last good checkpoint stays.
+    depends on) must be the one it was started with. `validation_batches` (this
+    process's rows) give validation/loss and validation/accuracy; `validate(params, step)` gives
+    further metrics, under any name. `fsdp` as in MeshConfig. UserError when the loss is not finite,
+    naming the step; the last good checkpoint stays.
     """
     tx, schedule = make_optimizer(optimizer, config.steps)
-    steps = Steps(model, tx, mesh, axes, params, seed=config.seed, accumulate=optimizer.accumulate)
+    steps = Steps(
+        *(model, tx, mesh, axes, params),
+        seed=config.seed,
+        accumulate=optimizer.accumulate,
+        fsdp=fsdp,
+    )
     run_dir = Path(run_dir)
-    with Interruption() as interruption, Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c:
+    with (
+        Interruption() as interruption,
+        Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c,
+        distributed.together(),  # innermost: closing checkpoints would wait for a lost process
+    ):
         saved = c.steps()
         if saved:
             progress = _matching_progress(c, saved[-1], fingerprint or {})
@@ -120,12 +131,16 @@ def train(
             progress = {}
             state = steps.init(params)
         del params
-        primary = jax.process_index() == 0
         first = progress.get("step", 0)
+        distributed.reached(f"after step {first}")
         with RunWriters(
-            run_dir, config.steps, resumed_step=first, primary=primary, stream=stream
+            run_dir,
+            config.steps,
+            resumed_step=first,
+            primary=distributed.is_primary(),
+            stream=stream,
         ) as w:
-            w.message(describe_mesh(mesh))
+            w.message(describe_mesh(mesh, fsdp))
             if saved:
                 w.message(f"resuming after step {first}")
             loop = _Loop(config, steps, schedule, iterator, c, w, state, progress)
@@ -239,6 +254,7 @@ class _Loop:
             started += seconds  # compiling is no training time
             self.writers.message(f"compiled in {seconds:.1f} s")
         self.step += 1
+        distributed.reached(f"after step {self.step}")
         self._absorb()
         self._pending = self.step, sums
         self._add({"seconds": time.monotonic() - started})
@@ -353,12 +369,9 @@ class _Loop:
 
     def _agreed(self, interruption: Interruption) -> int | None:
         """The signal to stop for; processes agree at recorded steps, as each may get its own."""
-        if jax.process_count() == 1:
-            return interruption.signal
-        if self.step % self.config.log_every:
+        if jax.process_count() > 1 and self.step % self.config.log_every:
             return None
-        signals = multihost_utils.process_allgather(np.int32(interruption.signal or 0))
-        return int(np.max(signals)) or None
+        return distributed.agreed_signal(interruption.signal)
 
     def _result(self, status: str, number: int | None) -> TrainResult:
         params = self.state["target"]
