@@ -72,9 +72,8 @@ def run(world, tmp_path_factory):
     return p5jax_train(world, tmp_path_factory.mktemp("native") / "run", LEARNING_RATE=0.1)
 
 
-@pytest.fixture(scope="module")
-def model(world, run):
-    """What gin/t5x/model.gin makes of the run's dataset, vocabulary and sizes."""
+def configure(world, run):
+    """gin as gin/t5x/model.gin has it for the run's dataset, vocabulary and sizes."""
     values = {
         "DATASET": repr(str(world.path)),
         "VOCABULARY": repr(str(run.path / "vocabulary")),
@@ -84,12 +83,22 @@ def model(world, run):
     }
     gin.clear_config()
     file = str(gin_folder() / "t5x" / "model.gin")
-    bindings = [f"{name} = {value}" for name, value in values.items()]
-    gin.parse_config_files_and_bindings([file], bindings)
-    try:
-        yield gin.get_configurable(adapter.EncoderDecoderModel)()
-    finally:
-        gin.clear_config()
+    gin.parse_config_files_and_bindings([file], [f"{name} = {v}" for name, v in values.items()])
+
+
+@pytest.fixture(scope="module")
+def model(world, run):
+    """What those gin files make."""
+    configure(world, run)
+    return gin.get_configurable(adapter.EncoderDecoderModel)()
+
+
+@pytest.fixture(autouse=True)
+def configured(world, run, model):
+    """t5x asks gin as it decodes too, and `p5jax train` in between clears what gin knows."""
+    configure(world, run)
+    yield
+    gin.clear_config()
 
 
 @pytest.fixture(scope="module")
