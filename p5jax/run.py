@@ -37,7 +37,9 @@ class RunConfig:
     templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py; prompts: the ids of those
     to use, () for all. families: () for all that the dataset feeds.
     vocabulary: a SentencePiece model file, or "" to train one of `vocabulary_size` pieces.
-    initial_checkpoint: a Hugging Face folder or an official P5 .pth file, or "" for a random start.
+    initial_checkpoint: a Hugging Face folder, an official P5 .pth file, a t5x checkpoint
+        (MODEL_DIR/checkpoint_N, gs://t5-data/…) or a run's own (RUN/checkpoints/checkpoint_N), of
+        the sizes that gin gives; or "" for a random start.
     """
 
     dataset: str
