@@ -8,9 +8,9 @@ from pathlib import Path
 
 import seqio
 from absl import flags
-from p5jax.tasks.registry import find
 
 from p5jax.errors import UserError
+from p5jax.tasks.registry import find
 
 
 def cache_tasks(

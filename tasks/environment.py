@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from p5jax.tasks.registry import register, register_run
-
 from p5jax.errors import UserError
+from p5jax.tasks.registry import register, register_run
 
 
 def register_from(environment: Mapping[str, str]) -> str:

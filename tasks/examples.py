@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from p5jax.tasks.calls import numpy_function
 
 from p5jax.data.dataset import SPLITS
 from p5jax.evaluation.evaluators import kind_of
 from p5jax.prompts.families import Example, Family, example_rng
+from p5jax.tasks.calls import numpy_function
 
 # What rendering adds to an example's numbers.
 _FIELDS: Mapping[str, tf.DType] = {

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import seqio
-from p5jax.tasks.examples import Examples
-from p5jax.tasks.registry import find
 
 from p5jax.data.dataset import SPLITS
 from p5jax.errors import UserError
 from p5jax.prompts.template import Renderer
+from p5jax.tasks.examples import Examples
+from p5jax.tasks.registry import find
 
 _SAMPLE = 200  # examples of a task that lengths are measured on
 _UNBOUNDED = 1 << 30

@@ -12,10 +12,6 @@ from pathlib import Path
 from types import ModuleType
 
 import seqio
-from p5jax.tasks import direct, explanation, rating, review, sequential
-from p5jax.tasks.examples import Examples
-from p5jax.tasks.source import NumberSource
-from p5jax.tasks.vocabulary import SeqioVocabulary
 
 from gin import config as gin  # type: ignore[attr-defined]
 from p5jax import config as p5jax_config
@@ -24,6 +20,10 @@ from p5jax.errors import UserError, nearest
 from p5jax.prompts.families import Family, FamilyConfig, make_families, select_prompts
 from p5jax.prompts.template import PromptTemplate, load_templates
 from p5jax.run import Run
+from p5jax.tasks import direct, explanation, rating, review, sequential
+from p5jax.tasks.examples import Examples
+from p5jax.tasks.source import NumberSource
+from p5jax.tasks.vocabulary import SeqioVocabulary
 from p5jax.text.vocabulary import Vocabulary
 
 FAMILY_MODULES: Mapping[str, ModuleType] = {

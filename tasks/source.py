@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import seqio
 import tensorflow as tf
-from p5jax.tasks.calls import numpy_function
 
 from p5jax.mixture import permute
+from p5jax.tasks.calls import numpy_function
 
 _SHARD = 4096  # examples of a shard that one worker of an offline caching job renders
 _BLOCK = 1024  # numbers that are permuted at a time

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from p5jax.tasks.registry import find, vocabulary_of
 from t5x import models
 
 from gin import config as gin  # type: ignore[attr-defined]
 from p5jax import config
 from p5jax.errors import UserError
 from p5jax.models.t5 import T5Config, Transformer
+from p5jax.tasks.registry import find, vocabulary_of
 
 __all__ = ["EncoderDecoderModel", "parameters_only", "part_of", "transformer", "vocabulary_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import seqio
 import tensorflow as tf
-from p5jax.tasks.calls import numpy_function
 
+from p5jax.tasks.calls import numpy_function
 from p5jax.text.vocabulary import Vocabulary
 
 

@@ -22,8 +22,9 @@ from p5jax.text.vocabulary import Vocabulary
 from p5jax.windows import PipelineConfig
 
 seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
-import p5jax.tasks  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
+import p5jax.tasks  # noqa: E402
 from p5jax.tasks.source import NumberSource  # noqa: E402
 from p5jax.tasks.vocabulary import SeqioVocabulary  # noqa: E402
 

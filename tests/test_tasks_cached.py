@@ -86,7 +86,6 @@ def test_musical_instruments_from_the_cache(shared, tmp_path):
     seqio = pytest.importorskip("seqio")
     pytest.importorskip("apache_beam", reason="needs p5jax[beam] in an environment of its own")
     import p5jax.tasks
-
     from p5jax.cli import main
 
     folder = shared / "data" / "amazon" / "musical_instruments"

@@ -157,9 +157,8 @@ def test_without_beam(named, tmp_path, monkeypatch, capsys):
 
 
 def test_environment_names_what_is_registered(named, world, monkeypatch):
-    from p5jax.tasks.environment import register_from
-
     from p5jax.errors import UserError
+    from p5jax.tasks.environment import register_from
 
     both = {"P5JAX_DATASET": named[1], "P5JAX_VOCABULARY": named[3], "P5JAX_EPOCHS": "2"}
     assert register_from(both) == "p5_synthetic"
