@@ -12,10 +12,11 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test $(BEAM)/installed lint
 	$(BIN)/python -m pytest
-	$(BEAM)/bin/python -m pytest -m beam
+	$(BEAM)/bin/python -m pytest -m "beam and not check" tests/test_tasks_cached.py
 
-check: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m check
+check: $(VENV)/installed-test $(BEAM)/installed
+	$(BIN)/python -m pytest -m "check and not beam"
+	$(BEAM)/bin/python -m pytest -m "check and beam" tests/test_tasks_cached.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from p5jax import cli_data, cli_triggers
+from p5jax import cli_data, cli_tasks, cli_triggers
 from p5jax.cli_data import print_json
 from p5jax.errors import UserError
 
@@ -17,9 +17,12 @@ from p5jax.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit status (2 for a user's mistake)."""
-    arguments, rest = _parser().parse_known_args(argv)
+    words, options = cli_tasks.split(sys.argv[1:] if argv is None else argv)
+    arguments, rest = _parser().parse_known_args(words)
     try:
         overrides = _overrides(arguments, rest)
+        if arguments.run is cli_tasks.cache:
+            overrides = [options]
         return arguments.run(arguments, *overrides) or 0
     except UserError as error:
         print(f"p5jax: error: {error}", file=sys.stderr)
@@ -60,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", None, "prepare, inspect and audit datasets")
     cli_data.add(
         data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"), command
+    )
+
+    tasks = command("tasks", None, "SeqIO tasks of a run or a dataset: list, show, cache")
+    cli_tasks.add(
+        tasks.add_subparsers(dest="tasks_command", required=True, metavar="COMMAND"), command
     )
 
     triggers = command("triggers", None, "trigger tokens for the prompts of a trained run")

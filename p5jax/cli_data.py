@@ -32,6 +32,11 @@ def add(commands: Any, command: Any) -> None:
         each.add_argument("--skip-bad-lines", action="store_true")
     inspect = command("inspect", _inspect, "counts, protocol and a few rows", commands)
     inspect.add_argument("folder", metavar="DIR")
+    vocabulary = command("vocabulary", _vocabulary, "train the vocabulary of a run", commands)
+    vocabulary.add_argument("folder", metavar="DIR")
+    vocabulary.add_argument("--out", required=True, metavar="FOLDER")
+    vocabulary.add_argument("--size", type=int, default=4000, metavar="N", help="pieces at most")
+    vocabulary.add_argument("--templates", default="amazon", metavar="NAME|FILE")
     audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
     audit.add_argument("folder", metavar="DIR")
     audit.add_argument("--json", action="store_true")
@@ -83,6 +88,22 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from p5jax.data.inspect import inspect
 
     print(inspect(Dataset.load(arguments.folder)))
+
+
+def _vocabulary(arguments: argparse.Namespace) -> None:
+    from p5jax.data.dataset import Dataset
+    from p5jax.run import RunConfig, chosen_templates, make_vocabulary
+
+    config = RunConfig(
+        arguments.folder,
+        run_dir="",
+        templates=arguments.templates,
+        vocabulary_size=arguments.size,
+    )
+    dataset = Dataset.load(arguments.folder)
+    vocabulary = make_vocabulary(config, dataset, chosen_templates(config))
+    vocabulary.save(arguments.out)
+    print(f"wrote {arguments.out}: {vocabulary.num_pieces} pieces, {vocabulary.size} ids")
 
 
 def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> int:

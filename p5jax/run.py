@@ -37,7 +37,9 @@ class RunConfig:
     templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py; prompts: the ids of those
     to use, () for all. families: () for all that the dataset feeds.
     vocabulary: a SentencePiece model file, or "" to train one of `vocabulary_size` pieces.
-    initial_checkpoint: a Hugging Face folder or an official P5 .pth file, or "" for a random start.
+    initial_checkpoint: a Hugging Face folder, an official P5 .pth file, a t5x checkpoint
+        (MODEL_DIR/checkpoint_N, gs://t5-data/…) or a run's own (RUN/checkpoints/checkpoint_N), of
+        the sizes that gin gives; or "" for a random start.
     """
 
     dataset: str
@@ -104,7 +106,7 @@ class Run:
         UserError, naming the first difference, when the folder there was made from others.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
-        templates = _chosen_templates(config)
+        templates = chosen_templates(config)
         distributed.from_primary(lambda: _make_folder(path, config, dataset, templates))
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
@@ -144,7 +146,7 @@ def _make_folder(
     if path.is_file() or any(not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")):
         raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
     path.mkdir(parents=True, exist_ok=True)
-    _make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+    make_vocabulary(config, dataset, templates).save(path / "vocabulary")
     save_templates(templates, path / "templates.toml")
 
 
@@ -180,7 +182,8 @@ def _dataset_path(path: Path, manifest: dict) -> Path:
     )
 
 
-def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+    """Return the templates that a run uses, by id; UserError naming an unknown prompt."""
     templates = load_templates(config.templates)
     for prompt in config.prompts:
         if prompt not in templates:
@@ -191,9 +194,10 @@ def _chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
     return {id: t for id, t in templates.items() if not config.prompts or id in config.prompts}
 
 
-def _make_vocabulary(
+def make_vocabulary(
     config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
 ) -> Vocabulary:
+    """Return a run's vocabulary: of its SentencePiece model, or trained on the dataset's text."""
     if config.vocabulary:
         return Vocabulary.from_model(config.vocabulary, dataset.id_tokens)
     texts = corpus(dataset, templates.values())

@@ -16,6 +16,7 @@ from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.models.hf import import_hf
 from p5jax.models.t5 import T5Config, init_params, param_axes
+from p5jax.models.t5x_checkpoints import check_t5x, import_t5x, is_t5x
 from p5jax.pipeline import PipelineConfig, supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.run import Run, RunConfig
@@ -106,10 +107,16 @@ def _refuse_leaks(run: Run) -> None:
 
 
 def _model_config(run_config: RunConfig) -> T5Config:
-    """Return the model's sizes: gin's, or an initial checkpoint's with gin's dropout and dtype."""
+    """Return the model's sizes: gin's, or an initial checkpoint's with gin's dropout and dtype.
+
+    A t5x checkpoint carries no sizes: gin's must be its own.
+    """
     # The run knows its vocabulary, and sets the size.
     wanted = config.build(T5Config, vocab_size=0)
     if not run_config.initial_checkpoint:
+        return wanted
+    if is_t5x(run_config.initial_checkpoint):
+        check_t5x(run_config.initial_checkpoint, wanted)
         return wanted
     sizes, _ = import_hf(run_config.initial_checkpoint)
     return replace(
@@ -125,6 +132,8 @@ def _initial_params(run: Run, seed: int) -> Any:
     source, model = run.manifest["initial_checkpoint"], run.model.config
     if not source:
         return init_params(run.model, jax.random.key(seed))
+    if is_t5x(source):
+        return import_t5x(source, model)
     starts = model.word_starts if model.whole_words else b""
     return import_hf(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("triggers",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_triggers"),
+    ("cli_data", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

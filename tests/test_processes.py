@@ -93,6 +93,7 @@ def pair(world, tmp_path_factory) -> Path:
     first, second = finish(start(*train(world, run, (2, 2)), **PAIR))
     assert "2 processes, by JAX_COORDINATOR_ADDRESS" in first[1]
     assert "mesh data 2 x model 2: 4 cpu device(s), 2 process(es)" in first[1]
+    assert "compiling validation, shape 8 x (128 -> 8)" in first[1]  # each brings half of the rows
     assert second[0] == first[0] == ""
     for line in second[1].splitlines():
         assert line.startswith("[Gloo]"), line  # all other lines are the primary's
@@ -124,9 +125,10 @@ def test_a_pair_trains_as_one(world, one, pair, tmp_path):
 
 def test_a_pair_evaluates_and_ranks_as_one(one, tmp_path):
     def evaluate(*more: str, **processes: int) -> tuple[dict, dict]:
-        printed = finish(start("evaluate", str(one), "--json", *more, **processes))
+        asked = ("--prompts", "1-1,2-3", "--limit", "30", "--json")
+        printed = finish(start("evaluate", str(one), *asked, *more, **processes))
         assert all(out == "" for out, _ in printed[1:])
-        folder = one / "evaluation" / "test"
+        folder = one / "evaluation" / "test-limit-30"
         tables = {file.name: pq.read_table(file) for file in folder.glob("*.parquet")}
         return json.loads(printed[0][0]), tables
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from p5jax.evaluation.metrics import (
     ratings_from_text,
     text_columns,
     text_metrics,
+    without_rating,
 )
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import Task
@@ -32,7 +32,6 @@ EXAMPLES = 3
 RATING_TEXTS = tuple(str(n) for n in range(1, 6)) + tuple(
     f"{n // 10}.{n % 10}" for n in range(10, 51)
 )
-_LEADING_RATING = re.compile(r"\s*\d+(\.\d+)?\s*,\s*")
 
 
 def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,7 +176,7 @@ def evaluate_text(task: Task) -> FamilyResult:
     order = _sorted(examples)
     examples, said = [examples[i] for i in order], [said[i] for i in order]
     if "rating" in task.template.target_fields:
-        said = [_LEADING_RATING.sub("", text, count=1) for text in said]
+        said = [without_rating(text) for text in said]
     references = [str(e.answer) for e in examples]
     users, items = _pairs(examples)
     shown = zip([e.inputs for e in examples[:EXAMPLES]], said, references, strict=False)

@@ -24,6 +24,7 @@ RANKING_CUTS = (1, 5, 10)
 RESAMPLES = 1000
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
+_LEADING_RATING = re.compile(r"\s*\d+(\.\d+)?\s*,\s*")
 
 
 def bootstrap_interval(
@@ -97,6 +98,11 @@ def parse_rating(text: str) -> float | None:
     """The rating a generated text states, or None when it is not just a number."""
     match = _NUMBER.fullmatch(text)
     return float(match[1]) if match else None
+
+
+def without_rating(text: str) -> str:
+    """A generated text without the rating, and its comma, that it begins with."""
+    return _LEADING_RATING.sub("", text, count=1)
 
 
 def ratings_from_text(texts: Sequence[str], fallback: float) -> tuple[np.ndarray, np.ndarray]:

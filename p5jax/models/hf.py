@@ -21,9 +21,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from p5jax.errors import UserError
+from p5jax.models.extend import extend_vocabulary
 from p5jax.models.hf_names import (
     IGNORED,
-    LOGITS_PATH,
     PROJECTIONS,
     WHOLE_WORD_PATH,
     WHOLE_WORD_TENSOR,
@@ -71,7 +71,8 @@ def import_hf(
         config = _replace(config, whole_words=True)
         flat[WHOLE_WORD_PATH] = np.zeros((WHOLE_WORDS, config.emb_dim), np.float32)
     if vocab_size is not None and vocab_size != config.vocab_size:
-        config = _resize(file, config, flat, vocab_size)
+        extend_vocabulary(file, flat, vocab_size)
+        config = _replace(config, vocab_size=vocab_size)
     return config, unflatten_dict(flat)
 
 
@@ -221,23 +222,6 @@ def _match(
             shape = tensors[name].shape
             raise UserError(f"{file}: {name}: found shape {shape}, expected no such tensor in a T5")
     return flat
-
-
-def _resize(
-    file: Path, config: T5Config, flat: dict[TensorPath, np.ndarray], vocab_size: int
-) -> T5Config:
-    rows = config.vocab_size
-    if vocab_size < rows:
-        raise UserError(f"{file}: shared.weight: found {rows} rows, expected at most {vocab_size}")
-    for path, axis in ((("token_embedder", "embedding"), 0), (LOGITS_PATH, 1)):
-        if path in flat:
-            mean = flat[path].mean(axis=axis, keepdims=True)
-            new = np.repeat(mean, vocab_size - rows, axis=axis)
-            flat[path] = np.concatenate([flat[path], new], axis=axis)
-    log.warning(
-        "%s: vocabulary extended from %d to %d rows (by their mean)", file, rows, vocab_size
-    )
-    return _replace(config, vocab_size=vocab_size)
 
 
 def export_hf(

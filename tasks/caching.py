@@ -1,0 +1,45 @@
+"""Offline caching: SeqIO's own Beam pipeline, for the tasks that the environment names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import seqio
+from absl import flags
+
+from p5jax.errors import UserError
+from p5jax.tasks.registry import find
+
+
+def cache_tasks(
+    names: Sequence[str], out: str, beam_options: Sequence[str] = (), shards: int = 16
+) -> dict[str, Path]:
+    """Write the rendered, tokenised examples of tasks, and of mixtures' tasks, below `out`.
+
+    What `seqio_cache_tasks --module_import=p5jax.tasks.from_environment` does; the environment
+    must name what is registered (see p5jax.tasks.environment). A task that is there already stays
+    as it is. `shards` is the least number of files of a split.
+
+    Returns each task's folder. UserError when a name is unknown or Beam is absent.
+    """
+    tasks = {task.name for name in names for task in seqio.get_subtasks(find(name))}
+    try:
+        from seqio.scripts import cache_tasks_main
+    except ImportError as error:
+        raise UserError(
+            f"tasks cache: {error}; pip install 'p5jax[seqio,beam]' in an environment of its own"
+        ) from error
+    folder = str(Path(out).absolute())
+    options = list(beam_options) or ["--runner=DirectRunner"]
+    flags.FLAGS(["p5jax tasks cache", f"--output_cache_dir={folder}"])
+    for flag, value in (
+        ("min_shards", shards),
+        ("tasks", [re.escape(name) for name in sorted(tasks)]),
+        ("module_import", ["p5jax.tasks.from_environment"]),
+        ("pipeline_options", options),
+    ):
+        setattr(flags.FLAGS, flag, value)
+    cache_tasks_main.main([])
+    return {name: Path(folder, seqio.get_task_dir_from_name(name)) for name in sorted(tasks)}

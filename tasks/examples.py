@@ -1,0 +1,91 @@
+"""The examples of one task, and the preprocessor that renders them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from p5jax.data.dataset import SPLITS
+from p5jax.evaluation.evaluators import kind_of
+from p5jax.prompts.families import Example, Family, example_rng
+from p5jax.tasks.calls import numpy_function
+
+# What rendering adds to an example's numbers.
+_FIELDS: Mapping[str, tf.DType] = {
+    "inputs": tf.string,
+    "targets": tf.string,
+    "prompt": tf.string,
+    "kind": tf.string,
+    "answer": tf.string,
+    "user": tf.int32,
+    "item": tf.int32,
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A family's examples under seen prompts drawn per example (`prompts` empty), or under each of
+    the given prompts, one prompt after the other. Training draws from (seed, epoch, index)."""
+
+    family: Family
+    prompts: tuple[str, ...]
+    splits: tuple[str, ...]
+    seed: int
+
+    def sizes(self) -> dict[str, int]:
+        """Return the examples of each split that has some."""
+        sizes = {split: sum(self._sizes(split)) for split in SPLITS if split in self.splits}
+        return {split: size for split, size in sizes.items() if size}
+
+    def example(self, split: str, epoch: int, index: int) -> Example:
+        """Return an example: in training what the native pipeline draws at the same place."""
+        prompt = None
+        if self.prompts:
+            ends = list(accumulate(self._sizes(split)))
+            place = next(n for n, end in enumerate(ends) if index < end)
+            prompt, index = self.prompts[place], index - (ends[place - 1] if place else 0)
+        rng = example_rng(self.seed, epoch, self.family.name, index) if split == "train" else None
+        return self.family.example(split, index, rng, prompt)
+
+    def kinds(self) -> set[str]:
+        """Return how these examples are judged: keys of p5jax's evaluators."""
+        templates = [self.family.templates[id] for id in self.prompts] or self.family.seen
+        return {kind_of(template) for template in templates}
+
+    def render(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Add to each element's numbers the example's texts and what its metrics need."""
+
+        def values(split: bytes, epoch: int, index: int) -> list[Any]:
+            example = self.example(split.decode(), int(epoch), int(index))
+            template = self.family.templates[example.prompt_id]
+            about = (template.id, kind_of(template), _answer(example))
+            texts = (example.inputs, example.targets, *about)
+            pair = np.int32(example.user), np.int32(example.item)
+            return [*(text.encode() for text in texts), *pair]
+
+        def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            places = [numbers[name] for name in ("split", "epoch", "index")]
+            types = list(_FIELDS.values())
+            found = numpy_function(values, places, types)
+            return numbers | {
+                name: tf.ensure_shape(value, ()) for name, value in zip(_FIELDS, found, strict=True)
+            }
+
+        return dataset.map(fields, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _sizes(self, split: str) -> list[int]:
+        return [self.family.size(split, prompt) for prompt in self.prompts or (None,)]
+
+
+def _answer(example: Example) -> str:
+    """Return what an answer is compared with: stars, the text, the word, or the item's id."""
+    if example.answer is None:
+        return example.targets
+    if isinstance(example.answer, float):
+        return f"{example.answer:g}"
+    return example.answer

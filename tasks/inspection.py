@@ -1,0 +1,123 @@
+"""What is registered, and what its examples look like as text and as tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+
+from p5jax.data.dataset import SPLITS
+from p5jax.errors import UserError
+from p5jax.prompts.template import Renderer
+from p5jax.tasks.examples import Examples
+from p5jax.tasks.registry import find
+
+_SAMPLE = 200  # examples of a task that lengths are measured on
+_UNBOUNDED = 1 << 30
+
+
+def listing(whole: str) -> str:
+    """Return the sizes of all tasks of a registration, and the rates of its mixtures."""
+    names = [name for name in seqio.TaskRegistry.names() if name.startswith(f"{whole}_")]
+    width = max(map(len, names))
+    lines = [f"{'task':<{width}} " + "".join(f"{split:>12}" for split in SPLITS)]
+    for name in names:
+        task = seqio.TaskRegistry.get(name)
+        counts = [task.num_input_examples(s) if s in task.splits else 0 for s in SPLITS]
+        lines.append(f"{name:<{width}} " + "".join(f"{count:>12,}" for count in counts))
+    for name in seqio.MixtureRegistry.names():
+        if name == whole or name.startswith(f"{whole}_"):
+            lines += ["", f"{name}: mixture at rates"]
+            lines += [f"  {task:<{width}} {rate:9.4f}" for task, rate in rates(name).items()]
+    return "\n".join(lines)
+
+
+def rates(name: str) -> dict[str, float]:
+    """Return the share of each task in a mixture, or the task's own 1."""
+    found = find(name)
+    if isinstance(found, seqio.Task):
+        return {name: 1.0}
+    every = {task.name: found.get_rate(task) for task in found.tasks}
+    return {task: rate / sum(every.values()) for task, rate in every.items()}
+
+
+def show(name: str, split: str, count: int, inputs: int | None = None, targets: int = 64) -> str:
+    """Return lengths and `count` examples of a task or mixture, as SeqIO makes them.
+
+    `inputs` and `targets` are the sequence lengths asked for, end-of-sequence included; inputs
+    are at most FamilyConfig.max_source all the same. UserError for an unknown name or a split
+    that has no examples.
+    """
+    every = rates(name)
+    shares = {task: every[task] for task in every if split in seqio.TaskRegistry.get(task).splits}
+    if not shares:
+        raise UserError(f"{name}: found no {split} examples, expected another --split")
+    lines = [f"{name}, {split}: lengths in tokens of up to {_SAMPLE} examples of each task"]
+    for task, rate in shares.items():
+        lines += ["", f"{task}  rate {rate:.4f}", *_lengths(task, split, inputs, targets)]
+    draw = np.random.default_rng(0).choice(len(shares), count, p=_normalised(shares))
+    limits = {"inputs": inputs, "targets": targets}
+    for place, task in enumerate(shares):
+        for row in _rows(seqio.TaskRegistry.get(task), split, int((draw == place).sum()), limits):
+            lines += ["", *_example_lines(task, row)]
+    return "\n".join(lines)
+
+
+def _normalised(shares: Mapping[str, float]) -> np.ndarray:
+    values = np.array(list(shares.values()))
+    return values / values.sum()
+
+
+def _rows(
+    task: seqio.Task, split: str, count: int, lengths: Mapping[str, int | None] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield examples that a seeded shuffle of the source puts first, through SeqIO's own steps."""
+    numbers = task.source.get_dataset(split, shuffle=True, seed=0).take(count)
+    rendered = task.preprocess_precache(numbers)
+    rows = task.preprocess_postcache(rendered, sequence_length=lengths)
+    yield from seqio.utils.trim_dataset(rows, lengths, task.output_features).as_numpy_iterator()
+
+
+def _lengths(name: str, split: str, inputs: int | None, targets: int) -> list[str]:
+    """Return two lines on the lengths of a task's texts and on how many do not fit."""
+    task = seqio.TaskRegistry.get(name)
+    examples: Examples = task.preprocessors[0].__self__
+    whole = _unbounded(examples)
+    limit = examples.family.source.config.max_source
+    rows = list(_rows(task, split, _SAMPLE, None))
+    shortened = []
+    for row in rows:
+        text = whole.example(split, int(row["epoch"]), int(row["index"])).inputs
+        cut = inputs is not None and len(row["inputs"]) > inputs
+        shortened.append(cut or text.encode() != row["inputs_pretokenized"])
+    source = np.array([len(row["inputs"]) for row in rows])
+    target = np.array([len(row["targets"]) for row in rows])
+    limit = min(limit, inputs or limit)
+    return [
+        f"  inputs   mean {source.mean():6.1f}  longest {source.max():4d}"
+        f"  truncated to {limit}: {np.mean(shortened):.1%}",
+        f"  targets  mean {target.mean():6.1f}  longest {target.max():4d}"
+        f"  truncated to {targets}: {np.mean(target > targets):.1%}",
+    ]
+
+
+def _unbounded(examples: Examples) -> Examples:
+    """Return the same examples with nothing dropped for want of room."""
+    source, family = copy.copy(examples.family.source), copy.copy(examples.family)
+    source.renderer = Renderer(source.renderer.vocabulary, _UNBOUNDED)
+    family.source = source
+    return Examples(family, examples.prompts, examples.splits, examples.seed)
+
+
+def _example_lines(name: str, row: Mapping[str, Any]) -> list[str]:
+    vocabulary = find(name).output_features["inputs"].vocabulary.vocabulary
+    place = f"epoch {row['epoch']} index {row['index']}"
+    lines = [f"{name}  {place}  prompt {row['prompt'].decode()}  judged as {row['kind'].decode()}"]
+    for feature in ("inputs", "targets"):
+        pieces = " ".join(vocabulary.piece(int(token)) for token in row[feature])
+        lines.append(f"  {feature:<8} {row[f'{feature}_pretokenized'].decode()}")
+        lines.append(f"  {len(row[feature]):4d} ids {pieces}")
+    return lines
