@@ -147,6 +147,7 @@ class Replacement:
             SurrogateConfig(beam=beam),
             candidates=CANDIDATES,
             users=args.users,
+            evidence=1,
             gradient_examples=args.gradient_examples,
             seed=args.seed,
         )
@@ -175,7 +176,7 @@ class Replacement:
         self.equal += int(np.isclose(ours, theirs).sum())
         self.compared += ours.size
         self._race(slot, tokens, ours, number)
-        self._users(number)
+        self._users()
 
     def _torch_gradient(self, examples: Any, slot: int) -> None:
         slots, seconds = self.rounds.slots(examples.users), 0.0
@@ -219,16 +220,15 @@ class Replacement:
         self.same_choice += winner == best
         self.raced += 1
 
-    def _users(self, number: int) -> None:
-        from p5jax.triggers.personalize import choose_for_users
-
+    def _users(self) -> None:
+        """A round of the users' own tokens as the search does it, with as many examples."""
         rounds = self.rounds
-        users = np.unique(rounds.validation.users)
+        before, values = rounds.users, rounds.values()
+        _ = rounds.evidence  # tokenised once in a search
         started = time.monotonic()
-        gradient = rounds.gradients(rounds.validation).users[users, 0]
-        tokens = rounds.candidates(gradient, rounds.users[users, 0])
-        choose_for_users(rounds, TASK_TOKENS, users, tokens, rounds.validation)
+        rounds.user_round()
         self.times["p5jax user tokens"].append(time.monotonic() - started)
+        rounds.users, rounds._values = before, values
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
         ("evidence", 3, "training examples of each user for the user's own tokens"),
         ("beam", 5, "of the ranking, or of the texts"),
         ("batch-size", 80, "prompts scored together"),
+        ("max-length", 64, "tokens of a text"),
         ("seed", 0, "of the start and of every draw"),
     ):
         search.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
@@ -79,10 +80,13 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.triggers.evaluation import evaluate_triggers, format_rows
 
     with _opened(arguments) as run:
         rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
+    if run.dataset.leaky:
+        _print(LEAKY_NOTE)
     _print(format_rows(rows))
 
 

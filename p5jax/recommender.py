@@ -92,7 +92,7 @@ class Recommender:
         ranking = rank(
             self.run.model,
             self.run.params,
-            padded(self.history_prompts(indices, prompt or self._own_prompt("sequential", "2-3"))),
+            padded(self.history_prompts(indices, self._own_prompt("sequential", prompt, "2-3"))),
             self.trie(method),
             k,
             method,
@@ -149,7 +149,7 @@ class Recommender:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         u, i = dataset.user_index(user), dataset.item_index(item)
         # Without a title only a prompt that names the item's id can tell items apart.
-        prompt = prompt or self._own_prompt("explanation", "3-1" if dataset.titles[i] else "3-8")
+        prompt = self._own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
         fields = {"uid", "udesc", "iid", "title", "trigger"}
         template = self._template(prompt, fields, "explanation")
         return self._answer(self._inputs(template, self._fields.of(u, i)))
@@ -163,9 +163,18 @@ class Recommender:
             text = self.triggers.around(text, self.run.vocabulary)
         return self._answer(text)
 
-    def _own_prompt(self, family: str, otherwise: str) -> str:
-        """Return the triggers' prompt where it is of this family."""
-        return PROMPT_ID if self.triggers and self.triggers.family == family else otherwise
+    def _own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
+        """Return the prompt asked for, else the triggers', else another.
+
+        UserError when there is a prompt beside triggers, or these are of another family.
+        """
+        if not self.triggers:
+            return prompt or otherwise
+        if prompt:
+            raise UserError(f"prompt {prompt!r}: found it beside triggers, expected either")
+        if self.triggers.family != family:
+            raise UserError(f"triggers: found a {self.triggers.family} prompt, expected {family}")
+        return PROMPT_ID
 
     def _answer(self, text: str) -> str:
         vocabulary = self.run.vocabulary

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from small_model import token_log_probabilities
 from trigger_run import random_run
 
 from p5jax.errors import UserError
@@ -105,6 +106,33 @@ def test_batched_values_equal_the_ordinary_evaluators(run, family):
             assert value == pytest.approx(expected[user], abs=1e-12)
 
 
+@pytest.mark.parametrize("criterion", ["metric", "loss"])
+def test_values_of_explanations_equal_the_ordinary_evaluators(run, criterion):
+    """Greedy texts by sentence BLEU-4 and ROUGE-L; the loss by each example alone."""
+    surrogate = SurrogateConfig(criterion, beam=1, batch_size=16, max_length=16)
+    rounds = Rounds(run, config("explanation", users=20, surrogate=surrogate))
+    examples, rows = rounds.validation, np.arange(len(rounds.validation))
+    slots = rounds.slots(examples.users)
+    found = rounds.surrogate.values(examples, rows, slots)
+    if criterion == "loss":
+        for row in rows[:4]:
+            tokens, target = examples.prompts(rows[[row]], slots[[row]]), examples.targets[[row]]
+            logp = token_log_probabilities(run.model, run.params, tokens, target)[0, 0]
+            real = target[0] > 0
+            expected = np.take_along_axis(logp, target[0][:, None], axis=1)[real].mean()
+            assert found[row] == pytest.approx(expected, abs=1e-4)
+        return
+    triggered = TriggeredRun(run, rounds.prompt(), run.path)
+    setting = EvaluationConfig(batch_size=8, max_length=16)
+    result = evaluate_family(
+        triggered, "explanation", PROMPT_ID, "validation", config=setting, report=lambda line: None
+    )
+    table = {(row["user"], row["item"]): row for row in result.per_user.to_pylist()}
+    for user, item, value in zip(examples.users, examples.items, found, strict=True):
+        row = table[user, item]
+        assert value == pytest.approx(row["sentence BLEU-4"] + 0.1 * row["ROUGE-L"], abs=1e-9)
+
+
 def test_list_values_by_hand():
     lists, targets = np.array([[4, 2, 9, 1, 7], [4, 2, 9, 1, 7], [0, 1, 2, 3, 5]]), [2, 7, 4]
     expected = [1 + 0.5 / np.log2(3), 1 + 0.5 / np.log2(6), 0.0]
@@ -116,7 +144,8 @@ def test_p_value_is_the_paired_t_test():
     before, after = rng.random(40), rng.random(40) + 0.1
     expected = stats.ttest_rel(after, before, alternative="greater").pvalue
     assert p_value(after - before) == pytest.approx(expected)
-    assert p_value(np.zeros(9)) == p_value(np.ones(1)) == 1.0
+    assert p_value(np.zeros(9)) == p_value(-np.ones(9)) == 1.0
+    assert p_value(np.ones(3)) == 1 / 8  # the sign test's, where all are alike
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,7 +207,8 @@ def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(run):
     chosen = choose_for_users(rounds, 2, users, candidates, examples)
     for user, own, token in zip(users, candidates, chosen, strict=True):
         rows = np.flatnonzero(examples.users == user)
-        assert len(rows) <= rounds.config.evidence
+        assert 1 <= len(rows) <= rounds.config.evidence
+        assert len(set(examples.items[rows].tolist())) == len(rows)  # no example twice
         current = int(rounds.users[user, 0])
         totals = {t: sum((row * 31 + t * 17) % 7 for row in rows) for t in (current, *own.tolist())}
         assert totals[token] == max(totals.values())
@@ -198,10 +228,23 @@ def test_evidence_is_of_training_alone(run, world):
         assert said <= {world.item_ids[item] for item in training}
 
 
+def lively(**changes):
+    """A search that changes task tokens and user tokens, which a careful one of noise does not."""
+    settings = {"accept_level": 1.0, "epochs": 4, "candidates": 20, "users": 0}
+    return config(**(settings | {"racing_level": 0.0} | changes))
+
+
+def history(folder):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("search") / "uninterrupted"
-    assert search(run, config(), out, report=lambda line: None) == 0
+    assert search(run, lively(), out, report=lambda line: None) == 0
+    assert {r["kind"] for r in history(out) if r["accepted"]} == {"task", "user"}
+    assert table_of(out)[1]
     return out
 
 
@@ -210,7 +253,7 @@ def table_of(folder):
     return manifest["task_tokens"], pq.read_table(folder / manifest["users"]).to_pylist()
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("rounds", [1, 4, 6])
 def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
     """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
 
@@ -226,15 +269,10 @@ def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, mon
 
     monkeypatch.setattr("p5jax.triggers.prompt.save", dying)
     with pytest.raises(Killed):
-        search(run, config(), out, report=lambda line: None)
+        search(run, lively(), out, report=lambda line: None)
     monkeypatch.undo()
-    assert search(run, config(), out, report=lambda line: None) == 0
+    assert search(run, lively(), out, report=lambda line: None) == 0
     assert table_of(out) == table_of(finished)
-
-    def history(folder):
-        lines = (folder / "history.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
     assert history(out) == history(finished)
 
 
@@ -284,7 +322,7 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
     with pytest.raises(UserError, match=r"found no triggers\.json"):
         load(tmp_path / "nowhere", run)
     with pytest.raises(UserError, match="holds a search with seed = 0, expected 1"):
-        search(run, config(seed=1), finished, report=lambda line: None)
+        search(run, lively(seed=1), finished, report=lambda line: None)
 
 
 def test_settings_that_mean_nothing_are_refused(run):
@@ -292,6 +330,10 @@ def test_settings_that_mean_nothing_are_refused(run):
         ({"family": "rating"}, "family: found 'rating'"),
         ({"initial": "zzqx"}, "initial: found 'zzqx'"),
         ({"accept_level": 2.0}, "accept_level"),
+        ({"racing_level": 1.0}, "racing_level"),
+        ({"candidates": 4000}, r"candidates: found 4000, expected fewer than the \d+ words"),
+        ({"users": 1}, "users: found one validation user"),
+        ({"seed": -1}, "seed: found -1"),
         ({"layout": Layout(4, 0), "initial": "the a of and to in"}, "initial"),
     ):
         with pytest.raises(UserError, match=message):

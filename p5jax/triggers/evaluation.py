@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +18,30 @@ from p5jax.evaluation.evaluators import (
     DEFAULTS,
     EvaluationConfig,
     FamilyResult,
-    default_prompts,
+    baseline_results,
     evaluate_family,
 )
+from p5jax.evaluation.metrics import interval_of_mean
 from p5jax.evaluation.results import write_results
 from p5jax.progress import Report
 from p5jax.run import Run
 from p5jax.training import distributed
-from p5jax.triggers.layout import PROMPT_ID
-from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt, identity, load, read_manifest
+from p5jax.triggers.layout import PROMPT_ID, arguments_template
+from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
 
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
     "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
     "explanation": ("sentence BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
+}
+
+
+_PUBLISHED = {"sequential": ("2-3", "2-13"), "direct": ("5-7", "5-8"), "explanation": ("3-1",)}
+_USER, _ITEM = {"uid", "udesc"}, {"iid", "title", "item"}
+_SAID = {  # by a manual prompt that is a fair comparison: never the review's own stars or feature
+    "sequential": _USER | {"hist"},
+    "direct": _USER | {"cand"},
+    "explanation": _USER | _ITEM,
 }
 
 
@@ -63,7 +74,14 @@ def evaluate_triggers(
     """
     if not folders:
         raise UserError("folders: found none, expected at least one of p5jax triggers search")
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise UserError("folders: found one twice, expected each once")
     prompts = [load(folder, run) for folder in folders]
+    for folder in folders:
+        if split == "test" and not read_manifest(folder)["finished"]:
+            raise UserError(
+                f"{folder}: found a search that is not finished, expected the test last"
+            )
     families = {prompt.family for prompt in prompts}
     if len(families) > 1:
         raise UserError(f"folders: found prompts of {', '.join(sorted(families))}, expected one")
@@ -72,20 +90,26 @@ def evaluate_triggers(
     def evaluated(run: Run | TriggeredRun, id: str) -> FamilyResult:
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
-    manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family, split, prompts[0])]
-    groups: dict[str, list[FamilyResult]] = {}
+    manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
+    groups: dict[tuple[str, str], list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
-        header = {"split": split, "limit": limit, "identity": identity(run)}
+        header: dict[str, Any] = {"split": split, "limit": limit, "identity": identity(run)}
+        header["leaky_item_ids"] = run.dataset.leaky
         kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
         place = Path(folder) / "evaluation" / f"triggers-{split}"
         if distributed.is_primary():
             write_results(place, kept, header)
         named = replace(result, prompt_id=Path(folder).name)
-        groups.setdefault(_settings(folder), []).append(named)
+        kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
+        groups.setdefault((kind, _settings(folder)), []).append(named)
     reference = manual[0][1]
     rows = [_row(kind, [result], reference) for kind, result in manual]
-    return rows + [_row("triggers", members, reference) for members in groups.values()]
+    rows += [_row(kind, members, reference) for (kind, _), members in groups.items()]
+    return rows + [
+        Row("baseline", (result.prompt_id,), result, {}, {})
+        for result in baseline_results(run, reference, split)
+    ]
 
 
 def _settings(folder: str | Path) -> str:
@@ -94,14 +118,20 @@ def _settings(folder: str | Path) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _manual(run: Run, family: str, split: str, prompt: TriggerPrompt) -> list[tuple[str, str]]:
-    """The family's seen and unseen prompts that ask for the same as the found ones."""
-    template = prompt.template(run.vocabulary)
+def _manual(run: Run, family: str) -> list[tuple[str, str]]:
+    """A seen and, if there is one, an unseen prompt that say no more than a trigger prompt does:
+    the published ones (PAP-REC, Table 2) where the run has them."""
     chosen: dict[str, str] = {}
-    for id in default_prompts(run.families[family], split):
-        manual = run.templates[id]
-        listed = ["cand" in fields for fields in (manual.fields, template.fields)]
-        if manual.target_fields == template.target_fields and listed[0] == listed[1]:
+    arguments = arguments_template(family)
+    for id in (*_PUBLISHED[family], *run.families[family].templates):
+        manual = run.families[family].templates.get(id)
+        if (
+            manual is not None
+            and not manual.zero_shot
+            and manual.target_fields == arguments.target_fields
+            and set(manual.fields) <= _SAID[family]
+            and ("cand" in manual.fields) == ("cand" in arguments.fields)
+        ):
             chosen.setdefault("seen manual" if manual.seen else "unseen manual", id)
     if "seen manual" not in chosen:
         raise UserError(f"{run.path}: has no seen {family} prompt to compare triggers with")
@@ -149,9 +179,10 @@ def format_rows(rows: Iterable[Row]) -> str:
             lines.append(f"{row.result.family}, n = {row.result.n}")
             lines.append("  " + " " * 34 + "".join(name.rjust(27) for name in names))
         label = f"{row.kind} ({', '.join(row.prompts)})"
-        means = "".join(f"{_mean(row.result, name):27.4f}" for name in names)
-        lines.append(f"  {label:34}{means}")
-        if row.kind != "seen manual":
+        means = [interval_of_mean(row.result.per_user[name].to_numpy()) for name in names]
+        cells = [f"{value:.4f} ±{(high - low) / 2:.4f}" for value, low, high in means]
+        lines.append(f"  {label:34}" + "".join(cell.rjust(27) for cell in cells))
+        if row.differences and row.kind != "seen manual":
             cells = [_difference(row.differences[name]) for name in names]
             lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
         if row.spread:

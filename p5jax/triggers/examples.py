@@ -16,6 +16,7 @@ from p5jax.prompts.families import Example
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.triggers.layout import Layout
 
+_TARGET_MULTIPLE = 8
 _WIDTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # few, since each is compiled
 
 
@@ -86,14 +87,17 @@ def tokenised(
     widths = limits[np.searchsorted(limits, lengths)]
     listed = bool(examples) and examples[0].candidates is not None
     ranked = bool(examples) and examples[0].answer is None and not listed
-    targets = [vocabulary.encode(e.targets)[: max_target - 1] for e in examples]
+    targets = [
+        [*vocabulary.encode(e.targets)[: max_target - 1], vocabulary.eos_id] for e in examples
+    ]
+    longest = -(-max(map(len, targets), default=1) // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
     return Examples(
         base=padded(rows, 0, int(widths.max(initial=1))),
         places=np.array(places, np.int32).reshape(len(rows), layout.slots),
         widths=widths,
         users=np.array([e.user for e in examples], np.int32),
         items=np.array([e.item for e in examples], np.int32),
-        targets=padded([[*tokens, vocabulary.eos_id] for tokens in targets], 0, 8),
+        targets=padded(targets)[:, :longest],
         answers=tuple(str(e.answer) for e in examples),
         candidates=np.stack([_candidates(e) for e in examples]) if listed else None,
         exclude=_training_items(examples, dataset) if ranked else None,

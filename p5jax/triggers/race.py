@@ -11,11 +11,13 @@ _SHARES = (0.125, 0.25, 0.5, 1.0)  # of the examples that the candidates left ha
 
 
 def p_value(differences: np.ndarray) -> float:
-    """One-sided p of a paired t-test that differences [N] are above zero on average; 1 when they
-    are all alike and not above it."""
+    """One-sided p of a paired t-test that differences [N] are above zero on average.
+
+    Where all are alike, which a t-test takes for certainty, that of the sign test.
+    """
     mean, spread = float(differences.mean()), float(differences.std())
     if len(differences) < 2 or spread == 0.0:
-        return 0.0 if mean > 0.0 and len(differences) > 1 else 1.0
+        return 0.5 ** len(differences) if mean > 0.0 else 1.0
     return float(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
 
 

@@ -30,6 +30,7 @@ from p5jax.triggers.race import p_value, race
 from p5jax.triggers.surrogate import Surrogate, SurrogateConfig
 
 _GRADIENT_BATCH = 16
+_RACING_BATCHES = 8
 _MAX_TARGET = 64
 
 
@@ -41,7 +42,8 @@ class SearchConfig:
     and round. epochs: a task epoch has as many rounds as there are task tokens, an epoch of user
     tokens as many as a user has; they alternate. patience: epochs without a change after which the
     search ends. users: at most so many validation users (0: all). gradient_examples: of a task
-    round. evidence: training examples of each user for the user tokens. accept_level: a change
+    round. evidence: training examples of
+    each user, of different items, for the user tokens. accept_level: a change
     needs a one-sided p of at most this on the selection half; 1 takes any improvement on the whole
     validation split, as the paper does. racing_level: of the test that drops candidates early; 0
     scores every candidate on every example.
@@ -63,13 +65,14 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         least = {"candidates": 1, "epochs": 1, "patience": 1, "users": 0}
-        least |= {"gradient_examples": 1, "evidence": 2}
+        least |= {"gradient_examples": 1, "evidence": 1, "seed": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected {bound} or more")
-        for name in ("accept_level", "racing_level"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected 0 to 1")
+        if not 0 <= self.accept_level <= 1:
+            raise UserError(f"accept_level: found {self.accept_level}, expected 0 to 1")
+        if not 0 <= self.racing_level < 0.5:
+            raise UserError(f"racing_level: found {self.racing_level}, expected 0 to below 0.5")
         arguments_template(self.family)
 
 
@@ -92,7 +95,16 @@ class Rounds:
         self.surrogate = Surrogate(run, config.family, config.surrogate)
         self.allowed = run.vocabulary.trigger_tokens
         self.embeddings = run.params["token_embedder"]["embedding"]
+        words = int(self.allowed.sum())
+        if config.candidates >= words:
+            raise UserError(
+                f"candidates: found {config.candidates}, expected fewer than the {words} words of"
+                " the vocabulary"
+            )
         self.search_half = self._search_half()
+        if config.accept_level < 1 and self.search_half.all():
+            raise UserError("users: found one validation user, expected 2 or accept_level 1")
+        self.identity = saved.identity(run)
         tokens = initial_tokens(run, self.layout, config.initial, config.seed)
         self.task, self.default = (
             tokens[: self.layout.task_tokens],
@@ -102,6 +114,12 @@ class Rounds:
         self.round = self.epoch = self.idle = self.left = 0  # left: rounds of this epoch
         self.changed = False  # in this epoch
         self._values: np.ndarray | None = None
+
+    @property
+    def judging(self) -> np.ndarray:
+        """The validation examples that no candidate was chosen by, if there are any: bool [N]."""
+        paper = self.config.accept_level == 1 or not self.layout.task_tokens
+        return np.full(len(self.validation), True) if paper else ~self.search_half
 
     @property
     def finished(self) -> bool:
@@ -117,7 +135,7 @@ class Rounds:
             self.left, self.changed = layout.user_tokens if own else layout.task_tokens, False
         record: dict[str, Any] = {"round": self.round + 1, "epoch": self.epoch + 1}
         record |= self.user_round() if own else self.task_round()
-        record["value"] = float(self.values().mean())
+        record["value"] = float(self.values()[self.judging].mean())
         record["seconds"] = round(time.monotonic() - started, 2)
         self.round, self.left = self.round + 1, self.left - 1
         self.changed = self.changed or record["accepted"]
@@ -204,7 +222,9 @@ class Rounds:
         def values(candidates: np.ndarray, places: np.ndarray) -> np.ndarray:
             return self._with_token(slot, tokens[candidates], rows[places])
 
-        level = config.racing_level or None
+        # A race of few prompts would fill its batches with padding.
+        worthwhile = len(rows) * len(tokens) >= _RACING_BATCHES * config.surrogate.batch_size
+        level = config.racing_level if worthwhile and config.racing_level else None
         winner, found, scored = race(values, before[rows], len(tokens), level, rng)
         record: dict[str, Any] = {"kind": "task", "slot": slot, "scored": scored}
         record |= {"candidates": tokens.tolist(), "winner": winner, "accepted": False}
@@ -213,11 +233,13 @@ class Rounds:
         after = before.copy()
         after[rows] = found
         others = np.setdiff1d(np.arange(len(before)), rows)
+        judged = rows
         if len(others):
             token = np.full(len(others), tokens[winner])
             after[others] = self._with_token(slot, token, others)
             record["p_value"] = p_value(after[others] - before[others])
-        record["gain"] = float((after - before).mean())
+            judged = others  # on the search half the winner is the best of several by luck, too
+        record["gain"] = float((after - before)[judged].mean())
         if paper or record["p_value"] <= config.accept_level:
             self.task[slot], self._values = tokens[winner], after
             record["accepted"] = True
@@ -234,7 +256,7 @@ class Rounds:
         config, layout = self.config, self.layout
         rng = np.random.default_rng([config.seed, 2, self.round])
         slot = int(rng.integers(layout.user_tokens))
-        users = np.unique(self.validation.users)
+        users = np.intersect1d(self.validation.users, self.evidence.users)
         gradient = self.gradients(self.evidence).users[users, slot]
         current = self.users[users, slot]
         tokens = self.candidates(gradient, current)
@@ -268,14 +290,17 @@ class Rounds:
 
     @cached_property
     def evidence(self) -> Examples:
-        """The last training examples of the validation users, at most `evidence` of each."""
+        """Training examples of the validation users: at most `evidence` of each, of the last of a
+        user's draws, each of another item."""
         owners = self.family.users("train", PROMPT_ID)
-        known = np.unique(self.validation.users)
-        order = np.argsort(owners, kind="stable")
-        first = np.searchsorted(owners[order], owners[order], side="right")
-        last = first - np.arange(len(owners)) <= self.config.evidence
-        rows = np.sort(order[last & np.isin(owners[order], known)])
-        return self.tokenised([self.training_example(row, 0) for row in rows.tolist()])
+        known = np.isin(owners, self.validation.users)
+        found: dict[int, dict[int, Example]] = {}
+        for row in np.flatnonzero(known)[::-1].tolist():
+            own = found.setdefault(int(owners[row]), {})
+            if len(own) < self.config.evidence:
+                example = self.training_example(row, 0)
+                own.setdefault(example.item, example)
+        return self.tokenised([example for own in found.values() for example in own.values()])
 
     def prompt(self) -> TriggerPrompt:
         """The tokens so far as a prompt."""
@@ -285,7 +310,7 @@ class Rounds:
             self.task,
             self.default,
             self.users,
-            saved.identity(self.run),
+            self.identity,
         )
 
     def state(self) -> dict[str, Any]:

@@ -74,10 +74,8 @@ def _previous(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / MANIFEST).is_file():
-        if all(
-            child.name in (HISTORY,) or child.name.startswith((".users", "users"))
-            for child in folder.iterdir()
-        ):
+        begun = (HISTORY, f"{MANIFEST}.partial", "users-", ".users-")
+        if all(child.name.startswith(begun) for child in folder.iterdir()):
             return None  # stopped before its first round was whole
         raise UserError(f"{folder}: exists and is no search for triggers; choose another folder")
     manifest = saved.read_manifest(folder)
@@ -103,4 +101,6 @@ def _open_folder(folder: Path, rounds: int) -> None:
     path = folder / HISTORY
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:rounds]), encoding="utf-8")
+        beside = path.with_name(f"{HISTORY}.partial")
+        beside.write_text("".join(lines[:rounds]), encoding="utf-8")
+        beside.rename(path)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from p5jax.charts import curves
+from p5jax.errors import UserError
 from p5jax.evaluation.results import SUMMARY, load_results
 from p5jax.run import Run
 from p5jax.triggers.evaluation import SHOWN
+from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import HISTORY, load, read_manifest
 
 
@@ -22,8 +24,11 @@ def section(folder: str | os.PathLike[str], run: Run) -> str:
     `p5jax triggers evaluate` has been run; UserError as `load`."""
     folder = Path(folder)
     prompt, manifest = load(folder, run), read_manifest(folder)
-    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
-    history = [json.loads(line) for line in lines]
+    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()[: manifest["round"]]
+    try:
+        history = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{folder / HISTORY}: found {error}, expected a round a line") from error
     changed = int((prompt.users != prompt.default).any(axis=1).sum())
     state = "finished" if manifest["finished"] else "unfinished"
     parts = [
@@ -35,7 +40,14 @@ def section(folder: str | os.PathLike[str], run: Run) -> str:
     if history:
         values = [(r["round"], r["value"]) for r in history]
         marked = [(r["round"], r["value"]) for r in history if r["accepted"]]
-        parts.append(curves("value on validation", "round", {"value": values}, marked))
+        parts.append(
+            curves(
+                "value on the validation users that choose no candidate",
+                "round",
+                {"value": values},
+                marked,
+            )
+        )
         parts.append(_changes(history))
     for split in ("test", "validation"):
         results = folder / "evaluation" / f"triggers-{split}"
@@ -57,7 +69,9 @@ def _changes(history: list[dict[str, Any]]) -> str:
 
 def _gains(folder: Path, family: str, split: str) -> str:
     """How many users gain and lose against the seen manual prompt, by metric."""
-    manual, found = load_results(folder)
+    by_id = {result.prompt_id: result for result in load_results(folder)}
+    found = by_id.pop(PROMPT_ID)
+    (manual,) = by_id.values()
     keys = [("user", "ascending"), ("item", "ascending")]
     before, after = (result.per_user.sort_by(keys) for result in (manual, found))
     rows = []

@@ -41,7 +41,7 @@ class SurrogateConfig:
     method: str = "beam"
     beam: int = 5
     batch_size: int = 80
-    max_length: int = 32
+    max_length: int = 64
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:

@@ -78,6 +78,10 @@ def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     assert "seen manual (2-3)" in table
     assert "seed-0, seed-1" in table
     assert "sd over seeds" in table
+    assert "non-personalised" in table
+    assert "popularity" in table
+    assert main(["triggers", "evaluate", str(run.path), folders[0], folders[0]]) == 2
+    assert "found one twice" in capsys.readouterr().err
     assert main(["report", str(run.path), "--triggers", *folders]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert page.count("Accepted changes") == 2
@@ -91,6 +95,9 @@ def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     assert item == f"I{(last + 1) % run.dataset.num_items}"
     assert main(["evaluate", str(run.path), "--triggers", folders[0]]) == 0
     assert "prompt triggers" in capsys.readouterr().out
+    wrong = ["explain", str(run.path), "--user", user, "--item", "I1", "--triggers", folders[0]]
+    assert main(wrong) == 2
+    assert "error: " in capsys.readouterr().err
     assert main(["generate", str(run.path), "--text", "x", "--triggers", str(tmp_path)]) == 2
     assert "found no triggers.json" in capsys.readouterr().err
 
