@@ -7,13 +7,12 @@ tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/sm
 from __future__ import annotations
 
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from t5x import models
 
 from gin import config as gin  # type: ignore[attr-defined]
@@ -94,13 +93,23 @@ def parameters_only(
     """
     if is_resuming:
         return state_dict
-    for path in flatten_dict(dict(target_state_dict["target"])):
-        node = state_dict["target"]
-        for key in path:
-            if key not in node:
-                raise UserError(
-                    f"INITIAL_CHECKPOINT_PATH: found no array {'/'.join(path)}, expected that of "
-                    "another T5Config (whole_words = False if it has no whole-word table)"
-                )
-            node = node[key]
+    expected, found = (set(_paths(d["target"])) for d in (target_state_dict, state_dict))
+    for path in sorted(expected - found):
+        raise UserError(
+            f"INITIAL_CHECKPOINT_PATH: found no array {path}, expected that of"
+            " another T5Config (whole_words = False if it has no whole-word table)"
+        )
+    for path in sorted(found - expected):
+        raise UserError(
+            f"INITIAL_CHECKPOINT_PATH: found the array {path}, for which this T5Config has no place"
+        )
     return {"target": state_dict["target"], "state": {"step": state_dict["state"]["step"]}}
+
+
+def _paths(tree: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """The names of a tree's arrays, or of the files' entries that stand for them."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{place}{key}/")
+        else:
+            yield f"{place}{key}"
