@@ -7,7 +7,7 @@ tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/sm
 from __future__ import annotations
 
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -93,23 +93,22 @@ def parameters_only(
     """
     if is_resuming:
         return state_dict
-    expected, found = (set(_paths(d["target"])) for d in (target_state_dict, state_dict))
-    for path in sorted(expected - found):
-        raise UserError(
-            f"INITIAL_CHECKPOINT_PATH: found no array {path}, expected that of"
-            " another T5Config (whole_words = False if it has no whole-word table)"
-        )
-    for path in sorted(found - expected):
-        raise UserError(
-            f"INITIAL_CHECKPOINT_PATH: found the array {path}, for which this T5Config has no place"
-        )
+    _refuse_others(state_dict["target"], target_state_dict["target"])
     return {"target": state_dict["target"], "state": {"step": state_dict["state"]["step"]}}
 
 
-def _paths(tree: Mapping[str, Any], place: str = "") -> Iterator[str]:
-    """The names of a tree's arrays, or of the files' entries that stand for them."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{place}{key}/")
-        else:
-            yield f"{place}{key}"
+def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place: str = "") -> None:
+    """Walk along the expected tree: in a file an array may be a mapping that describes it."""
+    for key in sorted({*found, *expected}):
+        path = f"{place}{key}"
+        if key not in found:
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH: found no array {path}, expected that of"
+                " another T5Config (whole_words = False if it has no whole-word table)"
+            )
+        if key not in expected:
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH: found {path}, for which this T5Config has no place"
+            )
+        if isinstance(expected[key], Mapping):
+            _refuse_others(found[key], expected[key], f"{path}/")
