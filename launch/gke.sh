@@ -39,5 +39,5 @@ need cluster type image
 tool xpk "pip install xpk"
 
 run xpk workload create "--cluster=$cluster" "--workload=$name" "--tpu-type=$type" \
-  "--num-slices=$slices" "--docker-image=$image" "--max-restarts=$restarts" \
+  "--num-slices=$slices" "--docker-image=$image" "--max-restarts=$restarts" --restart-on-exit-codes=1 \
   "--termination-grace-period-seconds=$grace" "${options[@]}" "--command=$(quoted "$@")"

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"p5jax: error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"p5jax: error: {cause}", file=sys.stderr)
         return 2
 
 

@@ -29,7 +29,7 @@ def add(commands: Any, command: Any) -> None:
         each.add_argument("--run", dest="run_folder", metavar="RUN")
         each.add_argument("--dataset", metavar="DIR")
         each.add_argument("--vocabulary", metavar="FOLDER|FILE")
-        each.add_argument("--templates", default="amazon", metavar="NAME|FILE")
+        each.add_argument("--templates", metavar="NAME|FILE", help="of --dataset (amazon)")
         each.add_argument("--epochs", type=int, default=10, metavar="N", help="of the train split")
         each.add_argument("--seed", type=int, default=0, metavar="N")
 
@@ -46,10 +46,10 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _registered(arguments: argparse.Namespace) -> str:
     """Register what the arguments name; return the whole mixture's name."""
     # Through the environment, from which workers of a caching job register the same.
-    from_run = bool(arguments.run_folder)
-    from_dataset = bool(arguments.dataset and arguments.vocabulary)
-    if from_run == from_dataset:
-        raise UserError("tasks: expected --run RUN, or --dataset DIR with --vocabulary FILE")
+    given = arguments.dataset, arguments.vocabulary
+    excess = any((*given, arguments.templates))
+    if excess if arguments.run_folder else not all(given):
+        raise UserError("tasks: expected --run RUN alone, or --dataset DIR with --vocabulary FILE")
     values = {
         "P5JAX_RUN": arguments.run_folder,
         "P5JAX_DATASET": arguments.dataset,
@@ -59,7 +59,7 @@ def _registered(arguments: argparse.Namespace) -> str:
         os.environ.pop(name, None)
         if path:
             os.environ[name] = str(Path(path).absolute())
-    os.environ["P5JAX_TEMPLATES"] = arguments.templates
+    os.environ["P5JAX_TEMPLATES"] = arguments.templates or "amazon"
     os.environ["P5JAX_EPOCHS"] = str(arguments.epochs)
     os.environ["P5JAX_SEED"] = str(arguments.seed)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

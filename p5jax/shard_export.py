@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 
 from p5jax import config
@@ -46,6 +47,11 @@ def export_from_gin(
     """Write the shards of the run that gin files and NAME=VALUE overrides describe, making its run
     folder as training would; return export_shards' status."""
     set_up(gin_files, overrides)
+    if jax.process_count() > 1:
+        raise UserError(
+            f"export-shards: found {jax.process_count()} processes, expected one"
+            " (PipelineConfig.workers uses more cores)"
+        )
     pipeline = config.build(PipelineConfig)
     run = configured_run()
     rendered = RenderedDraws(run.families, run.vocabulary, pipeline)

@@ -143,7 +143,8 @@ def write_shard(file: Path, chunks: Iterable[Sequence[bytes]]) -> None:
     from array_record.python import array_record_module
 
     beside = file.with_name(f"{file.name}.partial")
-    writer = array_record_module.ArrayRecordWriter(str(beside), _WRITER_OPTIONS)
+    with _writing(beside):
+        writer = array_record_module.ArrayRecordWriter(str(beside), _WRITER_OPTIONS)
     try:
         for records in chunks:
             with _writing(beside):

@@ -22,7 +22,7 @@ from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.run import Run, RunConfig
 from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.partitioning import MeshConfig, make_mesh
+from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.training.trainer import TrainConfig, train
 
 
@@ -53,29 +53,30 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
     set_up(gin_files, overrides)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
-    mesh = config.build(MeshConfig)
+    mesh_config = config.build(MeshConfig)
+    mesh = make_mesh(mesh_config)
+    share = process_share(mesh)
     run = configured_run()
     if distributed.is_primary():
         (run.path / "config.gin").write_text(config.operative_config())
-    process = jax.process_index(), jax.process_count()
     result = train(
         run.model,
         _initial_params(run, training.seed),
         param_axes(run.model),
-        train_iterator(run.families, run.vocabulary, pipeline, *process),
+        train_iterator(run.families, run.vocabulary, pipeline, *share),
         optimizer,
-        make_mesh(mesh),
+        mesh,
         training,
         run.path,
         fingerprint=_fingerprint(run, pipeline, optimizer, training),
         validate=_rank_validator(run, validation) if validation.rank_users else None,
         validation_batches=[
-            process_slice(batch, *process)
+            process_slice(batch, *share)
             for batch in supervised_batches(
                 _validation_examples(run.families, validation), run.vocabulary, pipeline
             )
         ],
-        fsdp=mesh.fsdp,
+        fsdp=mesh_config.fsdp,
     )
     if result.status == "interrupted":
         distributed.report(f"stopped at step {result.step}; the same command resumes it")

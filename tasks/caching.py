@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import seqio
 from absl import flags
 
 from p5jax.errors import UserError
+from p5jax.shards import refuse_difference
 from p5jax.tasks.registry import find
 
 
@@ -22,7 +25,8 @@ def cache_tasks(
     must name what is registered (see p5jax.tasks.environment). A task that is there already stays
     as it is. `shards` is the least number of files of a split.
 
-    Returns each task's folder. UserError when a name is unknown or Beam is absent.
+    Returns each task's folder. UserError when a name is unknown, Beam is absent, or the examples
+    that are there come of another dataset, vocabulary, prompts, seed or number of epochs.
     """
     tasks = {task.name for name in names for task in seqio.get_subtasks(find(name))}
     try:
@@ -32,6 +36,11 @@ def cache_tasks(
             f"tasks cache: {error}; pip install 'p5jax[seqio,beam]' in an environment of its own"
         ) from error
     folder = str(Path(out).absolute())
+    records = {name: _record(folder, name) for name in tasks}
+    for name, record in records.items():
+        if Path(folder, seqio.get_task_dir_from_name(name), "COMPLETED").exists():
+            there = json.loads(record.read_text()) if record.is_file() else {}
+            refuse_difference(record, there, _identity(name))
     options = list(beam_options) or ["--runner=DirectRunner"]
     flags.FLAGS(["p5jax tasks cache", f"--output_cache_dir={folder}"])
     for flag, value in (
@@ -42,4 +51,25 @@ def cache_tasks(
     ):
         setattr(flags.FLAGS, flag, value)
     cache_tasks_main.main([])
+    for name, record in records.items():
+        beside = record.with_suffix(".partial")
+        beside.write_text(json.dumps(_identity(name), indent=1) + "\n")
+        beside.rename(record)
     return {name: Path(folder, seqio.get_task_dir_from_name(name)) for name in sorted(tasks)}
+
+
+def _record(folder: str, name: str) -> Path:
+    """Where what decided a task's cached examples is written."""
+    return Path(folder, f"{seqio.get_task_dir_from_name(name)}.p5jax.json")
+
+
+def _identity(name: str) -> dict[str, Any]:
+    task = find(name)
+    examples = task.preprocessors[0].__self__
+    return {
+        "seed": examples.seed,
+        "examples": {split: task.num_input_examples(split) for split in task.splits},
+        "vocabulary": task.output_features["targets"].vocabulary.vocabulary.fingerprint,
+        "templates": examples.family.templates_fingerprint,
+        **examples.family.source.identity(),
+    }

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from t5x import models
 
 from gin import config as gin  # type: ignore[attr-defined]
@@ -94,13 +93,22 @@ def parameters_only(
     """
     if is_resuming:
         return state_dict
-    for path in flatten_dict(dict(target_state_dict["target"])):
-        node = state_dict["target"]
-        for key in path:
-            if key not in node:
-                raise UserError(
-                    f"INITIAL_CHECKPOINT_PATH: found no array {'/'.join(path)}, expected that of "
-                    "another T5Config (whole_words = False if it has no whole-word table)"
-                )
-            node = node[key]
+    _refuse_others(state_dict["target"], target_state_dict["target"])
     return {"target": state_dict["target"], "state": {"step": state_dict["state"]["step"]}}
+
+
+def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place: str = "") -> None:
+    """Walk along the expected tree: in a file an array may be a mapping that describes it."""
+    for key in sorted({*found, *expected}):
+        path = f"{place}{key}"
+        if key not in found:
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH: found no array {path}, expected that of"
+                " another T5Config (whole_words = False if it has no whole-word table)"
+            )
+        if key not in expected:
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH: found {path}, for which this T5Config has no place"
+            )
+        if isinstance(expected[key], Mapping):
+            _refuse_others(found[key], expected[key], f"{path}/")

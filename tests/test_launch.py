@@ -157,6 +157,7 @@ def test_gke_submits_a_workload(without_tools):
     assert {*line} >= {
         *("--cluster=c", "--workload=p5jax", "--tpu-type=v5litepod-16", "--num-slices=2"),
         *("--docker-image=gcr.io/me/p5jax", "--spot", "--zone=z", "--max-restarts=10"),
+        "--restart-on-exit-codes=1",  # a process that loses another ends so
         "--storage=disk",
     }
     (command,) = (word for word in line if word.startswith("--command="))

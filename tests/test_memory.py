@@ -123,6 +123,8 @@ def test_bfloat16_halves_what_is_kept_but_attention_weights_and_logits():
 def test_mesh_that_does_not_divide_the_model():
     with pytest.raises(UserError, match=r"multiple of the mesh's model=3"):
         step_memory(T5Config(**TINY), OptimizerConfig(), 8, 64, 32, model=3)
+    with pytest.raises(UserError, match=r"multiple of the mesh's data=3"):
+        step_memory(T5Config(**TINY), OptimizerConfig(), 8, 64, 32, data=3, fsdp=True)
 
 
 # ---- the guide's table ----

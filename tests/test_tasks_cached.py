@@ -69,6 +69,11 @@ def test_the_command_and_plain_seqio_cache_the_same(world, world_vocabulary, tmp
     options = ["--out", str(tmp_path / "one"), "--epochs", "2", "--seed", "3", "--shards", "2"]
     printed = run([*command, *names, *options, *places, "--", "--runner=DirectRunner", IN_MEMORY])
     assert all(f"{name}: {tmp_path / 'one' / name}" in printed for name in names)
+    other = [*command, *names, *options, *places]
+    other[other.index("--seed") + 1] = "4"
+    refused = subprocess.run(other, capture_output=True, text=True, timeout=550, check=False)
+    assert refused.returncode == 2
+    assert "found seed = 3, expected 4" in refused.stderr
     name = p5jax.tasks.register(world.path, tmp_path / "v", epochs=2, seed=3)
     for task in names:
         assert check(seqio.TaskRegistry.get(task), tmp_path / "one") > 200

@@ -128,8 +128,9 @@ def test_mistakes_are_one_line(named, world, tmp_path, capsys):
     line = failure(capsys, ["tasks", "show", "p5_synthetic_rating_1_10", *named])
     assert "no train examples" in line
     assert "found n = 0" in failure(capsys, ["tasks", "show", "p5_synthetic", "-n", "0", *named])
-    assert "expected --run RUN, or" in failure(capsys, ["tasks", "list"])
-    assert "expected --run RUN, or" in failure(capsys, ["tasks", "list", "--run", "r", *named])
+    assert "expected --run RUN alone, or" in failure(capsys, ["tasks", "list"])
+    for more in (named, named[:2], ["--templates", "yelp"]):
+        assert "expected --run RUN alone" in failure(capsys, ["tasks", "list", "--run", "r", *more])
     assert "not a run folder" in failure(capsys, ["tasks", "list", "--run", str(tmp_path)])
     wrong = ["--dataset", str(tmp_path), "--vocabulary", named[3]]
     assert "not a dataset folder" in failure(capsys, ["tasks", "list", *wrong])

@@ -8,7 +8,6 @@ import io
 import json
 import pickle
 import re
-import sys
 
 import pytest
 import sentencepiece
@@ -335,7 +334,3 @@ def test_bad_id_tokens_are_refused(tokens):
 
 def test_lone_surrogates_are_encoded_as_replacement_characters():
     assert trained().encode("the \ud800 cat") == trained().encode("the \ufffd cat")
-
-
-def test_import_is_light():
-    assert "tensorflow" not in sys.modules

@@ -10,10 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from p5jax.errors import UserError
@@ -44,7 +42,7 @@ class Checkpoints:
     """The checkpoints of one run: FOLDER/checkpoint_STEP/{state, progress}.
 
     `state` is t5x's tree {target: params, state: {step, param_states}}. `progress` is JSON: the
-    pipeline's state of every process and whatever else the trainer needs to go on, among it
+    pipeline's state and whatever else the trainer needs to go on, among it
     "best": {"step", "value"} as known when the checkpoint was written. Saving is asynchronous; a
     step's folder appears, whole, when its last byte is on disk.
     """
@@ -259,16 +257,3 @@ def restore_params(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise unreadable(path, error) from error
     return restored["target"]
-
-
-def gather_json(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every process's JSON value, in process order (each process must call it)."""
-    if jax.process_count() == 1:
-        return [value]
-    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    longest = int(np.max(multihost_utils.process_allgather(np.int32(data.size))))
-    # Padded with spaces, which JSON ignores.
-    padded = np.full(longest, ord(" "), np.uint8)
-    padded[: data.size] = data
-    rows = multihost_utils.process_allgather(padded)  # [processes, longest]
-    return [json.loads(bytes(row)) for row in rows]

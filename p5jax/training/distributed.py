@@ -32,6 +32,7 @@ from p5jax.errors import UserError
 from p5jax.progress import print_progress
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+DEVICES = "JAX_LOCAL_DEVICE_IDS"
 START_SECONDS = 300  # in which all processes must have come
 HEARTBEAT_SECONDS = 60  # without a sign of life, after which a process counts as lost
 _LEAVE_SECONDS = 5  # in which processes that fail alike meet
@@ -121,8 +122,10 @@ def from_cluster(timeout: int) -> Group | None:
         count = found.get_process_count()
         if count == 1:  # as in an interactive shell: nothing to start, all devices are ours
             return None
+        wanted = os.environ.get(DEVICES)  # launch/slurm.sh: one process, all of a node's GPUs
+        local = [int(number) for number in wanted.split(",")] if wanted else None
         address, _, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
-            None, count, None, None, found.name, timeout
+            None, count, None, local, found.name, timeout
         )
     except Exception as error:  # each cluster has errors of its own
         raise UserError(
@@ -205,7 +208,9 @@ def from_primary(make: Callable[[], Any]) -> Any:
 
 
 def _in_words(error: UserError | OSError) -> str:
-    return str(error) if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _client() -> Any:
@@ -257,6 +262,7 @@ def together() -> Iterator[None]:
 
 def _is_loss(error: BaseException) -> bool:
     expected = isinstance(error, UserError | KeyboardInterrupt | SystemExit)
+    expected |= isinstance(error, OSError) and bool(error.filename)
     return not expected and bool(_LOST.search(str(error)))
 
 
@@ -274,7 +280,8 @@ def _all_leave() -> bool:
 def _exit_alone(error: BaseException) -> None:
     status = 1
     if _is_loss(error):
-        sys.stderr.write(_lost_line())
+        cause = " ".join(str(error).split())[:300]  # it may be of this process after all
+        sys.stderr.write(f"p5jax: {type(error).__name__}: {cause}\n{_lost_line()}")
     elif isinstance(error, UserError | OSError):
         sys.stderr.write(f"p5jax: error: {_in_words(error)}\n")
         status = 2

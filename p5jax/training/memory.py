@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh
 
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -74,18 +74,10 @@ def _state_bytes(
     params = jax.eval_shape(lambda key: init_params(transformer, key), jax.random.key(0))
     axes = param_axes(transformer)
     mesh: Any = AbstractMesh((data, model), (DATA, MODEL))  # no need of the devices themselves
-    shardings = param_shardings(mesh, axes, params)
-    if fsdp:
-        shardings = jax.tree.map(_split_embed, shardings, axes)
+    shardings = param_shardings(mesh, axes, params, fsdp)
     tx, _ = make_optimizer(optimizer, total_steps=1)
     state = jax.eval_shape(tx.init, params)
     return _bytes(params, shardings), _bytes(state, state_shardings(mesh, state, params, shardings))
-
-
-def _split_embed(sharding: NamedSharding, names: tuple[str | None, ...]) -> NamedSharding:
-    pairs = zip(names, sharding.spec, strict=True)
-    spec = [DATA if name == "embed" else axis for name, axis in pairs]
-    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def _bytes(tree: Any, shardings: Any) -> int:

@@ -158,15 +158,32 @@ def state_shardings(mesh: Mesh, abstract_state: Any, params: Any, shardings: Any
     return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
-def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Global arrays from this process's rows; UserError when the rows do not split evenly.
+def process_share(mesh: Mesh) -> tuple[int, int]:
+    """Which share of a batch's rows this process feeds, and of how many.
 
-    Each value is [b, ...] with b the rows of this process; the result is [b * processes, ...].
+    Processes that hold parts of one model, so the same data groups, feed the same rows. UserError
+    when the groups do not divide evenly over the processes.
+    """
+    held: dict[int, set[int]] = {}
+    for group, row in enumerate(mesh.devices):
+        for device in row:
+            held.setdefault(device.process_index, set()).add(group)
+    shares = sorted({tuple(sorted(groups)) for groups in held.values()})
+    if sum(map(len, shares)) != mesh.shape[DATA] or len({len(share) for share in shares}) != 1:
+        raise UserError(f"{describe_mesh(mesh)}: its data groups do not divide over the processes")
+    return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+
+
+def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays from this process's share of the rows (see `process_share`).
+
+    Each value is [b, ...] with b the rows of the share; the result is [b * shares, ...]. UserError
+    when the rows do not split evenly.
     """
     sharding = batch_sharding(mesh)
-    size = mesh.shape[DATA]
+    size, (_, shares) = mesh.shape[DATA], process_share(mesh)
     for name, value in batch.items():
-        rows = value.shape[0] * jax.process_count()
+        rows = value.shape[0] * shares
         if rows % size:
             raise UserError(
                 f"batch {name}: found {rows} rows, expected a multiple of the mesh's data={size}"

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from p5jax.errors import UserError
 from p5jax.training import distributed
-from p5jax.training.checkpoints import Checkpoints, gather_json, step_folder
+from p5jax.training.checkpoints import Checkpoints, step_folder
 from p5jax.training.interruption import Interruption
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 from p5jax.training.partitioning import describe_mesh, shard_batch
@@ -31,7 +31,8 @@ Validate = Callable[[Any, int], Mapping[str, float]]
 
 
 class BatchIterator(Protocol):
-    """What training reads: batches of this process's rows, and a JSON-able position among them."""
+    """What training reads: batches of this process's rows, and a JSON-able position, the same on
+    every process."""
 
     def __next__(self) -> HostBatch: ...
 
@@ -126,7 +127,7 @@ def train(
         if saved:
             progress = _matching_progress(c, saved[-1], fingerprint or {})
             state = c.restore(saved[-1], steps.abstract_state)
-            iterator.set_state(progress["pipeline"][jax.process_index()])
+            iterator.set_state(progress["pipeline"])
         else:
             progress = {}
             state = steps.init(params)
@@ -168,11 +169,6 @@ def _matching_progress(
     ]
     if differences:
         raise UserError(f"{path}: cannot resume: {'; '.join(differences)}")
-    if len(progress["pipeline"]) != jax.process_count():
-        raise UserError(
-            f"{path}: cannot resume: written by {len(progress['pipeline'])} process(es), "
-            f"now {jax.process_count()}"
-        )
     return progress
 
 
@@ -358,7 +354,7 @@ class _Loop:
         self._absorb()  # nothing that is not finite is ever saved
         progress = {
             "step": self.step,
-            "pipeline": gather_json(self.iterator.get_state()),
+            "pipeline": self.iterator.get_state(),
             "window": self.window,
             "best": self.best,
             "validated": self.validated,

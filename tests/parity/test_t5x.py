@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -172,16 +173,27 @@ def test_a_part_of_the_mixture_is_named_by_its_suffix(model):
         adapter.part_of("p5_synthetic", "sequental")
 
 
-def test_fine_tuning_refuses_a_checkpoint_that_lacks_a_parameter(run, model, states):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_decoder_layers": 3}, r"found no array decoder/layers_2, .*another T5Config"),
+        ({"whole_words": False}, r"found whole_word_embedder, for which"),
+    ],
+)
+def test_fine_tuning_refuses_a_checkpoint_of_other_parameters(run, model, changes, message):
     path = run.path / "checkpoints" / "checkpoint_3"
-    wider = model.module.clone(config=model.module.config.__class__(
-        **{**model.module.config.__dict__, "num_decoder_layers": 3}
-    ))  # fmt: skip
+    config = dataclasses.replace(model.module.config, **changes)
     other = adapter.EncoderDecoderModel(
-        wider, model.input_vocabulary, model.output_vocabulary, model.optimizer_def
+        model.module.clone(config=config),
+        model.input_vocabulary,
+        model.output_vocabulary,
+        model.optimizer_def,
     )
-    with pytest.raises(UserError, match=r"found no array decoder/layers_2/.*another T5Config"):
+    with pytest.raises(UserError, match=message):
         restored(initializer(other, model.optimizer_def), path, **FINETUNING)
+
+
+def test_a_resumed_state_is_left_as_it_is():
     target = {"target": {"a": 1}, "state": {"step": 2, "param_states": {}}}
     assert adapter.parameters_only(target, {"target": {"a": 0, "b": 0}}, is_resuming=True) is target
 
