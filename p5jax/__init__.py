@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: str) -> Recommender:
-    """Load a run folder for recommending, explaining and generating; see p5jax.recommender."""
+def load(run: str, triggers: str | None = None) -> Recommender:
+    """Load a run folder for recommending, explaining and generating, with the prompt of a folder
+    of trigger tokens where one is given; see p5jax.recommender."""
     from p5jax.recommender import Recommender
 
-    return Recommender.load(run)
+    return Recommender.load(run, triggers)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from p5jax import cli_data, cli_tasks
+from p5jax import cli_data, cli_tasks, cli_triggers
 from p5jax.cli_data import print_json
 from p5jax.errors import UserError
 
@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         tasks.add_subparsers(dest="tasks_command", required=True, metavar="COMMAND"), command
     )
 
+    triggers = command("triggers", None, "trigger tokens for the prompts of a trained run")
+    cli_triggers.add(
+        triggers.add_subparsers(dest="triggers_command", required=True, metavar="COMMAND"), command
+    )
+
     train = command("train", _train, "train a model from a gin file (--gin.NAME=VALUE overrides)")
     train.add_argument("--gin_file", action="append", required=True, metavar="FILE")
 
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_mesh(rank)
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)
-        each.add_argument("--prompt", default="2-3", metavar="ID")
+        each.add_argument("--prompt", default="2-3" if each is rank else None, metavar="ID")
         each.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
         _add_ranking(each)
 
@@ -116,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     generate = command("generate", _generate, "the model's answer to any text")
     generate.add_argument("folder", metavar="RUN")
     generate.add_argument("--text", required=True)
+    for each in (evaluate, recommend, explain, generate):
+        each.add_argument(
+            "--triggers", metavar="DIR", help="use the prompt of p5jax triggers search"
+        )
 
     compare = command("compare", _compare, "two runs on the same examples, by paired bootstrap")
     compare.add_argument("run_a", metavar="RUN_A")
@@ -133,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "a run as one self-contained HTML page")
     report.add_argument("folder", metavar="RUN")
+    report.add_argument("--triggers", nargs="+", default=(), metavar="DIR", help="found prompts")
     return parser
 
 
@@ -189,10 +199,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = EvaluationConfig(method=arguments.method, beam=arguments.beam, exact=arguments.exact)
     with runtime.session():
         run = Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+        evaluated, families, prompts = _chosen(run, arguments)
         results = evaluate_run(
-            run,
-            families=arguments.families,
-            prompts=arguments.prompts,
+            evaluated,
+            families=families,
+            prompts=prompts,
             split=arguments.split,
             limit=arguments.limit,
             config=config,
@@ -207,10 +218,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(format_results(results))
 
 
+def _chosen(run: Any, arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """What is evaluated: the run's families and prompts, or the prompt of trigger tokens."""
+    if not arguments.triggers:
+        return run, arguments.families, arguments.prompts
+    from p5jax.triggers.layout import PROMPT_ID
+    from p5jax.triggers.prompt import triggered
+
+    if arguments.families or arguments.prompts:
+        raise UserError("--triggers: found it with --families or --prompts, expected it alone")
+    evaluated = triggered(run, arguments.triggers)
+    return evaluated, tuple(evaluated.families), (PROMPT_ID,)
+
+
 def _recommend(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    recommender = load(arguments.folder)
+    recommender = load(arguments.folder, arguments.triggers)
     _warn_of_leak(recommender.run.dataset)
     found = recommender.recommend(
         [arguments.user],
@@ -259,14 +283,14 @@ def _rank(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    recommender = load(arguments.folder)
+    recommender = load(arguments.folder, arguments.triggers)
     print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     from p5jax import load
 
-    print(load(arguments.folder).generate(arguments.text))
+    print(load(arguments.folder, arguments.triggers).generate(arguments.text))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -297,7 +321,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from p5jax.report import write_report
 
-    print(write_report(arguments.folder))
+    print(write_report(arguments.folder, arguments.triggers))
 
 
 if __name__ == "__main__":

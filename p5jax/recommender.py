@@ -20,6 +20,9 @@ from p5jax.prompts.fields import Fields
 from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.run import Run
 from p5jax.training.partitioning import enable_compilation_cache
+from p5jax.triggers.layout import PROMPT_ID
+from p5jax.triggers.prompt import TriggerPrompt
+from p5jax.triggers.prompt import load as load_triggers
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,31 @@ class Recommended:
 class Recommender:
     """A run's model behind the questions a user of it asks, by the source's own keys."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
+        self.run, self.triggers = run, triggers
+        self._templates = dict(run.templates)
+        if triggers:
+            self._templates[PROMPT_ID] = triggers.template(run.vocabulary)
         self._tries: dict[str, Trie] = {}
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> Recommender:
-        """Open a run folder; UserError when it is not one or has no checkpoint."""
+    def load(
+        path: str | os.PathLike[str], triggers: str | os.PathLike[str] | None = None
+    ) -> Recommender:
+        """Open a run folder, and a folder of trigger tokens whose prompt it is to use.
+
+        UserError when either is not one, the run has no checkpoint, or the tokens are another's.
+        """
         enable_compilation_cache()
-        return Recommender(Run.load(path))
+        run = Run.load(path)
+        return Recommender(run, load_triggers(triggers, run) if triggers else None)
 
     def recommend(
         self,
         users: Sequence[str],
         k: int = 10,
         *,
-        prompt: str = "2-3",
+        prompt: str | None = None,
         method: str = "certified",
         beam: int = 64,
         exact: bool = False,
@@ -69,7 +81,7 @@ class Recommender:
         The prompt holds the user's history, as much as prompts had in training. The log-probability
         is the model's, over the full vocabulary, for the item's id and the end of sequence.
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
-        nobody is to get.
+        nobody is to get. Without a `prompt` it is the one of the triggers, or else 2-3.
         """
         if not users:
             return []
@@ -80,7 +92,7 @@ class Recommender:
         ranking = rank(
             self.run.model,
             self.run.params,
-            padded(self.history_prompts(indices, prompt)),
+            padded(self.history_prompts(indices, self._own_prompt("sequential", prompt, "2-3"))),
             self.trie(method),
             k,
             method,
@@ -116,7 +128,7 @@ class Recommender:
 
     def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
         """Return the tokens of the users' prompts for a next item, each with the user's history."""
-        template = self._template(prompt, {"uid", "udesc", "hist"}, "item")
+        template = self._template(prompt, {"uid", "udesc", "hist", "trigger"}, "item")
         return self._tokens(self._inputs(template, self._history(user)) for user in users)
 
     def excluded(
@@ -137,14 +149,34 @@ class Recommender:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         u, i = dataset.user_index(user), dataset.item_index(item)
         # Without a title only a prompt that names the item's id can tell items apart.
-        prompt = prompt or ("3-1" if dataset.titles[i] else "3-8")
-        template = self._template(prompt, {"uid", "udesc", "iid", "title"}, "explanation")
-        return self.generate(self._inputs(template, self._fields.of(u, i)))
+        prompt = self._own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
+        fields = {"uid", "udesc", "iid", "title", "trigger"}
+        template = self._template(prompt, fields, "explanation")
+        return self._answer(self._inputs(template, self._fields.of(u, i)))
 
     def generate(self, text: str) -> str:
-        """Return the model's most probable answer to any text, by beam search."""
+        """Return the model's most probable answer to any text, by beam search; triggers stand
+        around the text, those of a user who is not known among them."""
         if not text.strip():
             raise UserError("--text: found nothing, expected a prompt")
+        if self.triggers:
+            text = self.triggers.around(text, self.run.vocabulary)
+        return self._answer(text)
+
+    def _own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
+        """Return the prompt asked for, else the triggers', else another.
+
+        UserError when there is a prompt beside triggers, or these are of another family.
+        """
+        if not self.triggers:
+            return prompt or otherwise
+        if prompt:
+            raise UserError(f"prompt {prompt!r}: found it beside triggers, expected either")
+        if self.triggers.family != family:
+            raise UserError(f"triggers: found a {self.triggers.family} prompt, expected {family}")
+        return PROMPT_ID
+
+    def _answer(self, text: str) -> str:
         vocabulary = self.run.vocabulary
         tokens = place_rows(self.run.params, padded(self._tokens([text])))
         answers, _ = beam_search(self.run.model, self.run.params, tokens, max_length=64, beam=4)
@@ -152,7 +184,7 @@ class Recommender:
 
     def _template(self, prompt: str, fields: set[str], target: str) -> PromptTemplate:
         """Return a prompt that these fields fill and that asks for `target`."""
-        templates = self.run.templates
+        templates = self._templates
         usable = [
             t.id
             for t in templates.values()
@@ -169,7 +201,8 @@ class Recommender:
 
     @cached_property
     def _fields(self) -> Fields:
-        return Fields(self.run.dataset)
+        words = self.triggers.user_words(self.run.vocabulary) if self.triggers else ()
+        return Fields(self.run.dataset, words)
 
     def _history(self, user: int) -> dict[str, Any]:
         history = self._fields.history(self.run.dataset.sequence(user)[-self._longest :], " , ")

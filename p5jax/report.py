@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from p5jax.charts import curves
 from p5jax.evaluation.results import SHOWN, SUMMARY, FamilyResult, by_table, load_results
 from p5jax.run import Run
 from p5jax.training.writers import METRICS_FILE, read_metrics
+from p5jax.triggers.section import section
 
 _SPLITS = ("test", "validation")
 _STYLE = """
@@ -36,8 +37,11 @@ svg { max-width: 100%; height: auto }
 """
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Write RUN/report.html from the run's records and evaluations; return its path."""
+def write_report(
+    run_dir: str | os.PathLike[str], triggers: Sequence[str | os.PathLike[str]] = ()
+) -> Path:
+    """Write RUN/report.html from the run's records and evaluations, and from folders of trigger
+    tokens found for it; return its path."""
     run = Run.load(run_dir)
     sections = [_overview(run), _curves(run)]
     for split in _SPLITS:
@@ -47,6 +51,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
             sections += [_tables(results, split), _examples(results)]
     if len(sections) == 2:
         sections.append("<p class=note>Not evaluated yet: run p5jax evaluate.</p>")
+    sections += [section(folder, run) for folder in triggers]
     title = f"{escape(run.dataset.name)} · p5jax"
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
@@ -91,30 +96,16 @@ def _curves(run: Run) -> str:
         ("validation ranking", sorted(n for n in names if re.match(r"validation/(HR|NDCG)", n))),
         ("tokens per second", [n for n in ("train/tokens_per_second",) if n in names]),
     ]
-    drawn = [_plot(title, records, series) for title, series in panels if series]
+    drawn = [
+        curves(title, "step", {name: _points(records, name) for name in series})
+        for title, series in panels
+        if series
+    ]
     return f"<h2>Training</h2>{''.join(drawn)}" if drawn else ""
 
 
-def _plot(title: str, records: list[dict[str, Any]], names: Iterable[str]) -> str:
-    """Return an inline SVG of metrics over steps."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "p5jax"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.5, 2.6), layout="constrained")
-    for name in names:
-        points = [(r["step"], r[name]) for r in records if r.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else "")
-    axes.set(title=title, xlabel="step")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+def _points(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(r["step"], r[name]) for r in records if r.get(name) is not None]
 
 
 def _tables(results: list[FamilyResult], split: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A lower layer never imports a higher one.
 LAYERS = (
-    ("errors", "progress"),
+    ("errors", "progress", "charts"),
     ("data",),
     ("prompts",),
     ("text",),
@@ -22,9 +22,10 @@ LAYERS = (
     ("inference",),
     ("run", "runtime"),
     ("evaluation",),
+    ("triggers",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_tasks"),
+    ("cli_data", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

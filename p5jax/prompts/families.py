@@ -33,12 +33,14 @@ def make_families(
     vocabulary: Encoder,
     config: FamilyConfig,
     names: Iterable[str] | None = None,
+    triggers: Sequence[str] = (),
 ) -> dict[str, Family]:
     """Return the families that the data and the templates can feed, in P5's order.
 
-    UserError when one of `names` is unknown or cannot be fed.
+    triggers: each user's words for {trigger}, where a template has it. UserError when one of
+    `names` is unknown or cannot be fed.
     """
-    source = Source(dataset, vocabulary, config)
+    source = Source(dataset, vocabulary, config, triggers)
     wanted = FAMILIES if names is None else tuple(names)
     for name in wanted:
         if name not in FAMILIES:

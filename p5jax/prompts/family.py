@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,10 +54,16 @@ class FamilyConfig:
 class Source:
     """What all families of one dataset share."""
 
-    def __init__(self, dataset: Dataset, vocabulary: Encoder, config: FamilyConfig):
+    def __init__(
+        self,
+        dataset: Dataset,
+        vocabulary: Encoder,
+        config: FamilyConfig,
+        triggers: Sequence[str] = (),
+    ):
         self.dataset = dataset
         self.config = config
-        self.fields = Fields(dataset)
+        self.fields = Fields(dataset, triggers)
         self.renderer = Renderer(vocabulary, config.max_source)
         longest = int(np.diff(dataset.offsets).max(initial=0))
         # One length for all users, so that candidates stack; shorter only in a tiny catalogue.
@@ -120,6 +126,10 @@ class Family(ABC):
     def size(self, split: str, prompt_id: str | None = None) -> int:
         """Return how many examples a split has, or has for one prompt (whose fields some records
         may lack): `index` runs over that many."""
+
+    @abstractmethod
+    def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
+        """Return the user of each example of a split: int [size]."""
 
     @abstractmethod
     def example(

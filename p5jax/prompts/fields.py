@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,14 @@ def clean(text: str | None) -> str:
 
 
 class Fields:
-    """The user and item placeholders of a dataset, cleaned once."""
+    """The user and item placeholders of a dataset, cleaned once.
 
-    def __init__(self, dataset: Dataset):
+    triggers: each user's own trigger words, for prompts with {trigger}; most prompts have none.
+    """
+
+    def __init__(self, dataset: Dataset, triggers: Sequence[str] = ()):
         self.item_ids = dataset.item_ids
+        self._triggers = triggers
         self._udesc = [
             clean(name) or clean(key) or f"user_{user + 1}"
             for user, (name, key) in enumerate(
@@ -39,7 +44,8 @@ class Fields:
 
     def of_user(self, user: int) -> dict[str, Any]:
         """Return the placeholders that a user fills."""
-        return {"uid": f"user_{user + 1}", "udesc": self._udesc[user]}
+        own = {"trigger": self._triggers[user]} if self._triggers else {}
+        return {"uid": f"user_{user + 1}", "udesc": self._udesc[user], **own}
 
     def of(self, user: int, item: int) -> dict[str, Any]:
         """Return the placeholders that a user and an item fill."""

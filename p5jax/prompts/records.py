@@ -80,6 +80,9 @@ class RecordFamily(Family):
     def size(self, split: str, prompt_id: str | None = None) -> int:
         return len(self.rows(split, prompt_id))
 
+    def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
+        return self._users[self.rows(split, prompt_id)]
+
     def rows(self, split: str, prompt_id: str | None = None) -> np.ndarray:
         """Return the rows of the family's table that a split's examples come from, in order."""
         key = (split, prompt_id)

@@ -19,7 +19,7 @@ SHIPPED = ("amazon", "yelp")
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 
-_ABOUT = {"uid", "udesc", "iid", "title", "item", "brand", "price"}
+_ABOUT = {"uid", "udesc", "iid", "title", "item", "brand", "price", "trigger"}
 # Per family: what its records can put into the inputs, and into the targets.
 _INPUTS = {
     "rating": _ABOUT | {"star"},

@@ -33,6 +33,11 @@ class UserFamily(Family):
             return len(self._training_users) * self.per_user if self.seen else 0
         return len(self._held_out_users) if self.seen or prompt_id is not None else 0
 
+    def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
+        if split == "train":
+            return np.repeat(self._training_users, self.per_user)
+        return self._held_out_users
+
     def example(
         self,
         split: str,

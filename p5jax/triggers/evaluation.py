@@ -1,0 +1,198 @@
+"""Found prompts against manual ones on held-out examples, by paired intervals over users."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from p5jax.errors import UserError
+from p5jax.evaluation.compare import Difference, compare_results
+from p5jax.evaluation.evaluators import (
+    DEFAULTS,
+    EvaluationConfig,
+    FamilyResult,
+    baseline_results,
+    evaluate_family,
+)
+from p5jax.evaluation.metrics import interval_of_mean
+from p5jax.evaluation.results import write_results
+from p5jax.progress import Report
+from p5jax.run import Run
+from p5jax.training import distributed
+from p5jax.triggers.layout import PROMPT_ID, arguments_template
+from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
+
+SHOWN = {
+    "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
+    "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
+    "explanation": ("sentence BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
+}
+
+
+_PUBLISHED = {"sequential": ("2-3", "2-13"), "direct": ("5-7", "5-8"), "explanation": ("3-1",)}
+_USER, _ITEM = {"uid", "udesc"}, {"iid", "title", "item"}
+_SAID = {  # by a manual prompt that is a fair comparison: never the review's own stars or feature
+    "sequential": _USER | {"hist"},
+    "direct": _USER | {"cand"},
+    "explanation": _USER | _ITEM,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of prompt: per-user values averaged over its `prompts` (seeds of one search), their
+    means' standard deviation by metric, and the differences from the seen manual prompt."""
+
+    kind: str
+    prompts: tuple[str, ...]
+    result: FamilyResult
+    spread: dict[str, float]
+    differences: dict[str, Difference]
+
+
+def evaluate_triggers(
+    run: Run,
+    folders: Sequence[str | Path],
+    split: str = "test",
+    limit: int | None = None,
+    *,
+    config: EvaluationConfig = DEFAULTS,
+    report: Report = distributed.report,
+) -> list[Row]:
+    """Compare the prompts of `folders`, all of one family, with its manual prompts.
+
+    Folders whose settings differ in the seed alone are one row: their values are averaged for each
+    user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT.
+    UserError for prompts of several families or of another model.
+    """
+    if not folders:
+        raise UserError("folders: found none, expected at least one of p5jax triggers search")
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise UserError("folders: found one twice, expected each once")
+    prompts = [load(folder, run) for folder in folders]
+    for folder in folders:
+        if split == "test" and not read_manifest(folder)["finished"]:
+            raise UserError(
+                f"{folder}: found a search that is not finished, expected the test last"
+            )
+    families = {prompt.family for prompt in prompts}
+    if len(families) > 1:
+        raise UserError(f"folders: found prompts of {', '.join(sorted(families))}, expected one")
+    family = families.pop()
+
+    def evaluated(run: Run | TriggeredRun, id: str) -> FamilyResult:
+        return evaluate_family(run, family, id, split, limit, config=config, report=report)
+
+    manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
+    groups: dict[tuple[str, str], list[FamilyResult]] = {}
+    for folder, prompt in zip(folders, prompts, strict=True):
+        result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
+        header: dict[str, Any] = {"split": split, "limit": limit, "identity": identity(run)}
+        header["leaky_item_ids"] = run.dataset.leaky
+        kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
+        place = Path(folder) / "evaluation" / f"triggers-{split}"
+        if distributed.is_primary():
+            write_results(place, kept, header)
+        named = replace(result, prompt_id=Path(folder).name)
+        kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
+        groups.setdefault((kind, _settings(folder)), []).append(named)
+    reference = manual[0][1]
+    rows = [_row(kind, [result], reference) for kind, result in manual]
+    rows += [_row(kind, members, reference) for (kind, _), members in groups.items()]
+    return rows + [
+        Row("baseline", (result.prompt_id,), result, {}, {})
+        for result in baseline_results(run, reference, split)
+    ]
+
+
+def _settings(folder: str | Path) -> str:
+    settings = dict(read_manifest(folder)["settings"])
+    del settings["seed"]
+    return json.dumps(settings, sort_keys=True)
+
+
+def _manual(run: Run, family: str) -> list[tuple[str, str]]:
+    """A seen and, if there is one, an unseen prompt that say no more than a trigger prompt does:
+    the published ones (PAP-REC, Table 2) where the run has them."""
+    chosen: dict[str, str] = {}
+    arguments = arguments_template(family)
+    for id in (*_PUBLISHED[family], *run.families[family].templates):
+        manual = run.families[family].templates.get(id)
+        if (
+            manual is not None
+            and not manual.zero_shot
+            and manual.target_fields == arguments.target_fields
+            and set(manual.fields) <= _SAID[family]
+            and ("cand" in manual.fields) == ("cand" in arguments.fields)
+        ):
+            chosen.setdefault("seen manual" if manual.seen else "unseen manual", id)
+    if "seen manual" not in chosen:
+        raise UserError(f"{run.path}: has no seen {family} prompt to compare triggers with")
+    return sorted(chosen.items())  # seen before unseen
+
+
+def _row(kind: str, members: Sequence[FamilyResult], reference: FamilyResult) -> Row:
+    average = averaged(members)
+    names = SHOWN[reference.family]
+    spread = {
+        name: float(np.std([_mean(member, name) for member in members], ddof=1))
+        for name in names
+        if len(members) > 1
+    }
+    same = replace(average, prompt_id=reference.prompt_id)
+    found = compare_results([reference], [same])
+    differences = {d.metric: d for d in found if d.metric in names}
+    return Row(kind, tuple(m.prompt_id for m in members), average, spread, differences)
+
+
+def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
+    """One result whose per-user values are the members' means; they have the same examples."""
+    keys = [("user", "ascending"), ("item", "ascending")]
+    tables = [member.per_user.sort_by(keys) for member in members]
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in tables[0].column_names:
+        first = tables[0][name]
+        columns[name] = first
+        if pa.types.is_floating(first.type):
+            columns[name] = pa.array(np.mean([table[name].to_numpy() for table in tables], axis=0))
+    return replace(members[0], per_user=pa.table(columns))
+
+
+def _mean(result: FamilyResult, name: str) -> float:
+    return float(np.mean(result.per_user[name].to_numpy()))
+
+
+def format_rows(rows: Iterable[Row]) -> str:
+    """A table: each kind's means, and under them the difference from the seen manual prompt with
+    its 95 % interval, and the standard deviation over seeds."""
+    lines: list[str] = []
+    for row in rows:
+        names = SHOWN[row.result.family]
+        if not lines:
+            lines.append(f"{row.result.family}, n = {row.result.n}")
+            lines.append("  " + " " * 34 + "".join(name.rjust(27) for name in names))
+        label = f"{row.kind} ({', '.join(row.prompts)})"
+        means = [interval_of_mean(row.result.per_user[name].to_numpy()) for name in names]
+        cells = [f"{value:.4f} ±{(high - low) / 2:.4f}" for value, low, high in means]
+        lines.append(f"  {label:34}" + "".join(cell.rjust(27) for cell in cells))
+        if row.differences and row.kind != "seen manual":
+            cells = [_difference(row.differences[name]) for name in names]
+            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
+        if row.spread:
+            cells = [f"sd over seeds {row.spread[name]:.4f}" for name in names]
+            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
+    return "\n".join(lines)
+
+
+def _difference(difference: Difference) -> str:
+    if math.isnan(difference.low):
+        return f"{difference.difference:+.4f}"
+    d = difference
+    return f"{d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"

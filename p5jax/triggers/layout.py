@@ -1,0 +1,85 @@
+"""Where trigger tokens stand in a prompt: `{task arguments} [T_r1] … [T_rl] [T_u]` (PAP-REC)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p5jax.errors import UserError
+from p5jax.prompts.template import PromptTemplate
+
+POSITIONS = ("suffix", "prefix", "both")
+USER_PLACES = ("last", "middle", "first")
+PROMPT_ID = "triggers"
+# What a family's prompt is about, and what it asks for.
+_TASKS = {
+    "sequential": ("{uid} {hist}", "{item}"),
+    "direct": ("{uid} {cand}", "{item}"),
+    "explanation": ("{uid} {title}", "{explanation}"),
+}
+FAMILIES = tuple(_TASKS)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many trigger tokens there are and where they stand.
+
+    position: of the task tokens beside the arguments; "both" halves them. user_place: of the
+    user's tokens: after everything, between the arguments and the task tokens behind them, or
+    before everything. Slots are numbered task tokens first, in reading order, then the user's.
+    """
+
+    task_tokens: int = 5
+    user_tokens: int = 0
+    position: str = "suffix"
+    user_place: str = "last"
+
+    def __post_init__(self) -> None:
+        for name in ("task_tokens", "user_tokens"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected 0 or more")
+        if not self.slots:
+            raise UserError("task_tokens: found no trigger token at all, expected at least one")
+        for name, known in (("position", POSITIONS), ("user_place", USER_PLACES)):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise UserError(f"{name}: found {found!r}, expected {', '.join(known)}")
+
+    @property
+    def slots(self) -> int:
+        """The number of trigger tokens of a prompt."""
+        return self.task_tokens + self.user_tokens
+
+    @property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The slots before the arguments and those after them, in reading order."""
+        task = tuple(range(self.task_tokens))
+        own = tuple(range(self.task_tokens, self.slots))
+        ahead = {"suffix": 0, "prefix": len(task), "both": -(-len(task) // 2)}[self.position]
+        before, after = task[:ahead], task[ahead:]
+        if self.user_place == "first":
+            return own + before, after
+        return before, (own + after if self.user_place == "middle" else after + own)
+
+
+def arguments_template(family: str) -> PromptTemplate:
+    """The prompt of a family without a trigger; UserError for a family that has none."""
+    if family not in _TASKS:
+        raise UserError(f"family: found {family!r}, expected {', '.join(FAMILIES)}")
+    return PromptTemplate(PROMPT_ID, family, *_TASKS[family])
+
+
+def trigger_template(family: str, layout: Layout, words: Sequence[str]) -> PromptTemplate:
+    """The prompt of a family with its task `words` written out, and {trigger} for the user's."""
+    arguments, targets = arguments_template(family).inputs, _TASKS[family][1]
+
+    def text(slots: tuple[int, ...]) -> list[str]:
+        shared = [words[slot] for slot in slots if slot < layout.task_tokens]
+        if len(shared) == len(slots):
+            return shared
+        own_first = slots[0] >= layout.task_tokens
+        return ["{trigger}", *shared] if own_first else [*shared, "{trigger}"]
+
+    before, after = layout.sides
+    inputs = " ".join([*text(before), arguments, *text(after)])
+    return PromptTemplate(PROMPT_ID, family, inputs, targets, seen=False)
