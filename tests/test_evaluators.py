@@ -262,7 +262,7 @@ def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, caps
     recommender = SimpleNamespace(
         run=other, recommend=lambda *_, **__: [Recommended([], exact=True)]
     )
-    monkeypatch.setattr("p5jax.load", lambda path: recommender)
+    monkeypatch.setattr("p5jax.load", lambda path, triggers=None: recommender)
     assert main(["recommend", str(tmp_path), "--user", "x"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
