@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from p5jax.batching import padded
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
+from p5jax.files import replace_text
 from p5jax.inference.ranking import check_settings, rank
 from p5jax.progress import Progress, Report
 from p5jax.recommender import Recommender
@@ -152,15 +153,14 @@ def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
 
 def _claim(out: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or check that it holds the same ranking."""
-    file, beside = out / MANIFEST, out / f"{MANIFEST}.partial"
+    file = out / MANIFEST
     if not file.is_file():
         if out.exists() and (
-            not out.is_dir() or any(child.name != beside.name for child in out.iterdir())
+            not out.is_dir() or any(child.name != f"{MANIFEST}.partial" for child in out.iterdir())
         ):
             raise UserError(f"{out}: exists and is no folder of recommendations; choose another")
         out.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        beside.rename(file)
+        replace_text(file, json.dumps(manifest, indent=1) + "\n")
         return
     try:
         there = json.loads(file.read_text(encoding="utf-8")) | {}

@@ -10,7 +10,8 @@ from typing import Any
 
 from p5jax import cli_data, cli_tasks, cli_triggers
 from p5jax.cli_data import print_json
-from p5jax.errors import UserError
+from p5jax.cli_mesh import add_mesh, opened
+from p5jax.errors import UserError, in_words
 
 # Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
 
@@ -34,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        cause = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"p5jax: error: {cause}", file=sys.stderr)
+        print(f"p5jax: error: {in_words(error)}", file=sys.stderr)
         return 2
 
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--limit", type=int, metavar="N", help="N examples of a family, always the same"
     )
     _add_ranking(evaluate)
-    _add_mesh(evaluate)
+    add_mesh(evaluate)
     evaluate.add_argument("--json", action="store_true")
 
     recommend = command("recommend", _recommend, "the k most probable next items of a user")
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument(
         "--batch-size", type=int, default=16, metavar="N", help="users at a time, on all devices"
     )
-    _add_mesh(rank)
+    add_mesh(rank)
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)
         each.add_argument("--prompt", default="2-3" if each is rank else None, metavar="ID")
@@ -159,16 +159,6 @@ def _add_ranking(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_mesh(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model-parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="devices that share the parameters; the others share the batch",
-    )
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -188,17 +178,13 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from p5jax import runtime
     from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
     from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.evaluation.task import EvaluationConfig
-    from p5jax.run import Run
     from p5jax.training import distributed
-    from p5jax.training.partitioning import MeshConfig, make_mesh
 
     config = EvaluationConfig(method=arguments.method, beam=arguments.beam, exact=arguments.exact)
-    with runtime.session():
-        run = Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+    with opened(arguments) as run:
         evaluated, families, prompts = _chosen(run, arguments)
         results = evaluate_run(
             evaluated,
@@ -265,16 +251,12 @@ def _warn_of_leak(dataset: Any) -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    from p5jax import runtime
     from p5jax.bulk import BulkConfig, rank_users
     from p5jax.recommender import Recommender
-    from p5jax.run import Run
     from p5jax.training import distributed
-    from p5jax.training.partitioning import MeshConfig, make_mesh
 
     config = BulkConfig(**{f.name: getattr(arguments, f.name) for f in fields(BulkConfig)})
-    with runtime.session():
-        run = Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
+    with opened(arguments) as run:
         if distributed.is_primary():
             _warn_of_leak(run.dataset)
         return rank_users(Recommender(run), arguments.out, config)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
+
+from p5jax.cli_mesh import add_mesh, opened
 
 
 def add(commands: Any, command: Any) -> None:
@@ -26,7 +26,7 @@ def add(commands: Any, command: Any) -> None:
     evaluate.add_argument("--split", default="test", choices=("validation", "test"))
     evaluate.add_argument("--limit", type=int, metavar="N")
     for each in (search, ablate, evaluate):
-        each.add_argument("--model-parallel", type=int, default=1, metavar="N")
+        add_mesh(each)
 
 
 def _add_settings(search: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
 def _search(arguments: argparse.Namespace) -> int:
     from p5jax.triggers.search import search
 
-    with _opened(arguments) as run:
+    with opened(arguments) as run:
         return search(run, _config(arguments), arguments.out)
 
 
@@ -72,7 +72,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from p5jax.triggers.ablation import ablate
     from p5jax.triggers.evaluation import format_rows
 
-    with _opened(arguments) as run:
+    with opened(arguments) as run:
         config, limit = _config(arguments), arguments.limit
         status, rows = ablate(run, config, arguments.vary, arguments.out, limit)
     _print(format_rows(rows))
@@ -83,22 +83,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.triggers.evaluation import evaluate_triggers, format_rows
 
-    with _opened(arguments) as run:
+    with opened(arguments) as run:
         rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
     if run.dataset.leaky:
         _print(LEAKY_NOTE)
     _print(format_rows(rows))
-
-
-@contextlib.contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[Any]:
-    """The run, on a mesh of all devices and processes."""
-    from p5jax import runtime
-    from p5jax.run import Run
-    from p5jax.training.partitioning import MeshConfig, make_mesh
-
-    with runtime.session():
-        yield Run.load(arguments.folder, make_mesh(MeshConfig(model=arguments.model_parallel)))
 
 
 def _print(text: str) -> None:

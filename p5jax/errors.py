@@ -14,3 +14,10 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return a phrase naming the known names closest to `name`, for the end of an error line."""
     close = difflib.get_close_matches(name, list(known), n=n, cutoff=0.4)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says on one line, an OSError's file first where it names one."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

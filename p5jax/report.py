@@ -12,6 +12,7 @@ from typing import Any
 
 from p5jax.charts import curves
 from p5jax.evaluation.results import SHOWN, SUMMARY, FamilyResult, by_table, load_results
+from p5jax.files import replace_text
 from p5jax.run import Run
 from p5jax.training.writers import METRICS_FILE, read_metrics
 from p5jax.triggers.section import section
@@ -58,9 +59,7 @@ def write_report(
         f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
     )
     path = run.path / "report.html"
-    beside = path.with_name("report.html.partial")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    replace_text(path, page)
     return path
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError, nearest
+from p5jax.files import replace_text
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate, load_templates, save_templates
@@ -114,7 +115,8 @@ class Run:
         if file.is_file():
             _refuse_difference(file, _read_manifest(path), manifest)
         # Written again all the same: the dataset may have moved.
-        distributed.from_primary(lambda: _write_manifest(file, manifest))
+        text = json.dumps(manifest, indent=1) + "\n"
+        distributed.from_primary(lambda: replace_text(file, text))
         return Run(path, manifest, dataset, vocabulary)
 
     @staticmethod
@@ -148,12 +150,6 @@ def _make_folder(
     path.mkdir(parents=True, exist_ok=True)
     make_vocabulary(config, dataset, templates).save(path / "vocabulary")
     save_templates(templates, path / "templates.toml")
-
-
-def _write_manifest(file: Path, manifest: dict) -> None:
-    beside = file.with_name("run.json.partial")
-    beside.write_text(json.dumps(manifest, indent=1) + "\n")
-    beside.rename(file)
 
 
 def _read_manifest(path: Path) -> dict:

@@ -18,6 +18,7 @@ import numpy as np
 
 from p5jax.batching import Tokens
 from p5jax.errors import UserError
+from p5jax.files import replace_text
 
 if TYPE_CHECKING:
     from p5jax.draws import RenderedDraws
@@ -121,9 +122,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a shard folder's manifest beside, then rename it."""
-    beside = folder / f"{MANIFEST}.partial"
-    beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    beside.rename(folder / MANIFEST)
+    replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def refuse_difference(folder: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

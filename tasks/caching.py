@@ -12,8 +12,9 @@ import seqio
 from absl import flags
 
 from p5jax.errors import UserError
+from p5jax.files import replace_text
 from p5jax.shards import refuse_difference
-from p5jax.tasks.registry import find
+from p5jax.tasks.registry import examples_of, find
 
 
 def cache_tasks(
@@ -52,9 +53,7 @@ def cache_tasks(
         setattr(flags.FLAGS, flag, value)
     cache_tasks_main.main([])
     for name, record in records.items():
-        beside = record.with_suffix(".partial")
-        beside.write_text(json.dumps(_identity(name), indent=1) + "\n")
-        beside.rename(record)
+        replace_text(record, json.dumps(_identity(name), indent=1) + "\n")
     return {name: Path(folder, seqio.get_task_dir_from_name(name)) for name in sorted(tasks)}
 
 
@@ -65,7 +64,7 @@ def _record(folder: str, name: str) -> Path:
 
 def _identity(name: str) -> dict[str, Any]:
     task = find(name)
-    examples = task.preprocessors[0].__self__
+    examples = examples_of(task)
     return {
         "seed": examples.seed,
         "examples": {split: task.num_input_examples(split) for split in task.splits},

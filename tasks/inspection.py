@@ -13,7 +13,7 @@ from p5jax.data.dataset import SPLITS
 from p5jax.errors import UserError
 from p5jax.prompts.template import Renderer
 from p5jax.tasks.examples import Examples
-from p5jax.tasks.registry import find
+from p5jax.tasks.registry import examples_of, find
 
 _SAMPLE = 200  # examples of a task that lengths are measured on
 _UNBOUNDED = 1 << 30
@@ -84,7 +84,7 @@ def _rows(
 def _lengths(name: str, split: str, inputs: int | None, targets: int) -> list[str]:
     """Return two lines on the lengths of a task's texts and on how many do not fit."""
     task = seqio.TaskRegistry.get(name)
-    examples: Examples = task.preprocessors[0].__self__
+    examples = examples_of(task)
     whole = _unbounded(examples)
     limit = examples.family.source.config.max_source
     rows = list(_rows(task, split, _SAMPLE, None))

@@ -123,6 +123,11 @@ def find(name: str) -> seqio.Task | seqio.Mixture:
     return seqio.get_mixture_or_task(name)
 
 
+def examples_of(task: seqio.Task) -> Examples:
+    """Return what a registered task renders: its first preprocessor is bound to it."""
+    return task.preprocessors[0].__self__
+
+
 def _known(arguments: tuple) -> bool:
     return _made.get(arguments) in seqio.MixtureRegistry.names()
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A lower layer never imports a higher one.
 LAYERS = (
-    ("errors", "progress", "charts"),
+    ("errors", "progress", "charts", "files"),
     ("data",),
     ("prompts",),
     ("text",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("triggers",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_tasks", "cli_triggers"),
+    ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

@@ -28,7 +28,7 @@ from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
-from p5jax.errors import UserError
+from p5jax.errors import UserError, in_words
 from p5jax.progress import print_progress
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -196,7 +196,7 @@ def from_primary(make: Callable[[], Any]) -> Any:
         try:
             answer = {"value": make()}
         except (UserError, OSError) as error:
-            answer = {"error": _in_words(error)}
+            answer = {"error": in_words(error)}
         text = json.dumps(answer)
         _client().key_value_set(key, text)
     else:
@@ -205,12 +205,6 @@ def from_primary(make: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["value"]
-
-
-def _in_words(error: UserError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _client() -> Any:
@@ -283,7 +277,7 @@ def _exit_alone(error: BaseException) -> None:
         cause = " ".join(str(error).split())[:300]  # it may be of this process after all
         sys.stderr.write(f"p5jax: {type(error).__name__}: {cause}\n{_lost_line()}")
     elif isinstance(error, UserError | OSError):
-        sys.stderr.write(f"p5jax: error: {_in_words(error)}\n")
+        sys.stderr.write(f"p5jax: error: {in_words(error)}\n")
         status = 2
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("p5jax: interrupted\n")

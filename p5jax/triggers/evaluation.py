@@ -27,7 +27,7 @@ from p5jax.progress import Report
 from p5jax.run import Run
 from p5jax.training import distributed
 from p5jax.triggers.layout import PROMPT_ID, arguments_template
-from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
+from p5jax.triggers.prompt import TriggeredRun, load, read_manifest
 
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
@@ -94,7 +94,7 @@ def evaluate_triggers(
     groups: dict[tuple[str, str], list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
-        header: dict[str, Any] = {"split": split, "limit": limit, "identity": identity(run)}
+        header: dict[str, Any] = {"split": split, "limit": limit, "identity": prompt.identity}
         header["leaky_item_ids"] = run.dataset.leaky
         kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
         place = Path(folder) / "evaluation" / f"triggers-{split}"

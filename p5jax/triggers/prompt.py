@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
+from p5jax.files import replace_text
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.run import Run
@@ -96,9 +97,8 @@ def save(folder: Path, prompt: TriggerPrompt, run: Run, progress: Mapping[str, A
         "identity": dict(prompt.identity),
         **progress,
     }
-    beside = folder / f"{MANIFEST}.partial"
-    beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.rename(folder / MANIFEST)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    replace_text(folder / MANIFEST, text)
     for old in folder.glob("users-*.parquet"):
         if old.name != table:
             old.unlink()

@@ -42,11 +42,10 @@ class SearchConfig:
     and round. epochs: a task epoch has as many rounds as there are task tokens, an epoch of user
     tokens as many as a user has; they alternate. patience: epochs without a change after which the
     search ends. users: at most so many validation users (0: all). gradient_examples: of a task
-    round. evidence: training examples of
-    each user, of different items, for the user tokens. accept_level: a change
-    needs a one-sided p of at most this on the selection half; 1 takes any improvement on the whole
-    validation split, as the paper does. racing_level: of the test that drops candidates early; 0
-    scores every candidate on every example.
+    round. evidence: training examples of each user, of different items, for the user tokens.
+    accept_level: a change needs a one-sided p of at most this on the selection half; 1 takes any
+    improvement on the whole validation split, as the paper does. racing_level: of the test that
+    drops candidates early; 0 scores every candidate on every example.
     """
 
     family: str
@@ -75,6 +74,11 @@ class SearchConfig:
             raise UserError(f"racing_level: found {self.racing_level}, expected 0 to below 0.5")
         arguments_template(self.family)
 
+    @property
+    def any_improvement(self) -> bool:
+        """Whether a change needs no test, as in the paper."""
+        return self.accept_level == 1
+
 
 class Rounds:
     """A search between two rounds: the tokens so far and the frozen examples they are tried on."""
@@ -102,7 +106,7 @@ class Rounds:
                 " the vocabulary"
             )
         self.search_half = self._search_half()
-        if config.accept_level < 1 and self.search_half.all():
+        if not config.any_improvement and self.search_half.all():
             raise UserError("users: found one validation user, expected 2 or accept_level 1")
         self.identity = saved.identity(run)
         tokens = initial_tokens(run, self.layout, config.initial, config.seed)
@@ -118,8 +122,8 @@ class Rounds:
     @property
     def judging(self) -> np.ndarray:
         """The validation examples that no candidate was chosen by, if there are any: bool [N]."""
-        paper = self.config.accept_level == 1 or not self.layout.task_tokens
-        return np.full(len(self.validation), True) if paper else ~self.search_half
+        everyone = self.config.any_improvement or not self.layout.task_tokens
+        return np.full(len(self.validation), True) if everyone else ~self.search_half
 
     @property
     def finished(self) -> bool:
@@ -216,8 +220,9 @@ class Rounds:
         gradient = self.gradients(examples).task[[slot]]
         tokens = self.candidates(gradient, self.task[[slot]])[0]
         before = self.values()
-        paper = config.accept_level == 1
-        rows = np.arange(len(before)) if paper else np.flatnonzero(self.search_half)
+        rows = (
+            np.arange(len(before)) if config.any_improvement else np.flatnonzero(self.search_half)
+        )
 
         def values(candidates: np.ndarray, places: np.ndarray) -> np.ndarray:
             return self._with_token(slot, tokens[candidates], rows[places])
@@ -240,7 +245,7 @@ class Rounds:
             record["p_value"] = p_value(after[others] - before[others])
             judged = others  # on the search half the winner is the best of several by luck, too
         record["gain"] = float((after - before)[judged].mean())
-        if paper or record["p_value"] <= config.accept_level:
+        if config.any_improvement or record["p_value"] <= config.accept_level:
             self.task[slot], self._values = tokens[winner], after
             record["accepted"] = True
         return record
@@ -260,13 +265,12 @@ class Rounds:
         gradient = self.gradients(self.evidence).users[users, slot]
         current = self.users[users, slot]
         tokens = self.candidates(gradient, current)
-        paper = config.accept_level == 1
         chosen = choose_for_users(
             self,
             layout.task_tokens + slot,
             users,
             tokens,
-            self.validation if paper else self.evidence,
+            self.validation if config.any_improvement else self.evidence,
         )
         changed = chosen != current
         record: dict[str, Any] = {"kind": "user", "slot": slot, "changed": int(changed.sum())}
@@ -282,7 +286,7 @@ class Rounds:
         after[rows] = self.surrogate.values(self.validation, rows, slots)
         record["gain"] = float((after - before).mean())
         record["p_value"] = p_value(after - before)
-        if paper or record["p_value"] <= config.accept_level:
+        if config.any_improvement or record["p_value"] <= config.accept_level:
             self._values, record["accepted"] = after, True
         else:
             self.users = users_before

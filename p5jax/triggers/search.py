@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.errors import UserError
+from p5jax.files import replace_text
 from p5jax.progress import Report
 from p5jax.run import Run
 from p5jax.training import distributed
@@ -101,6 +102,4 @@ def _open_folder(folder: Path, rounds: int) -> None:
     path = folder / HISTORY
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        beside = path.with_name(f"{HISTORY}.partial")
-        beside.write_text("".join(lines[:rounds]), encoding="utf-8")
-        beside.rename(path)
+        replace_text(path, "".join(lines[:rounds]))
