@@ -36,10 +36,11 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class BulkConfig:
-    """What is ranked for each user; `method`, `beam` and `exact` as in inference.ranking.rank."""
+    """What is ranked for each user; `method`, `beam` and `exact` as in inference.ranking.rank, and
+    the prompt, where none is named, as Recommender.recommend has it."""
 
     k: int = 10
-    prompt: str = "2-3"
+    prompt: str | None = None
     method: str = "certified"
     beam: int = 64
     exact: bool = False
@@ -69,7 +70,9 @@ def rank_users(
     recommender.check_k(config.k)
     run, out = recommender.run, Path(out)
     everyone = range(run.dataset.num_users)
-    prompts = recommender.history_prompts(everyone, config.prompt)
+    prompt = recommender.own_prompt("sequential", config.prompt, "2-3")
+    config = replace(config, prompt=prompt)
+    prompts = recommender.history_prompts(everyone, prompt)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     recommender.trie(config.method)  # fails, if it must, before the folder is made
     manifest = _manifest(recommender, config)
@@ -141,12 +144,13 @@ def _ranked(
 
 
 def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
-    run = recommender.run
+    run, triggers = recommender.run, recommender.triggers
     return {
         "dataset": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
         "params": params_digest(run.params),
         "likelihood": "vocabulary",
+        "triggers": triggers.digest if triggers else None,
         **asdict(config),
     }
 

@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add_mesh(rank)
     for each in (recommend, rank):
         each.add_argument("-k", type=int, default=10)
-        each.add_argument("--prompt", default="2-3" if each is rank else None, metavar="ID")
+        each.add_argument("--prompt", metavar="ID")
         each.add_argument("--exclude-history", action=argparse.BooleanOptionalAction, default=True)
         _add_ranking(each)
 
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = command("generate", _generate, "the model's answer to any text")
     generate.add_argument("folder", metavar="RUN")
     generate.add_argument("--text", required=True)
-    for each in (evaluate, recommend, explain, generate):
+    for each in (evaluate, recommend, rank, explain, generate):
         each.add_argument(
             "--triggers", metavar="DIR", help="use the prompt of p5jax triggers search"
         )
@@ -254,12 +254,14 @@ def _rank(arguments: argparse.Namespace) -> int:
     from p5jax.bulk import BulkConfig, rank_users
     from p5jax.recommender import Recommender
     from p5jax.training import distributed
+    from p5jax.triggers.prompt import load as load_triggers
 
     config = BulkConfig(**{f.name: getattr(arguments, f.name) for f in fields(BulkConfig)})
     with opened(arguments) as run:
         if distributed.is_primary():
             _warn_of_leak(run.dataset)
-        return rank_users(Recommender(run), arguments.out, config)
+        triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
+        return rank_users(Recommender(run, triggers), arguments.out, config)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

@@ -92,7 +92,7 @@ class Recommender:
         ranking = rank(
             self.run.model,
             self.run.params,
-            padded(self.history_prompts(indices, self._own_prompt("sequential", prompt, "2-3"))),
+            padded(self.history_prompts(indices, self.own_prompt("sequential", prompt, "2-3"))),
             self.trie(method),
             k,
             method,
@@ -149,7 +149,7 @@ class Recommender:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         u, i = dataset.user_index(user), dataset.item_index(item)
         # Without a title only a prompt that names the item's id can tell items apart.
-        prompt = self._own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
+        prompt = self.own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
         fields = {"uid", "udesc", "iid", "title", "trigger"}
         template = self._template(prompt, fields, "explanation")
         return self._answer(self._inputs(template, self._fields.of(u, i)))
@@ -160,10 +160,15 @@ class Recommender:
         if not text.strip():
             raise UserError("--text: found nothing, expected a prompt")
         if self.triggers:
-            text = self.triggers.around(text, self.run.vocabulary)
+            vocabulary, slots = self.run.vocabulary, self.triggers.layout.slots
+            room = self.run.family_config.max_source - slots - 1
+            tokens = vocabulary.encode(text)
+            if len(tokens) > room:  # the text is cut, not the triggers behind it
+                text = vocabulary.decode(tokens[:room])
+            text = self.triggers.around(text, vocabulary)
         return self._answer(text)
 
-    def _own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
+    def own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
         """Return the prompt asked for, else the triggers', else another.
 
         UserError when there is a prompt beside triggers, or these are of another family.

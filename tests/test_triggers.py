@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,13 +15,13 @@ from trigger_run import random_run
 
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
-from p5jax.triggers import prompt as saved
+from p5jax.evaluation.results import FamilyResult
+from p5jax.triggers import evaluation
 from p5jax.triggers.layout import FAMILIES, POSITIONS, PROMPT_ID, USER_PLACES, Layout
 from p5jax.triggers.personalize import choose_for_users
-from p5jax.triggers.prompt import TriggeredRun, identity, load
+from p5jax.triggers.prompt import TriggeredRun
 from p5jax.triggers.race import p_value, race
 from p5jax.triggers.rounds import Rounds, SearchConfig
-from p5jax.triggers.search import search
 from p5jax.triggers.surrogate import SurrogateConfig, list_values
 
 USERS = 24
@@ -204,7 +201,7 @@ def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(run):
             return ((rows * 31 + slots[:, 2] * 17) % 7).astype(float)
 
     rounds.surrogate = Worth()
-    chosen = choose_for_users(rounds, 2, users, candidates, examples)
+    chosen = choose_for_users(rounds, 2, users, candidates)
     for user, own, token in zip(users, candidates, chosen, strict=True):
         rows = np.flatnonzero(examples.users == user)
         assert 1 <= len(rows) <= rounds.config.evidence
@@ -214,6 +211,30 @@ def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(run):
         assert totals[token] == max(totals.values())
         if totals[current] == max(totals.values()):
             assert token == current
+
+
+def test_a_user_round_that_changed_nothing_is_followed_by_the_next_best_tokens(run, monkeypatch):
+    """K at a time in the order of -e . g, as NumPy has it; a change begins again with the best."""
+    rounds = Rounds(run, config(layout=Layout(2, 1), candidates=3))
+    offered = []
+
+    def refuse(rounds, slot, users, candidates):
+        offered.append(candidates)
+        return rounds.users[users, slot - 2]
+
+    monkeypatch.setattr("p5jax.triggers.rounds.choose_for_users", refuse)
+    for _ in range(3):
+        rounds.user_round()
+    gradient = rounds.gradients(rounds.evidence).users[:, 0]
+    users = np.intersect1d(rounds.validation.users, rounds.evidence.users)
+    scores = -(gradient[users] @ np.asarray(rounds.embeddings).T)
+    scores[:, ~rounds.allowed] = -np.inf
+    scores[np.arange(len(users)), rounds.users[users, 0]] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :9]
+    assert np.array_equal(np.concatenate(offered, axis=1), best)
+    rounds._changed_to(rounds.values())
+    rounds.user_round()
+    assert np.array_equal(offered[3], best[:, :3])
 
 
 def test_evidence_is_of_training_alone(run, world):
@@ -226,103 +247,6 @@ def test_evidence_is_of_training_alone(run, world):
         text = run.vocabulary.decode(rounds.evidence.base[row][rounds.evidence.base[row] > 2])
         said = set(re.findall(r"\d+", text.split(" ", 1)[1]))
         assert said <= {world.item_ids[item] for item in training}
-
-
-def lively(**changes):
-    """A search that changes task tokens and user tokens, which a careful one of noise does not."""
-    settings = {"accept_level": 1.0, "epochs": 4, "candidates": 20, "users": 0}
-    return config(**(settings | {"racing_level": 0.0} | changes))
-
-
-def history(folder):
-    lines = (folder / "history.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
-@pytest.fixture(scope="module")
-def finished(run, tmp_path_factory):
-    out = tmp_path_factory.mktemp("search") / "uninterrupted"
-    assert search(run, lively(), out, report=lambda line: None) == 0
-    assert {r["kind"] for r in history(out) if r["accepted"]} == {"task", "user"}
-    assert table_of(out)[1]
-    return out
-
-
-def table_of(folder):
-    manifest = json.loads((folder / "triggers.json").read_text())
-    return manifest["task_tokens"], pq.read_table(folder / manifest["users"]).to_pylist()
-
-
-@pytest.mark.parametrize("rounds", [1, 4, 6])
-def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
-    """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
-
-    class Killed(BaseException):
-        pass
-
-    out, save, count = tmp_path / "killed", saved.save, iter(range(100))
-
-    def dying(*arguments):
-        if next(count) == rounds:
-            raise Killed
-        save(*arguments)
-
-    monkeypatch.setattr("p5jax.triggers.prompt.save", dying)
-    with pytest.raises(Killed):
-        search(run, lively(), out, report=lambda line: None)
-    monkeypatch.undo()
-    assert search(run, lively(), out, report=lambda line: None) == 0
-    assert table_of(out) == table_of(finished)
-    assert history(out) == history(finished)
-
-
-def test_a_saved_prompt_comes_back(run, finished, world):
-    prompt = load(finished, run)
-    manifest = json.loads((finished / "triggers.json").read_text())
-    assert manifest["identity"] == identity(run)
-    assert prompt.task.tolist() == manifest["task_tokens"]
-    table = {row["user"]: row for row in table_of(finished)[1]}
-    words = prompt.user_words(run.vocabulary)
-    for user, key in enumerate(world.user_keys):
-        expected = table[key]["tokens"] if key in table else manifest["default_user_tokens"]
-        assert prompt.users[user].tolist() == expected
-        assert run.vocabulary.encode(words[user]) == expected
-
-
-def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
-    def broken(change):
-        copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(finished, copy)
-        manifest = json.loads((copy / "triggers.json").read_text())
-        change(copy, manifest)
-        (copy / "triggers.json").write_text(json.dumps(manifest))
-        with pytest.raises(UserError) as caught:
-            load(copy, run)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    def other_vocabulary(folder, manifest):
-        manifest["identity"]["vocabulary"] = "0" * 64
-
-    def corrupted(folder, manifest):
-        table = folder / manifest["users"]
-        table.write_bytes(table.read_bytes()[:20])
-
-    def stranger(folder, manifest):
-        rows = {"user": ["nobody"], "tokens": [manifest["default_user_tokens"]], "words": ["x"]}
-        pq.write_table(pa.table(rows), folder / manifest["users"])
-
-    def no_word(folder, manifest):
-        manifest["task_tokens"][0] = 1
-
-    assert "found with vocabulary 000000000000" in broken(other_vocabulary)
-    assert "expected the users' table" in broken(corrupted)
-    assert "nobody" in broken(stranger)
-    assert "token 1, expected one that is a whole word" in broken(no_word)
-    with pytest.raises(UserError, match=r"found no triggers\.json"):
-        load(tmp_path / "nowhere", run)
-    with pytest.raises(UserError, match="holds a search with seed = 0, expected 1"):
-        search(run, lively(seed=1), finished, report=lambda line: None)
 
 
 def test_settings_that_mean_nothing_are_refused(run):
@@ -340,3 +264,21 @@ def test_settings_that_mean_nothing_are_refused(run):
             Rounds(run, config(**({"family": "sequential"} | wrong)))
     with pytest.raises(UserError, match="no trigger token"):
         Layout(0, 0)
+
+
+def test_seeds_are_averaged_by_user_with_an_interval_of_their_own():
+    def result(values):
+        metrics = dict.fromkeys(evaluation.SHOWN["sequential"], values)
+        table = pa.table({"user": ["a", "b"], "item": ["x", "y"], **metrics})
+        return FamilyResult("sequential", "2-3", True, 2, {}, table, [], "ranking")
+
+    manual = result([0.0, 1.0])
+    seeds = [result([1.0, 1.0]), result([0.0, 0.5]), result([0.5, 0.0])]
+    average = evaluation.averaged(seeds)
+    assert average.per_user["HR@5"].to_pylist() == [0.5, 0.5]
+    # the means 1, .25, .25 less .5: mean 0, standard error .25, t(.975, 2) = 4.3027
+    low, high = evaluation._over_seeds([0.5, -0.25, -0.25])
+    assert (low, high) == pytest.approx((-1.07566, 1.07566), abs=1e-4)
+    row = evaluation._row("personalised", seeds, manual)
+    assert row.differences["HR@5"].difference == pytest.approx(0.0)
+    assert row.over_seeds["HR@5"] == pytest.approx((low, high))

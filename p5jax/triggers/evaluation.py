@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy import stats
 
 from p5jax.errors import UserError
 from p5jax.evaluation.compare import Difference, compare_results
@@ -47,13 +48,14 @@ _SAID = {  # by a manual prompt that is a fair comparison: never the review's ow
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of prompt: per-user values averaged over its `prompts` (seeds of one search), their
-    means' standard deviation by metric, and the differences from the seen manual prompt."""
+    """One kind of prompt: per-user values averaged over its `prompts` (seeds of one search), and
+    by metric the differences from the seen manual prompt: `differences` with intervals over users,
+    `over_seeds` the 95 % interval over seeds (Student's t), where there are several."""
 
     kind: str
     prompts: tuple[str, ...]
     result: FamilyResult
-    spread: dict[str, float]
+    over_seeds: dict[str, tuple[float, float]]
     differences: dict[str, Difference]
 
 
@@ -141,19 +143,22 @@ def _manual(run: Run, family: str) -> list[tuple[str, str]]:
 def _row(kind: str, members: Sequence[FamilyResult], reference: FamilyResult) -> Row:
     average = averaged(members)
     names = SHOWN[reference.family]
-    spread = {
-        name: float(np.std([_mean(member, name) for member in members], ddof=1))
+    over_seeds = {
+        name: _over_seeds([_mean(member, name) - _mean(reference, name) for member in members])
         for name in names
         if len(members) > 1
     }
     same = replace(average, prompt_id=reference.prompt_id)
     found = compare_results([reference], [same])
     differences = {d.metric: d for d in found if d.metric in names}
-    return Row(kind, tuple(m.prompt_id for m in members), average, spread, differences)
+    return Row(kind, tuple(m.prompt_id for m in members), average, over_seeds, differences)
 
 
 def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
-    """One result whose per-user values are the members' means; they have the same examples."""
+    """One result whose per-user values are the members' means, and no other metric; they have the
+    same examples."""
+    if len(members) == 1:
+        return members[0]
     keys = [("user", "ascending"), ("item", "ascending")]
     tables = [member.per_user.sort_by(keys) for member in members]
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
@@ -162,7 +167,13 @@ def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
         columns[name] = first
         if pa.types.is_floating(first.type):
             columns[name] = pa.array(np.mean([table[name].to_numpy() for table in tables], axis=0))
-    return replace(members[0], per_user=pa.table(columns))
+    return replace(members[0], per_user=pa.table(columns), metrics={})
+
+
+def _over_seeds(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean difference, from those of several seeds."""
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return float(np.mean(differences) - half), float(np.mean(differences) + half)
 
 
 def _mean(result: FamilyResult, name: str) -> float:
@@ -171,7 +182,7 @@ def _mean(result: FamilyResult, name: str) -> float:
 
 def format_rows(rows: Iterable[Row]) -> str:
     """A table: each kind's means, and under them the difference from the seen manual prompt with
-    its 95 % interval, and the standard deviation over seeds."""
+    its 95 % intervals, over users and over seeds."""
     lines: list[str] = []
     for row in rows:
         names = SHOWN[row.result.family]
@@ -185,8 +196,9 @@ def format_rows(rows: Iterable[Row]) -> str:
         if row.differences and row.kind != "seen manual":
             cells = [_difference(row.differences[name]) for name in names]
             lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
-        if row.spread:
-            cells = [f"sd over seeds {row.spread[name]:.4f}" for name in names]
+        if row.over_seeds:
+            ends = (row.over_seeds[name] for name in names)
+            cells = [f"over seeds [{low:+.4f}, {high:+.4f}]" for low, high in ends]
             lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
     return "\n".join(lines)
 

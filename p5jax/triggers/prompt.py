@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,12 @@ class TriggerPrompt:
     default: np.ndarray
     users: np.ndarray
     identity: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """A hash of all its tokens."""
+        tokens = (self.task, self.default, self.users)
+        return hashlib.sha256(b"".join(part.tobytes() for part in tokens)).hexdigest()
 
     def words(self, vocabulary: Vocabulary) -> list[str]:
         """The task tokens as the words of a prompt."""

@@ -117,7 +117,11 @@ class Rounds:
         self.users = np.tile(self.default, (run.dataset.num_users, 1))
         self.round = self.epoch = self.idle = self.left = 0  # left: rounds of this epoch
         self.changed = False  # in this epoch
+        # By user slot, the rounds since a token last changed: each tries the next best tokens.
+        self.tried = [0] * self.layout.user_tokens
         self._values: np.ndarray | None = None
+        self._evidence_values: np.ndarray | None = None
+        self._evidence_gradients: np.ndarray | None = None
 
     @property
     def judging(self) -> np.ndarray:
@@ -204,10 +208,13 @@ class Rounds:
             total = add_gradients(total, part, owners)
         return to_host(total)
 
-    def candidates(self, gradients: np.ndarray, current: np.ndarray) -> np.ndarray:
-        """The tokens to try where the gradient is [N, D] and the token is [N]: [N, K]."""
+    def candidates(self, gradients: np.ndarray, current: np.ndarray, passed: int = 0) -> np.ndarray:
+        """The tokens to try where the gradient is [N, D] and the token is [N]: [N, K], the best
+        ones after `passed` times K that were tried before."""
         count = self.config.candidates
-        return to_host(best_tokens(gradients, self.embeddings, self.allowed, current, count))
+        first = passed % ((int(self.allowed.sum()) - 1) // count) * count
+        best = best_tokens(gradients, self.embeddings, self.allowed, current, first + count)
+        return to_host(best)[:, first:]
 
     def task_round(self) -> dict[str, Any]:
         """Try to change one task token; returns the round's record."""
@@ -246,9 +253,16 @@ class Rounds:
             judged = others  # on the search half the winner is the best of several by luck, too
         record["gain"] = float((after - before)[judged].mean())
         if config.any_improvement or record["p_value"] <= config.accept_level:
-            self.task[slot], self._values = tokens[winner], after
+            self.task[slot] = tokens[winner]
+            self._changed_to(after)
             record["accepted"] = True
         return record
+
+    def _changed_to(self, values: np.ndarray) -> None:
+        """Forget what was found out about the tokens before; `values` [N] are the new ones'."""
+        self._values = values
+        self._evidence_values = self._evidence_gradients = None
+        self.tried = [0] * self.layout.user_tokens
 
     def _with_token(self, slot: int, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The values of validation examples `rows` [M] with tokens [M] in one slot."""
@@ -262,16 +276,12 @@ class Rounds:
         rng = np.random.default_rng([config.seed, 2, self.round])
         slot = int(rng.integers(layout.user_tokens))
         users = np.intersect1d(self.validation.users, self.evidence.users)
-        gradient = self.gradients(self.evidence).users[users, slot]
+        if self._evidence_gradients is None:
+            self._evidence_gradients = self.gradients(self.evidence).users
         current = self.users[users, slot]
-        tokens = self.candidates(gradient, current)
-        chosen = choose_for_users(
-            self,
-            layout.task_tokens + slot,
-            users,
-            tokens,
-            self.validation if config.any_improvement else self.evidence,
-        )
+        tokens = self.candidates(self._evidence_gradients[users, slot], current, self.tried[slot])
+        self.tried[slot] += 1
+        chosen = choose_for_users(self, layout.task_tokens + slot, users, tokens)
         changed = chosen != current
         record: dict[str, Any] = {"kind": "user", "slot": slot, "changed": int(changed.sum())}
         record["accepted"] = False
@@ -287,10 +297,22 @@ class Rounds:
         record["gain"] = float((after - before).mean())
         record["p_value"] = p_value(after - before)
         if config.any_improvement or record["p_value"] <= config.accept_level:
-            self._values, record["accepted"] = after, True
+            self._changed_to(after)
+            record["accepted"] = True
         else:
             self.users = users_before
         return record
+
+    def own_examples(self) -> tuple[Examples, np.ndarray]:
+        """What users choose their tokens by, and its values [n] under the tokens so far: their
+        evidence, or the validation split where any improvement on it counts."""
+        if self.config.any_improvement:
+            return self.validation, self.values()
+        if self._evidence_values is None:
+            rows = np.arange(len(self.evidence))
+            slots = self.slots(self.evidence.users)
+            self._evidence_values = self.surrogate.values(self.evidence, rows, slots)
+        return self.evidence, self._evidence_values
 
     @cached_property
     def evidence(self) -> Examples:
@@ -319,4 +341,5 @@ class Rounds:
 
     def state(self) -> dict[str, Any]:
         """Where the search is, JSON-able; with the prompt it is all that a later start needs."""
-        return {name: getattr(self, name) for name in ("round", "epoch", "left", "idle", "changed")}
+        names = ("round", "epoch", "left", "idle", "changed", "tried")
+        return {name: getattr(self, name) for name in names}
