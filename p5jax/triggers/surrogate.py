@@ -40,7 +40,7 @@ class SurrogateConfig:
     coefficient: float = -1.0  # below 0: the paper's
     method: str = "beam"
     beam: int = 5
-    batch_size: int = 80
+    batch_size: int = 40
     max_length: int = 64
 
     def __post_init__(self) -> None:
