@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,27 +180,26 @@ def _mean(result: FamilyResult, name: str) -> float:
     return float(np.mean(result.per_user[name].to_numpy()))
 
 
-def format_rows(rows: Iterable[Row]) -> str:
+def format_rows(rows: Sequence[Row]) -> str:
     """A table: each kind's means, and under them the difference from the seen manual prompt with
     its 95 % intervals, over users and over seeds."""
-    lines: list[str] = []
+    names = SHOWN[rows[0].result.family]
+    lines: list[tuple[str, ...]] = [(f"{rows[0].result.family}, n = {rows[0].result.n}", *names)]
     for row in rows:
-        names = SHOWN[row.result.family]
-        if not lines:
-            lines.append(f"{row.result.family}, n = {row.result.n}")
-            lines.append("  " + " " * 34 + "".join(name.rjust(27) for name in names))
-        label = f"{row.kind} ({', '.join(row.prompts)})"
         means = [interval_of_mean(row.result.per_user[name].to_numpy()) for name in names]
         cells = [f"{value:.4f} ±{(high - low) / 2:.4f}" for value, low, high in means]
-        lines.append(f"  {label:34}" + "".join(cell.rjust(27) for cell in cells))
+        lines.append((f"  {row.kind} ({', '.join(row.prompts)})", *cells))
         if row.differences and row.kind != "seen manual":
             cells = [_difference(row.differences[name]) for name in names]
-            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
+            lines.append(("    - seen manual", *cells))
         if row.over_seeds:
             ends = (row.over_seeds[name] for name in names)
-            cells = [f"over seeds [{low:+.4f}, {high:+.4f}]" for low, high in ends]
-            lines.append("  " + " " * 34 + "".join(cell.rjust(27) for cell in cells))
-    return "\n".join(lines)
+            lines.append(("    over seeds", *(f"[{low:+.4f}, {high:+.4f}]" for low, high in ends)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )
 
 
 def _difference(difference: Difference) -> str:

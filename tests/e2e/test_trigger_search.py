@@ -77,7 +77,7 @@ def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "seen manual (2-3)" in table
     assert "seed-0, seed-1" in table
-    assert "sd over seeds" in table
+    assert "over seeds" in table
     assert "non-personalised" in table
     assert "popularity" in table
     assert main(["triggers", "evaluate", str(run.path), folders[0], folders[0]]) == 2
