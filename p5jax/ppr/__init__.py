@@ -1,1 +1,1 @@
-"""PPR: soft prefix prompts made from user profiles, for users with little or no history."""
+"""Soft prefix prompts from user profiles (PPR), for cold-start recommendation."""
