@@ -23,9 +23,11 @@ LAYERS = (
     ("run", "runtime"),
     ("evaluation",),
     ("triggers",),
-    ("recommender", "report", "config"),
+    ("config",),
+    ("ppr",),
+    ("recommender", "report"),
     ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),
+    ("cli_data", "cli_mesh", "cli_ppr", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

@@ -47,7 +47,9 @@ def test_words_as_prefix_vectors_give_their_logits_as_text(whole_words, length):
     embedded = Transformer(config).apply({"params": params}, whole, method="embed")
     table = embedded[:, :length]
     found = logits(
-        PrefixedTransformer(config), with_prefix(params, table), np.concatenate([soft, text], axis=1)
+        PrefixedTransformer(config),
+        with_prefix(params, table),
+        np.concatenate([soft, text], axis=1),
     )
     np.testing.assert_array_equal(found, expected)
     if length:  # and the prefix is read at all

@@ -5,12 +5,15 @@ Letters: B users, M attributes, X profile width, P prompt length, L layers, D mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import unfreeze
 from flax.linen import partitioning
 
 from p5jax.errors import UserError
@@ -122,3 +125,26 @@ def masked_elements(x: Array, rate: float, rng: Array) -> Array:
     """x [B, X] with elements set to 0 at a rate: a second view of the profiles, whose prompts are
     made anew (PPR's prompt-based augmentation)."""
     return jnp.where(jax.random.bernoulli(rng, rate, x.shape), 0.0, x)
+
+
+def fresh_params(module: nn.Module, rng: Array, *inputs: Any) -> dict[str, Any]:
+    """Return a module's initial parameters, nested dicts of float32."""
+
+    def init(key: Array) -> Mapping[str, Any]:
+        return module.init(key, *inputs)["params"]
+
+    return dict(unfreeze(jax.jit(init)(rng)))
+
+
+def axes_of(module: nn.Module, *inputs: Any) -> dict[str, Any]:
+    """Return the tree of a module's parameters with a tuple of logical axis names at each leaf."""
+
+    def init(key: Array) -> Mapping[str, Any]:
+        return module.init(key, *inputs)
+
+    axes = jax.eval_shape(init, jax.random.key(0))["params_axes"]
+    return jax.tree.map(
+        tuple,
+        unfreeze(partitioning.get_axis_names(axes)),
+        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    )
