@@ -1,7 +1,7 @@
 """Soft prefixes as words of a longer vocabulary: each user has one, of P tokens that no text has.
 
 Token V + u * P + p is row p of user u's prefix; its embedding is in no table of the model but made
-from the user's profile. Whatever takes tokens (pipeline, ranking, decoding, evaluation) takes these.
+from the user's profile. Whatever takes tokens (pipeline, ranking, decoding) takes these.
 
 Letters: B batch, S source length, P prefix rows, U users, D model, V vocabulary.
 """
