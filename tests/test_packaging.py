@@ -22,7 +22,7 @@ LAYERS = (
     ("inference",),
     ("run", "runtime"),
     ("evaluation",),
-    ("triggers",),
+    ("triggers", "ppr"),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk", "shard_export"),
     ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),

@@ -1,0 +1,1 @@
+"""PPR: soft prefix prompts from user profiles, over sequential backbones."""
