@@ -23,6 +23,7 @@ LAYERS = (
     ("run", "runtime"),
     ("evaluation",),
     ("triggers",),
+    ("ppr",),
     ("recommender", "report", "config"),
     ("train", "quickstart", "bulk", "shard_export"),
     ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),
