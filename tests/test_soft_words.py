@@ -1,4 +1,4 @@
-"""Soft prefixes in front of a T5's input: the model's own embeddings give the model's own logits."""
+"""Soft prefixes before a T5's input: the model's own embeddings give the model's own logits."""
 
 from __future__ import annotations
 

@@ -173,4 +173,4 @@ def test_folders_of_others_are_refused(run, world, tmp_path):
 )
 def test_settings_that_cannot_be_are_refused(run, changes, message):
     with pytest.raises(UserError, match=message):
-        soft_run(run, **changes).families
+        dict(soft_run(run, **changes).families)

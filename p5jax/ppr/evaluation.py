@@ -19,7 +19,7 @@ from p5jax.ppr.protocol import Cases, ColdStart, is_of_kind
 CUTS = (5, 10, 20, 50)
 METRICS = ("AUC", *(f"{name}@{k}" for k in CUTS for name in ("HR", "NDCG")))
 RANKINGS = ("candidates", "catalogue")
-POPULARITY = "popularity"
+POPULARITY, EARLY_POPULARITY = BASELINES = ("popularity", "early popularity")
 BATCH_SIZE = 256
 KEYS = ("method", "kind", "ranking", "seed", "user")
 
@@ -27,9 +27,8 @@ KEYS = ("method", "kind", "ranking", "seed", "user")
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
-def popularity(split: ColdStart) -> Scorer:
-    """Return the scorer that counts an item's events among warm and tuning users."""
-    counts = split.counts().astype(np.float64)
+def count_scorer(counts: np.ndarray) -> Scorer:
+    """Return the scorer that gives every user an item's count, from counts [I]."""
 
     def score(users: np.ndarray, items: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
         if candidates is None:
@@ -37,6 +36,16 @@ def popularity(split: ColdStart) -> Scorer:
         return counts[candidates]
 
     return score
+
+
+def baselines(split: ColdStart) -> dict[str, Scorer]:
+    """Return the baselines without parameters, from the events of warm and tuning users.
+
+    popularity counts all of them; early popularity those at places where cold users' events stand:
+    what a service shows to newcomers is often not what is popular later.
+    """
+    counted = (split.counts(), split.counts(first=split.longest + 1))
+    return {name: count_scorer(counts) for name, counts in zip(BASELINES, counted, strict=True)}
 
 
 def evaluate(
@@ -48,7 +57,7 @@ def evaluate(
     rankings: Sequence[str] = RANKINGS,
     batch_size: int = BATCH_SIZE,
 ) -> pa.Table:
-    """Evaluate methods, and popularity beside them, on the test users' cases.
+    """Evaluate methods, and BASELINES beside them, on the test users' cases.
 
     Returns one row per method, kind, ranking, seed (the split's) and user, with the user's number
     of cases and means of METRICS over them; tables of several seeds are concatenated.
@@ -74,7 +83,7 @@ def evaluate(
     asked = np.any(list(members.values()), axis=0)
     cases, members = cases.part(asked), {kind: m[asked] for kind, m in members.items()}
     tables = []
-    for method, scorer in {**scorers, POPULARITY: popularity(split)}.items():
+    for method, scorer in {**scorers, **baselines(split)}.items():
         for ranking in rankings:
             metrics = rank_cases(scorer, cases, split.num_items, ranking, batch_size, method)
             for kind, member in members.items():

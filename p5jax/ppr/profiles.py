@@ -210,11 +210,13 @@ def _fit(name: str, values: list[Value], config: ProfileConfig) -> Attribute:
     texts = [text for value in values if (text := _text(value)) is not None]
     categories = sorted(set(texts))
     numbers = [number for text in texts if (number := _number(text)) is not None]
-    if len(categories) > config.bins and len(numbers) == len(texts):
+    if len(numbers) == len(texts) and len(set(numbers)) > config.bins:
         shares = np.arange(1, config.bins) / config.bins
-        # Edges that are values of users, so that no bin is empty.
-        edges = np.unique(np.quantile(numbers, shares, method="higher"))
-        return Attribute(name, edges=tuple(edges[edges > min(numbers)].tolist()))
+        # Edges are users' values above the smallest, so that no bin is empty, also where many
+        # users share a value.
+        distinct = np.unique(numbers)
+        edges = np.quantile(numbers, shares, method="higher")
+        return Attribute(name, edges=tuple(np.unique(np.maximum(edges, distinct[1])).tolist()))
     return Attribute(name, categories=tuple(categories))
 
 

@@ -138,9 +138,10 @@ class ColdStart:
         """Return a user's usable events in time order, dataset items."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
-    def counts(self) -> np.ndarray:
-        """Return how often each item occurs in the events that training may see, [I]."""
-        events = [self.sequence(user) for user in self.training_users.tolist()]
+    def counts(self, first: int | None = None) -> np.ndarray:
+        """Return how often each item occurs in the events that training may see, [I], or in each
+        user's `first` ones of them."""
+        events = [self.sequence(user)[:first] for user in self.training_users.tolist()]
         return np.bincount(np.concatenate(events), minlength=self.num_items)
 
     def cases(self, kind: str, users: np.ndarray | None = None) -> Cases:

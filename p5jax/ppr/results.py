@@ -193,7 +193,7 @@ def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
         if row.differences:
             found = [row.differences[name] for name in metrics]
             changes = (
-                f"{d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}] p {d.p_value:.3f}"
+                f"{d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}] p {d.p_value:.4f}"
                 for d in found
             )
             cells.append((f"  - {first.method}", *changes))

@@ -151,11 +151,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    manifest = {"format_version": FORMAT_VERSION, "identity": identity(run), "settings": settings}
+    own: dict[str, Any] = {"identity": identity(run), "settings": settings}
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         there = read_manifest(folder)
         for part in ("identity", "settings"):
-            for name, value in manifest[part].items():
+            for name, value in own[part].items():
                 if there[part].get(name) != value:
                     raise UserError(
                         f"{folder}: holds a soft prompt with {name} {there[part].get(name)!r},"
@@ -163,7 +163,9 @@ def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchem
                     )
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(folder / SCHEMA)
-    replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    replace_text(
+        folder / MANIFEST, json.dumps({"format_version": FORMAT_VERSION, **own}, indent=1) + "\n"
+    )
 
 
 def _settings(soft: SoftConfig, *configs: Any) -> dict[str, Any]:

@@ -84,11 +84,12 @@ class SoftRun:
     def params(self) -> dict[str, Any]:
         """The model's parameters with every user's prefix."""
         mesh = mesh_of(self.run.params)
-        make = jax.jit(
-            lambda soft: self.prompt.apply({"params": soft}, self.profiles.codes_UxM),
-            out_shardings=replicated(mesh) if mesh else None,
-        )
-        return with_prefix(self.run.params, make(self.soft))
+
+        def make(soft: Any) -> Any:
+            return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
+
+        placed = jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
+        return with_prefix(self.run.params, placed(self.soft))
 
     @cached_property
     def families(self) -> dict[str, Family]:
@@ -150,6 +151,6 @@ def _batch_sums(
     tokens, words = batch["encoder_input_tokens"], model.config.vocab_size
     length = prompt.config.length
     codes = jax.numpy.asarray(codes_UxM)[users_of(tokens, words, length)]
-    prefix = prompt.apply({"params": params["soft"]}, codes)
+    prefix: Any = prompt.apply({"params": params["soft"]}, codes)
     batch = {**batch, "encoder_input_tokens": rows_of_batch(tokens, words, length)}
     return batch_sums(model, with_prefix(params["t5"], prefix), batch, None)
