@@ -20,6 +20,7 @@ LAYERS = (
     ("batching", "mixture", "draws", "shards", "windows", "pipeline", "models"),
     ("training",),
     ("inference",),
+    ("manifest",),
     ("run", "runtime"),
     ("evaluation",),
     ("triggers", "ppr"),
