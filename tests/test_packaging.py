@@ -25,8 +25,8 @@ LAYERS = (
     ("evaluation",),
     ("triggers", "ppr"),
     ("recommender", "report", "config"),
-    ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),
+    ("train", "pretrain", "quickstart", "bulk", "shard_export"),
+    ("cli_data", "cli_mesh", "cli_ppr", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")
