@@ -158,6 +158,9 @@ def test_negatives_are_frozen_by_the_seed_whoever_asks():
                 )
                 (expected,) = everything.candidates[same]
                 np.testing.assert_array_equal(cases.candidates[row], expected)
+    own = everything.candidates[everything.users == split.test[0], 1:]
+    assert len(own) > 1
+    assert len({tuple(sorted(row)) for row in own.tolist()}) == len(own)  # drawn for each case
     # more usable events ask more cases, and leave those of before
     more = cold_start(dataset, dataclasses.replace(config, first=15)).cases("joint")
     early = more.lengths < 10
