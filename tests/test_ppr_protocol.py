@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from cold_world import dataset_of
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from p5jax.errors import UserError
@@ -103,6 +103,7 @@ def test_shares_of_held_out_users():
 def test_no_event_of_a_test_user_is_in_training(seed, kind, first, threshold, negatives):
     """Brute force over a random log, in sets of (user, item)."""
     dataset = log(seed)
+    assume(5 <= (np.diff(dataset.offsets) < threshold).sum() < dataset.num_users)
     config = ColdStartConfig(
         kind, first=first, threshold=threshold, negatives=negatives, seed=seed, k_shots=(1, 2)
     )
