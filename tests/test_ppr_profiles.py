@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cold_world import dataset_of
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p5jax.errors import UserError
@@ -66,6 +66,7 @@ def test_only_the_fitting_users_are_fitted_and_others_are_counted_once():
     st.integers(2, 9),
     st.lists(st.floats(-1e6, 1e6), max_size=5),
 )
+@example([0, 1, -1, -1, -1], 2, [])  # most have the smallest value
 def test_bins_are_ordered_never_empty_and_about_equal(values, bins, others):
     dataset = people(age=[str(value) for value in values], x=["a"] * len(values))
     if len(set(values)) <= bins:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from cold_world import dataset_of
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from p5jax.errors import UserError
@@ -103,6 +103,7 @@ def test_shares_of_held_out_users():
 def test_no_event_of_a_test_user_is_in_training(seed, kind, first, threshold, negatives):
     """Brute force over a random log, in sets of (user, item)."""
     dataset = log(seed)
+    assume(5 <= (np.diff(dataset.offsets) < threshold).sum() < dataset.num_users)
     config = ColdStartConfig(
         kind, first=first, threshold=threshold, negatives=negatives, seed=seed, k_shots=(1, 2)
     )
@@ -158,6 +159,9 @@ def test_negatives_are_frozen_by_the_seed_whoever_asks():
                 )
                 (expected,) = everything.candidates[same]
                 np.testing.assert_array_equal(cases.candidates[row], expected)
+    own = everything.candidates[everything.users == split.test[0], 1:]
+    assert len(own) > 1
+    assert len({tuple(sorted(row)) for row in own.tolist()}) == len(own)  # drawn for each case
     # more usable events ask more cases, and leave those of before
     more = cold_start(dataset, dataclasses.replace(config, first=15)).cases("joint")
     early = more.lengths < 10
