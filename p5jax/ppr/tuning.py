@@ -48,7 +48,8 @@ class TuneConfig:
     items outside the user's events for the first two.
     contrast_prompt, contrast_behaviour: the parts of the contrastive loss on u_s, each with
     `contrastive_weight`; a view's elements, or items, are masked at `mask_rate`.
-    validation_share: of the tuning users, held out to find the best step.
+    validation_share: of the tuning users, held out to find the best step. profile_noise: share of
+    all users' known attributes that are replaced by others, drawn by noise_seed.
     """
 
     mode: str = "light"
@@ -63,6 +64,8 @@ class TuneConfig:
     mask_rate: float = 0.2
     batch_size: int = 256
     validation_share: float = 0.2
+    profile_noise: float = 0.0
+    noise_seed: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("mode", tuple(MODES)), ("loss", LOSSES)):
