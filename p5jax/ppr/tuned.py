@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +35,7 @@ from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, TrainResult, 
 FORMAT_VERSION = 1
 MANIFEST, SCHEMA, VECTORS = "tuned.json", "profiles.json", "vectors.npy"
 _COMMAND = "p5jax ppr tune"
-CONSTANT: Any = {"schedule": "constant", "warmup_fraction": 0.0, "weight_decay": 0.0}
-RHYTHM: Any = {
-    **{"steps": 1000, "log_every": 100, "validate_every": 50},
-    **{"best_metric": "validation/NDCG@10", "best_mode": "max"},
-}
 Profile = ProfileSchema | np.ndarray  # attributes, or vectors float32 [U, X]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """All settings of a tuning; `optimizer`'s learning rate is replaced by that of `tune`."""
-
-    tune: TuneConfig = field(default_factory=TuneConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    optimizer: OptimizerConfig = field(default_factory=partial(OptimizerConfig, **CONSTANT))
-    training: TrainConfig = field(default_factory=partial(TrainConfig, **RHYTHM))
-
-    def settings(self) -> dict[str, Any]:
-        """What the result depends on, JSON-able."""
-        parts = asdict(self)
-        for irrelevant in ("log_every", "keep", "checkpoint_every"):
-            del parts["training"][irrelevant]
-        return json.loads(json.dumps(parts))
 
 
 class Tuned:
@@ -68,12 +46,11 @@ class Tuned:
     ) -> None:
         self.path, self.manifest, self.backbone = path, manifest, backbone
         self.schema = profile if isinstance(profile, ProfileSchema) else None
-        settings = manifest["settings"]
-        self.config = TuneConfig(**settings["tune"])
+        self.config = TuneConfig(**manifest["tune"])
         self.features, sizes = _features(profile, backbone, self.config)
         self.model = PromptedModel(
             backbone.model.config,
-            PromptConfig(**settings["prompt"]),
+            PromptConfig(**manifest["prompt"]),
             sizes,
             MODES[self.config.mode].prompted,
         )
@@ -109,8 +86,7 @@ class Tuned:
         """
         path = Path(path)
         manifest = read_manifest(path / MANIFEST, FORMAT_VERSION, _COMMAND)
-        steps = manifest["settings"]["training"]["steps"]
-        if steps not in available_steps(path / CHECKPOINT_FOLDER):
+        if manifest["tune"]["steps"] not in available_steps(path / CHECKPOINT_FOLDER):
             raise UserError(f"{path}: its tuning is not finished; the same {_COMMAND} resumes it")
         entry = manifest["backbone"]
         if backbone is None:
@@ -130,7 +106,8 @@ def tune(
     backbone: PprRun,
     split: ColdStart,
     profile: Profile,
-    config: Tuning,
+    config: TuneConfig,
+    prompt: PromptConfig,
     out: str | os.PathLike[str],
     mesh: Mesh | None = None,
 ) -> tuple[Tuned, TrainResult]:
@@ -145,23 +122,34 @@ def tune(
         raise UserError(
             f"{backbone.path}: pre-trained on other users than the warm ones of this protocol"
         )
-    manifest = _manifest(backbone, split, profile, config, folder)
+    manifest = _manifest(backbone, split, profile, config, prompt, folder)
     distributed.from_primary(lambda: _open(folder, manifest, profile))
     tuned = Tuned(folder, manifest, backbone, profile)
-    settings, mode = config.tune, MODES[config.tune.mode]
-    users, held_out = validation_users(split.train, settings.validation_share)
-    cases = split.cases(settings.kind, users)
-    seed = config.training.seed
+    users, held_out = validation_users(split.train, config.validation_share)
+    cases, mode = split.cases(config.kind, users), MODES[config.mode]
     result = train(
-        tuning_objective(tuned.model, settings),
-        tuned.initial(seed),
+        tuning_objective(tuned.model, config),
+        tuned.initial(config.seed),
         tuned.axes(),
-        CaseIterator(split, cases, tuned.features, settings, seed, *process_share(mesh)),
-        replace(config.optimizer, learning_rate=settings.learning_rate or mode.learning_rate),
+        CaseIterator(split, cases, tuned.features, config, *process_share(mesh)),
+        OptimizerConfig(
+            learning_rate=config.learning_rate or mode.learning_rate,
+            schedule="constant",
+            warmup_fraction=0.0,
+            weight_decay=config.weight_decay,
+        ),
         mesh,
-        config.training,
+        TrainConfig(
+            steps=config.steps,
+            seed=config.seed,
+            log_every=min(100, config.steps),
+            validate_every=config.validate_every,
+            checkpoint_every=config.steps,
+            best_metric="validation/NDCG@10",
+            best_mode="max",
+        ),
         folder,
-        fingerprint={"settings": manifest["settings"], "backbone": manifest["backbone"]["params"]},
+        fingerprint={name: manifest[name] for name in ("tune", "prompt", "profile", "protocol")},
         validate=_validator(tuned, split, held_out) if len(held_out) else None,
         trainable=mode.trainable,
     )
@@ -195,7 +183,12 @@ def _validator(
 
 
 def _manifest(
-    backbone: PprRun, split: ColdStart, profile: Profile, config: Tuning, folder: Path
+    backbone: PprRun,
+    split: ColdStart,
+    profile: Profile,
+    config: TuneConfig,
+    prompt: PromptConfig,
+    folder: Path,
 ) -> dict[str, Any]:
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -209,7 +202,8 @@ def _manifest(
         "profile": asdict(profile)
         if isinstance(profile, ProfileSchema)
         else params_digest({"vectors": profile}),
-        "settings": config.settings(),
+        "tune": asdict(config),
+        "prompt": asdict(prompt),
     }
     return json.loads(json.dumps(manifest))
 
