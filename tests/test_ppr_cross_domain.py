@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 from p5jax.errors import UserError
 from p5jax.ppr.audit import find_leaks
-from p5jax.ppr.cross_domain import DomainPair, VectorProfiles
+from p5jax.ppr.cross_domain import DomainPair, VectorProfiles, user_states
 from p5jax.ppr.evaluation import evaluate
 from p5jax.ppr.protocol import ColdStartConfig
 from p5jax.ppr.results import summarise
@@ -177,12 +177,10 @@ def test_a_backbone_gives_profiles():
     model = Backbone(BackboneConfig(SOURCE_ITEMS, emb_dim=16, mlp_dim=16, max_history=8))
     params = init_params(model, jax.random.key(0))
 
-    def state(items):
-        return model.apply({"params": params}, items, method="user_state")
-
-    profiles = pair.profiles(jax.jit(state), max_history=8)
+    states = user_states(model, params)
+    profiles = pair.profiles(states, max_history=8)
     user = int(pair.target_users[7])
     sequence = pair.source.sequence(int(pair.source_users[7]))
-    alone = state((sequence + 1)[None])
+    alone = states((sequence + 1)[None])
     np.testing.assert_allclose(profiles.vectors[user], alone[0], atol=1e-5)
     assert profiles.vectors.shape[1] == 16

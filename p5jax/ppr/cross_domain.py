@@ -8,15 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import jax
 import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
+from p5jax.inference.placing import place_rows, to_host
+from p5jax.ppr.backbone import Backbone
 from p5jax.ppr.protocol import ColdStart, ColdStartConfig, cold_start
 from p5jax.ppr.sequences import right_aligned
 
 BATCH_SIZE = 256
+States = Callable[[np.ndarray], np.ndarray]  # items int32 [N, S], right-aligned -> [N, D]
+
+
+def user_states(model: Backbone, params: Any) -> States:
+    """Return the function that gives the states of histories in a backbone."""
+    apply = jax.jit(partial(model.apply, method="user_state"))
+
+    def states(items_NxS: np.ndarray) -> np.ndarray:
+        rows = place_rows(params, items_NxS)
+        return to_host(apply({"params": params}, rows))[: len(items_NxS)]
+
+    return states
 
 
 @dataclass(frozen=True)
@@ -83,25 +100,25 @@ class DomainPair:
 
     def profiles(
         self,
-        user_state: Callable[[np.ndarray], np.ndarray],
+        states: States,
         max_history: int,
         batch_size: int = BATCH_SIZE,
     ) -> VectorProfiles:
         """Return the target users' profiles: the source backbone's states of their histories.
 
         Args:
-            user_state: items [batch_size, max_history] int32, right-aligned, item + 1 -> states
-                [batch_size, D]; the last batch is filled up, so that one shape is compiled.
+            states: of histories [batch_size, max_history], for example `user_states`; the last
+                batch is filled up, so that one shape is compiled.
             max_history: how many of the last source items are read.
         """
         histories = self.histories()
         items = right_aligned(histories, max_history)
-        states = []
+        parts = []
         for start in range(0, len(items), batch_size):
             chosen = np.minimum(np.arange(start, start + batch_size), len(items) - 1)
             kept = min(batch_size, len(items) - start)
-            states.append(np.asarray(user_state(items[chosen]), np.float32)[:kept])
-        state_NxD = np.concatenate(states)
+            parts.append(np.asarray(states(items[chosen]), np.float32)[:kept])
+        state_NxD = np.concatenate(parts)
         present = np.zeros(self.target.num_users, bool)
         present[self.target_users] = [len(history) > 0 for history in histories]
         vectors = np.zeros((self.target.num_users, state_NxD.shape[1]), np.float32)
