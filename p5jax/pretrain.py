@@ -12,6 +12,7 @@ from p5jax.errors import UserError
 from p5jax.files import replace_text
 from p5jax.ppr.backbone import BackboneConfig
 from p5jax.ppr.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.sequences import SequenceConfig
 from p5jax.ppr.views import ViewConfig
 from p5jax.training import distributed
@@ -24,17 +25,23 @@ from p5jax.training.trainer import TrainConfig
 class PprConfig:
     """What is pre-trained on and where it is kept; both must be set.
 
+    users: "all", or the "warm" ones of ColdStartConfig, for tuning on cold ones.
     validation_users: see ppr.pretraining.PretrainConfig.
     """
 
     dataset: str
     run_dir: str
+    users: str = "all"
     validation_users: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.users not in ("all", "warm"):
+            raise UserError(f"PprConfig.users: found {self.users!r}, expected all or warm")
 
 
 CONFIGS = (
     *(PprConfig, BackboneConfig, LossConfig, SequenceConfig, ViewConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig),
+    *(ColdStartConfig, OptimizerConfig, MeshConfig, TrainConfig),
 )
 
 
@@ -61,7 +68,10 @@ def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
     leaks = find_leaks(dataset)
     if leaks:
         raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
-    run, result = pretrain(dataset, settings, places.run_dir, mesh=make_mesh(mesh))
+    warm = None
+    if places.users == "warm":
+        warm = cold_start(dataset, config.build(ColdStartConfig)).warm
+    run, result = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
     if distributed.is_primary():
         replace_text(run.path / "config.gin", config.operative_config())
     if result.status == "interrupted":

@@ -158,12 +158,12 @@ def test_folders_of_others_are_refused(run, world, tmp_path):
     other = random_run(world.path, tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="trained with params"):
         load_soft(tmp_path / "soft", other)
-    with pytest.raises(UserError, match="choose another folder"):
+    with pytest.raises(UserError, match="choose another"):
         trained(run, tmp_path / "soft", steps=2)
     (tmp_path / "soft" / "soft.json").write_text("{}")
-    with pytest.raises(UserError, match="expected a soft prompt"):
+    with pytest.raises(UserError, match="not a run manifest"):
         load_soft(tmp_path / "soft", run)
-    with pytest.raises(UserError, match=r"found no soft\.json"):
+    with pytest.raises(UserError, match=r"no soft\.json"):
         load_soft(run.path, run)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import DEFAULTS, EvaluationConfig
-from p5jax.ppr.soft_training import load_soft, read_manifest
+from p5jax.ppr.soft_training import load_soft, read_soft
 from p5jax.ppr.t5_backbone import PROMPT_ID
 from p5jax.progress import Report
 from p5jax.run import Run
@@ -43,7 +43,7 @@ def compare_prompts(
 
 
 def _contender(folder: Path, run: Run) -> Contender:
-    settings = read_manifest(folder)["settings"]
+    settings = read_soft(folder)["settings"]
     for part in ("TrainConfig", "PipelineConfig"):
         del settings[part]["seed"]
     kind = f"soft prefix, {settings['SoftConfig']['text']}"

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from p5jax import config
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.files import replace_text
+from p5jax.manifest import read_manifest, refuse_difference
 from p5jax.models.t5 import param_axes
 from p5jax.pipeline import PipelineConfig, train_iterator
 from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
@@ -25,12 +25,13 @@ from p5jax.run import Run
 from p5jax.training import distributed
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.training.partitioning import make_mesh, process_share
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import identity
 
 FORMAT_VERSION = 1
 MANIFEST, SCHEMA = "soft.json", "profiles.json"
+_COMMAND = "p5jax ppr soft"
 
 
 @dataclass(frozen=True)
@@ -46,26 +47,6 @@ class SoftConfig:
     out: str
     text: str = ARGUMENTS
     rank_users: int = 500
-
-
-CONFIGS = (
-    *(SoftConfig, PromptConfig, ProfileConfig, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig),
-)
-
-
-def train_soft_from_gin() -> int:
-    """Train, or resume, the soft prompt that is bound in gin; returns the exit status."""
-    soft, mesh = config.build(SoftConfig), make_mesh(config.build(MeshConfig))
-    return train_soft(
-        Run.load(soft.run, mesh),
-        soft,
-        config.build(PromptConfig),
-        config.build(ProfileConfig),
-        config.build(PipelineConfig),
-        config.build(OptimizerConfig),
-        config.build(TrainConfig),
-    )
 
 
 def train_soft(
@@ -115,7 +96,7 @@ def train_soft(
 def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     """Open a soft prompt's folder for its run; UserError when it is another's or not finished."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_soft(folder)
     for name, expected in identity(run).items():
         if manifest["identity"].get(name) != expected:
             was = str(manifest["identity"].get(name))[:12]
@@ -125,7 +106,7 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     settings = manifest["settings"]
     checkpoints = folder / CHECKPOINT_FOLDER
     if settings["TrainConfig"]["steps"] not in available_steps(checkpoints):
-        raise UserError(f"{folder}: found a training that is not finished; p5jax ppr soft resumes")
+        raise UserError(f"{folder}: found a training that is not finished; {_COMMAND} resumes it")
     profiles = ProfileSchema.load(folder / SCHEMA).profiles(run.dataset)
     prompt = PromptConfig(**settings["PromptConfig"])
     state = SoftRun(run, prompt, profiles, settings["SoftConfig"]["text"], folder)
@@ -134,38 +115,25 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     return state
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_soft(folder: Path) -> dict[str, Any]:
     """What a soft prompt's folder says of itself; UserError when it is no such folder."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise UserError(f"{folder}: found no {MANIFEST}, expected what p5jax ppr soft writes")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version, _ = manifest["format_version"], manifest["settings"]["TrainConfig"]["steps"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: found {error!r}, expected a soft prompt") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{file}: found format version {version}, expected {FORMAT_VERSION}")
-    return manifest
+    return read_manifest(folder / MANIFEST, FORMAT_VERSION, _COMMAND)
 
 
 def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    own: dict[str, Any] = {"identity": identity(run), "settings": settings}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "identity": identity(run),
+        "profile": asdict(schema),
+        "settings": settings,
+    }
+    manifest, file = json.loads(json.dumps(manifest)), folder / MANIFEST
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        there = read_manifest(folder)
-        for part in ("identity", "settings"):
-            for name, value in own[part].items():
-                if there[part].get(name) != value:
-                    raise UserError(
-                        f"{folder}: holds a soft prompt with {name} {there[part].get(name)!r},"
-                        f" expected {value!r}; choose another folder"
-                    )
+        refuse_difference(file, read_soft(folder), manifest)
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(folder / SCHEMA)
-    replace_text(
-        folder / MANIFEST, json.dumps({"format_version": FORMAT_VERSION, **own}, indent=1) + "\n"
-    )
+    replace_text(file, json.dumps(manifest, indent=1) + "\n")
 
 
 def _settings(soft: SoftConfig, *configs: Any) -> dict[str, Any]:

@@ -43,16 +43,22 @@ class TuneConfig:
     """How a prompted model is tuned.
 
     mode: "light" trains profile embeddings, generator and MLP_a; "full" everything; "finetune" the
-    backbone and MLP_a, without a prompt. learning_rate: 0 for the mode's own. kind: of the tuning
+    backbone and MLP_a, without a prompt. steps of Adam, with a `learning_rate` that does not
+    change (0: the mode's own); the best of every `validate_every` is kept. kind: of the tuning
     users' cases ("joint": all). loss: "bpr", "sampled" or "cross_entropy" on u_p, with `negatives`
     items outside the user's events for the first two.
     contrast_prompt, contrast_behaviour: the parts of the contrastive loss on u_s, each with
     `contrastive_weight`; a view's elements, or items, are masked at `mask_rate`.
-    validation_share: of the tuning users, held out to find the best step.
+    validation_share: of the tuning users, held out to find the best step. profile_noise: share of
+    all users' known attributes that are replaced by others, drawn by noise_seed.
     """
 
     mode: str = "light"
+    steps: int = 1000
+    validate_every: int = 50
     learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
     kind: str = "joint"
     loss: str = "bpr"
     negatives: int = 1
@@ -63,6 +69,8 @@ class TuneConfig:
     mask_rate: float = 0.2
     batch_size: int = 256
     validation_share: float = 0.2
+    profile_noise: float = 0.0
+    noise_seed: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("mode", tuple(MODES)), ("loss", LOSSES)):
@@ -72,7 +80,8 @@ class TuneConfig:
                     f"TuneConfig.{name}: found {found!r}, expected {', '.join(known)}"
                     f"{nearest(found, known)}"
                 )
-        for name, least in (("negatives", 1), ("batch_size", 1), ("learning_rate", 0)):
+        least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 found = getattr(self, name)
                 raise UserError(f"TuneConfig.{name}: found {found}, expected {least} or more")
@@ -116,7 +125,6 @@ class CaseIterator:
         cases: Cases,
         features: np.ndarray,
         config: TuneConfig,
-        seed: int,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
@@ -126,7 +134,7 @@ class CaseIterator:
                 f" {process_count} processes"
             )
         self._cases, self._features = cases, features
-        self._config, self._seed = config, seed
+        self._config, self._seed = config, config.seed
         self._num_items = split.num_items
         self._process = process_index, process_count
         self._own = {user: split.sequence(user) for user in np.unique(cases.users).tolist()}
