@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cold_world import dataset_of
@@ -184,3 +186,33 @@ def test_a_backbone_gives_profiles():
     alone = states((sequence + 1)[None])
     np.testing.assert_allclose(profiles.vectors[user], alone[0], atol=1e-5)
     assert profiles.vectors.shape[1] == 16
+
+
+@pytest.mark.check
+def test_a_prompt_from_the_source_domain_beats_one_from_another_user(tmp_path):
+    """Backbones of both domains, and `full` tuning on the shared cold users' states (PPR's
+    setting): zero-shot, above popularity and above the same with the profiles mixed up."""
+    from p5jax.ppr.backbone import BackboneConfig
+    from p5jax.ppr.pretraining import TRAINING, PretrainConfig, pretrain
+    from p5jax.ppr.prompt_generator import PromptConfig
+    from p5jax.ppr.tuned import tune
+    from p5jax.ppr.tuning import TuneConfig
+
+    pair, _ = tasteful_pair()
+    sizes = BackboneConfig(0, emb_dim=16, mlp_dim=16, max_history=8, dropout_rate=0.0)
+    config = PretrainConfig(sizes, training=replace(TRAINING, steps=150), validation_users=0)
+    source, _ = pretrain(pair.source, config, tmp_path / "source")
+    split = pair.cold_start(ColdStartConfig(share=0.6, first=3, negatives=20))
+    target, _ = pretrain(pair.target, config, tmp_path / "target", users=split.warm)
+    profiles = pair.profiles(user_states(source.model, source.params), max_history=8)
+    right = profiles.standardised(split.training_users).vectors
+    vectors = {"right": right, "mixed": np.random.default_rng(0).permutation(right)}
+    tuning = TuneConfig(mode="full", steps=300, learning_rate=0.01, kind="zero-shot")
+    scorers = {
+        name: tune(target, split, profile, tuning, PromptConfig(), tmp_path / name)[0].scorer
+        for name, profile in vectors.items()
+    }
+    table = evaluate(split, scorers, kinds=["zero-shot"], rankings=["catalogue"])
+    for reference in ("popularity", "mixed"):
+        rows = {row.method: row for row in summarise(table, reference)}
+        assert rows["right"].differences["AUC"].low > 0.05

@@ -144,8 +144,6 @@ def backbone(tmp_path_factory):
 
     dataset = people()
     folder = tmp_path_factory.mktemp("prediction")
-    dataset.path = folder / "dataset"
-    dataset.manifest["tables"] = dict.fromkeys(("users", "items", "interactions", "reviews"), "")
     split, task = task_of(dataset)
     config = PretrainConfig(
         BackboneConfig(0, emb_dim=16, mlp_dim=16, max_history=8, dropout_rate=0.0),
@@ -157,12 +155,12 @@ def backbone(tmp_path_factory):
 
 
 def train_classifier(backbone, name, **settings):
-    from p5jax.ppr.profile_classifier import TRAINING, PredictionConfig, predict_attribute
+    from p5jax.ppr.profile_classifier import PredictionConfig, predict_attribute
+    from p5jax.ppr.prompt_generator import PromptConfig
 
     run, task, folder = backbone
-    training = replace(TRAINING, steps=60, validate_every=20)
-    config = PredictionConfig(training=training, learning_rate=0.02, **settings)
-    return predict_attribute(run, task, folder / name, config)
+    config = PredictionConfig(steps=60, validate_every=20, learning_rate=0.02, **settings)
+    return predict_attribute(run, task, folder / name, config, PromptConfig())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -32,26 +32,23 @@ from p5jax.training.step import Batch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
-OPTIMIZER = OptimizerConfig(schedule="constant", weight_decay=0.0)
-TRAINING = TrainConfig(steps=500, log_every=100, validate_every=25)
-PROMPT = PromptConfig()
 
 
 @dataclass(frozen=True)
 class PredictionConfig:
     """How the classifier is trained: what a mode of MODES trains, and the head.
 
-    learning_rate: 0 for the mode's own; it replaces the optimizer's. validation_share: of the
-    training users, held out to find the step with the least loss.
+    steps of Adam with a `learning_rate` that does not change (0: the mode's own); the one with the
+    least loss on `validation_share` of the training users is kept, of every `validate_every`.
     """
 
     mode: str = "light"
+    steps: int = 500
+    validate_every: int = 25
     learning_rate: float = 0.0
+    seed: int = 0
     batch_size: int = 64
     validation_share: float = 0.2
-    prompt: PromptConfig = PROMPT
-    optimizer: OptimizerConfig = OPTIMIZER
-    training: TrainConfig = TRAINING
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -163,6 +160,7 @@ def predict_attribute(
     task: PredictionTask,
     out: str | os.PathLike[str],
     config: PredictionConfig,
+    prompt: PromptConfig,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Train, or resume, a classifier in the folder `out`; return the test users' classes.
@@ -172,28 +170,32 @@ def predict_attribute(
     """
     mode = MODES[config.mode]
     model = ProfileClassifier(
-        PromptedModel(run.model.config, config.prompt, task.others.sizes, mode.prompted),
+        PromptedModel(run.model.config, prompt, task.others.sizes, mode.prompted),
         task.classes,
     )
     mesh = mesh or run.mesh or make_mesh(MeshConfig())
     users, held_out = validation_users(task.train, config.validation_share)
-    example = task.others.codes_UxM[:1], task.items_UxS[:1]
-    seed = config.training.seed
-    initial = fresh_params(model, jax.random.key(seed), *example)
-    initial[PROMPTED] = {**initial[PROMPTED], BACKBONE: run.params}
-    axes = axes_of(model, *example)
-    axes[PROMPTED] = {**axes[PROMPTED], BACKBONE: param_axes(run.model)}
     result = train(
         classification_objective(model),
-        initial,
-        axes,
-        UserIterator(task, users, config.batch_size, seed, *process_share(mesh)),
-        replace(config.optimizer, learning_rate=config.learning_rate or mode.learning_rate),
+        *_start(run, model, task, config.seed),
+        UserIterator(task, users, config.batch_size, config.seed, *process_share(mesh)),
+        OptimizerConfig(
+            learning_rate=config.learning_rate or mode.learning_rate,
+            schedule="constant",
+            warmup_fraction=0.0,
+            weight_decay=0.0,
+        ),
         mesh,
-        config.training,
+        TrainConfig(
+            steps=config.steps,
+            seed=config.seed,
+            log_every=min(100, config.steps),
+            validate_every=config.validate_every,
+            checkpoint_every=config.steps,
+        ),
         out,
         fingerprint={
-            "settings": asdict(config),
+            "settings": {**asdict(config), "prompt": asdict(prompt)},
             "attribute": task.attribute,
             "users": run.manifest["users"],
             "split_seed": task.seed,
@@ -210,6 +212,18 @@ def predict_attribute(
         os.path.join(out, CHECKPOINT_FOLDER), jax.tree.map(_shape, result.params)
     )
     return classify(model, params, task, config.batch_size)
+
+
+def _start(
+    run: PprRun, model: ProfileClassifier, task: PredictionTask, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters to start from, the backbone's and fresh ones, and their logical axes."""
+    example = task.others.codes_UxM[:1], task.items_UxS[:1]
+    params = fresh_params(model, jax.random.key(seed), *example)
+    axes = axes_of(model, *example)
+    params[PROMPTED] = {**params[PROMPTED], BACKBONE: run.params}
+    axes[PROMPTED] = {**axes[PROMPTED], BACKBONE: param_axes(run.model)}
+    return params, axes
 
 
 def classify(
