@@ -151,16 +151,18 @@ def backbone(tmp_path_factory):
         validation_users=0,
     )
     run, _ = pretrain(dataset, config, folder / "run", users=split.warm)
-    return run, task, folder
+    return run, split, task, folder
 
 
 def train_classifier(backbone, name, **settings):
     from p5jax.ppr.profile_classifier import PredictionConfig, predict_attribute
     from p5jax.ppr.prompt_generator import PromptConfig
 
-    run, task, folder = backbone
+    run, split, task, folder = backbone
     config = PredictionConfig(steps=60, validate_every=20, learning_rate=0.02, **settings)
-    return predict_attribute(run, task, folder / name, config, PromptConfig())
+    classes, status = predict_attribute(run, split, task, folder / name, config, PromptConfig())
+    assert status == 0
+    return classes
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def light(backbone):
 
 
 def test_a_taste_that_behaviour_shows_is_learned(backbone, light):
-    _, task, _ = backbone
+    _, _, task, _ = backbone
     table = prediction_table(task, light)
     assert table["user"].to_pylist() == task.test.tolist()
     found = prediction_metrics(table)
@@ -186,10 +188,21 @@ def test_the_same_call_finds_it_trained_and_other_settings_are_refused(backbone,
         train_classifier(backbone, "light", batch_size=32)
 
 
+def test_a_backbone_that_has_seen_cold_users_is_refused(backbone):
+    from p5jax.ppr.profile_classifier import PredictionConfig, predict_attribute
+    from p5jax.ppr.prompt_generator import PromptConfig
+
+    run, split, task, folder = backbone
+    other = replace(split, warm=split.training_users)
+    with pytest.raises(UserError, match="pre-trained on other users than the warm ones"):
+        predict_attribute(run, other, task, folder / "x", PredictionConfig(), PromptConfig())
+    assert not (folder / "x").exists()
+
+
 def test_only_what_a_mode_names_is_trained(backbone, light):
     from p5jax.training.checkpoints import restore_params
 
-    run, _, folder = backbone
+    run, _, _, folder = backbone
     params = restore_params(folder / "light" / "checkpoints")
     frozen, given = (flatten_dict(tree) for tree in (params["prompted"]["backbone"], run.params))
     assert frozen.keys() == given.keys()

@@ -23,8 +23,10 @@ from p5jax.ppr.backbone import STDDEV, param_axes
 from p5jax.ppr.model import BACKBONE, PromptedModel
 from p5jax.ppr.profile_prediction import PredictionTask
 from p5jax.ppr.prompt_generator import Linear, PromptConfig, axes_of, fresh_params
+from p5jax.ppr.protocol import ColdStart
 from p5jax.ppr.run import PprRun
 from p5jax.ppr.tuning import MODES, validation_users
+from p5jax.training import distributed
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
@@ -157,17 +159,23 @@ def classification_objective(model: ProfileClassifier) -> Objective:
 
 def predict_attribute(
     run: PprRun,
+    split: ColdStart,
     task: PredictionTask,
     out: str | os.PathLike[str],
     config: PredictionConfig,
     prompt: PromptConfig,
     mesh: Mesh | None = None,
-) -> np.ndarray:
-    """Train, or resume, a classifier in the folder `out`; return the test users' classes.
+) -> tuple[np.ndarray | None, int]:
+    """Train, or resume, a classifier in the folder `out`.
 
-    The model is that of the step with the least loss on held-out training users. UserError when
-    `out` holds the training of something else, and where it was stopped by a signal.
+    Returns the classes of the task's test users, int32, by the step with the least loss on held-out
+    training users, and the exit status: after signal N there are no classes, and 128 + N. UserError
+    when the backbone has seen cold users, and when `out` holds the training of something else.
     """
+    if not run.trained_on(split.warm):
+        raise UserError(
+            f"{run.path}: pre-trained on other users than the warm ones of this protocol"
+        )
     mode = MODES[config.mode]
     model = ProfileClassifier(
         PromptedModel(run.model.config, prompt, task.others.sizes, mode.prompted),
@@ -207,11 +215,12 @@ def predict_attribute(
         trainable=(*(f"{PROMPTED}/{pattern}" for pattern in mode.trainable), "head/*"),
     )
     if result.status == "interrupted":
-        raise UserError(f"{out}: stopped at step {result.step}; the same call goes on")
+        distributed.report(f"stopped at step {result.step}; the same command resumes it")
+        return None, 128 + (result.signal or 0)
     params = restore_params(
         os.path.join(out, CHECKPOINT_FOLDER), jax.tree.map(_shape, result.params)
     )
-    return classify(model, params, task, config.batch_size)
+    return classify(model, params, task, config.batch_size), 0
 
 
 def _start(
