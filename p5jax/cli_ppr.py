@@ -53,7 +53,15 @@ def _add_tuning(commands: Any, command: Any) -> None:
     study.add_argument("--seeds", type=int, default=5, metavar="N")
     study.add_argument("--ablate", action="append", default=[], choices=("contrastive",))
     study.add_argument("--noise", action="store_true", help="light with 10 to 50 %% wrong profiles")
-    for each in (tune, study):
+    study.add_argument("--source", metavar="RUN", help="profiles from another dataset's backbone")
+
+    predict = command("predict", _predict, "an attribute from the others and behaviour", commands)
+    predict.add_argument("folder", metavar="RUN")
+    predict.add_argument("--attribute", required=True, metavar="NAME")
+    predict.add_argument("--out", required=True, metavar="DIR")
+    predict.add_argument("--mode", choices=("light", "full", "finetune"))
+    predict.add_argument("--seed", type=int, metavar="N", help="of the protocol and of training")
+    for each in (tune, study, predict):
         each.add_argument("--gin_file", action="append", metavar="FILE")
 
     recommend = command("recommend", _recommend, "a tuned model's best items", commands)
@@ -109,12 +117,27 @@ def _study(arguments: argparse.Namespace, overrides: list[str]) -> int:
     with runtime.session():
         table, status = study_from_gin(
             *(arguments.folder, arguments.out, arguments.seeds, arguments.ablate, noise),
-            *(files, overrides),
+            *(arguments.source, files, overrides),
         )
     if table is not None:
         _print_rows(table, "finetune")
         parts = total_seconds(arguments.out).items()
         _print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
+    return status
+
+
+def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from p5jax import runtime
+    from p5jax.predict import predict_from_gin
+
+    a = arguments
+    with runtime.session():
+        text, status = predict_from_gin(
+            *(a.folder, a.attribute, a.out, a.mode, a.seed),
+            *(a.gin_file or ["ppr/predict.gin"], overrides),
+        )
+    if text:
+        _print(text)
     return status
 
 

@@ -70,10 +70,14 @@ def study_from_gin(
     seeds: int,
     ablate: Sequence[str],
     noise: Sequence[float],
+    source: str | None,
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
 ) -> tuple[pa.Table | None, int]:
-    """Run, or go on with, a study; returns per-user results of all seeds and the exit status."""
+    """Run, or go on with, a study; returns per-user results of all seeds and the exit status.
+
+    `source` is the folder of another dataset's backbone, for a cross-domain study.
+    """
     _configure((*_COLD, *_PRETRAINING), gin_files, overrides)
     data = Dataset.load(dataset)
     leaks = find_leaks(data)
@@ -95,7 +99,9 @@ def study_from_gin(
         config.build(TuneConfig),
         config.build(PromptConfig),
     )
-    return study(data, settings, out, mesh=make_mesh(config.build(MeshConfig)))
+    mesh = make_mesh(config.build(MeshConfig))
+    other = None if source is None else PprRun.load(source, mesh)
+    return study(data, settings, out, source=other, mesh=mesh)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ def dataset_of(
         "timestamp": pa.array([t for length in lengths for t in range(length)], pa.int64()),
     }
     tables = {"users": users, "items": items, "interactions": interactions, "reviews": {}}
-    manifest = {"name": "cold", "item_ids": {"scheme": "sequential", "leaky": False}}
+    manifest = {
+        "name": "cold",
+        "item_ids": {"scheme": "sequential", "leaky": False},
+        "tables": dict.fromkeys(tables, "in memory"),
+    }
     made = {name: pa.table(columns) for name, columns in tables.items()}
     return Dataset(Path("cold"), manifest, made)

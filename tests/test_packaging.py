@@ -25,7 +25,7 @@ LAYERS = (
     ("evaluation",),
     ("triggers", "ppr"),
     ("recommender", "report", "config"),
-    ("train", "pretrain", "tune", "quickstart", "bulk", "shard_export"),
+    ("train", "pretrain", "tune", "predict", "quickstart", "bulk", "shard_export"),
     ("cli_data", "cli_mesh", "cli_ppr", "cli_tasks", "cli_triggers"),
     ("cli",),
 )

@@ -14,6 +14,7 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError, nearest
+from p5jax.ppr.sequences import right_aligned
 from p5jax.prompts.sampling import draw_negatives, example_rng
 
 SPLIT_KINDS = ("held_out", "few_events")
@@ -157,12 +158,10 @@ class ColdStart:
             for user in chosen.tolist()
             for place in np.flatnonzero(is_of_kind(kind, np.arange(len(self.sequence(user)))))
         ]
-        items = np.zeros((len(rows), self.longest), np.int32)
+        items = right_aligned([self.sequence(user)[:place] for user, place in rows], self.longest)
         candidates = np.zeros((len(rows), 1 + self.config.negatives), np.int32)
         for row, (user, place) in enumerate(rows):
-            sequence = self.sequence(user)
-            items[row, self.longest - place :] = sequence[:place] + 1
-            candidates[row, 0] = sequence[place]
+            candidates[row, 0] = self.sequence(user)[place]
             candidates[row, 1:] = self._negatives(user, int(place))
         who = np.array([user for user, _ in rows], np.int32)
         return Cases(who, items, candidates[:, 0].copy(), candidates, kind)

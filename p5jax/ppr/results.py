@@ -210,7 +210,7 @@ def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
-    """Write `evaluate`'s table as Parquet, beside `path` and then renamed to it."""
+    """Write per-user results as Parquet, beside `path` and then renamed to it."""
     path = Path(path)
     beside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -221,7 +221,7 @@ def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
-    """Read what `write_per_user` wrote; UserError when it is absent or anything else."""
+    """Read `evaluate`'s table as written; UserError when it is absent or anything else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")

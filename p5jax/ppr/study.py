@@ -18,17 +18,19 @@ from jax.sharding import Mesh
 
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
+from p5jax.evaluation.evaluators import params_digest
 from p5jax.files import replace_text
 from p5jax.manifest import read_manifest, refuse_difference
 from p5jax.ppr.audit import find_leaks
+from p5jax.ppr.cross_domain import DomainPair, user_states
 from p5jax.ppr.evaluation import Scorer, evaluate
 from p5jax.ppr.pretraining import PretrainConfig, pretrain
-from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
+from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.prompt_generator import PromptConfig
 from p5jax.ppr.protocol import ColdStart, ColdStartConfig, cold_start
 from p5jax.ppr.results import read_per_user, write_per_user
 from p5jax.ppr.run import PprRun
-from p5jax.ppr.tuned import Tuned, tune
+from p5jax.ppr.tuned import Profile, Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.progress import Report
 from p5jax.training import distributed
@@ -88,21 +90,27 @@ def study(
     config: StudyConfig,
     out: str | Path,
     *,
+    source: PprRun | None = None,
     mesh: Mesh | None = None,
     report: Report = distributed.report,
 ) -> tuple[pa.Table | None, int]:
     """Run, or go on with, a study; returns all per-user results and the exit status.
 
+    With a `source`, the backbone of another dataset that shares users, the profiles are the users'
+    states there, and cold users are drawn among the shared ones (see cross_domain).
+
     For each seed DIR/seed-N holds `pretrain`, a folder per method, and the per-user results; what
     is finished is not repeated. After signal S the status is 128 + S, there are no results, and the
     same call goes on. UserError when `out` holds a study of other data or settings.
     """
+    if source is not None and config.noise:
+        raise UserError("noise: found shares of replaced attributes, expected none with a source")
     folder = Path(out)
-    distributed.from_primary(lambda: _open(folder, dataset, config))
+    distributed.from_primary(lambda: _open(folder, dataset, config, source))
     tables = []
     for seed in range(config.seeds):
         place = folder / f"seed-{seed}"
-        part = _Seed(dataset, config, seed, place, mesh, report)
+        part = _Seed(dataset, config, seed, place, mesh, report, source)
         status = part.run()
         if status:
             return None, status
@@ -121,13 +129,22 @@ class _Seed:
         folder: Path,
         mesh: Mesh | None,
         report: Report,
+        source: PprRun | None,
     ) -> None:
         self.dataset, self.config, self.seed, self.folder = dataset, config, seed, folder
         self.mesh, self.report = mesh, report
-        self.split: ColdStart = cold_start(dataset, replace(config.protocol, seed=seed))
-        self.schema: ProfileSchema = fit_profiles(
-            dataset, self.split.training_users, config.profile
-        )
+        protocol = replace(config.protocol, seed=seed)
+        self.split: ColdStart
+        self.profile: Profile
+        if source is None:
+            self.split = cold_start(dataset, protocol)
+            self.profile = fit_profiles(dataset, self.split.training_users, config.profile)
+        else:
+            pair = DomainPair.of(source.dataset, dataset)
+            self.split = pair.cold_start(protocol)
+            states = user_states(source.model, source.params)
+            found = pair.profiles(states, source.model.config.max_history)
+            self.profile = found.standardised(self.split.training_users).vectors
 
     def run(self) -> int:
         """Do what is not done yet; returns the exit status."""
@@ -175,7 +192,7 @@ class _Seed:
         settings = replace(settings, seed=self.seed, noise_seed=self.seed)
         path = self.folder / name.replace(", ", "-").replace(" ", "-").replace("%", "")
         prompt = self.config.prompt
-        tuned, result = tune(backbone, self.split, self.schema, settings, prompt, path, self.mesh)
+        tuned, result = tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
         return tuned, _status(result)
 
     def _timed(self, name: str, part: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
@@ -205,7 +222,7 @@ def _status(result: Any) -> int:
     return 128 + (result.signal or 0) if result.status == "interrupted" else 0
 
 
-def _open(folder: Path, dataset: Dataset, config: StudyConfig) -> None:
+def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
     """Make the folder, or see that it is a study of the same data and settings.
 
     More seeds, ablations or noise may be asked of a study that is there.
@@ -219,6 +236,7 @@ def _open(folder: Path, dataset: Dataset, config: StudyConfig) -> None:
         "format_version": FORMAT_VERSION,
         "dataset": dataset.fingerprint,
         "settings": settings,
+        "source": None if source is None else params_digest(source.params),
     }
     wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
     if file.is_file():
