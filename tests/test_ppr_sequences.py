@@ -138,6 +138,12 @@ def test_negatives_are_even_over_what_the_user_has_not():
         assert all(abs(count - expected) < 6 * expected**0.5 for count in drawn.values())
 
 
+def test_negatives_are_drawn_anew_for_every_batch():
+    it = iterator(toy_dataset([8] * 8, items=1000), SequenceConfig(4, (), negatives=3), 5)
+    drawn = [next(it)["negatives"].tobytes() for _ in range(6)]  # of three epochs
+    assert len(set(drawn)) == 6
+
+
 def test_a_user_who_has_everything_is_refused():
     with pytest.raises(UserError, match="a user who has every item"):
         iterator(_everything(), SequenceConfig(1, (), 1), 3)
