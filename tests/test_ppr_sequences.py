@@ -60,7 +60,10 @@ LENGTHS = st.lists(st.integers(3, 20), min_size=1, max_size=12)
 @settings(deadline=None, max_examples=50)
 @given(LENGTHS, st.integers(0, 1000), st.integers(1, 8))
 def test_an_epoch_takes_every_user_once_and_no_held_out_item(lengths, seed, history):
-    dataset = toy_dataset(lengths, seed)
+    dataset = toy_dataset(lengths)
+    dataset.num_items = sum(lengths)
+    # No item twice, so that a window tells its user.
+    dataset.sequence_items = np.random.default_rng(seed).permutation(sum(lengths)).astype(np.int32)
     users = [u for u, n in enumerate(lengths) if n >= 4]
     if not users:
         with pytest.raises(UserError, match="no user with two training interactions"):
