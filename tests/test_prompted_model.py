@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from p5jax.errors import UserError
-from p5jax.ppr.backbone import Backbone, BackboneConfig, init_params
+from p5jax.ppr.backbone import Backbone, BackboneConfig
 from p5jax.ppr.evaluation import evaluate
 from p5jax.ppr.model import PromptedModel, PromptedScorer
 from p5jax.ppr.pretraining import PretrainConfig, pretrain
@@ -48,7 +48,9 @@ def spread(params, seed=0):
 def model_and_params(sizes=SIZES, prompted=True, features=None):
     model = PromptedModel(BACKBONE, PROMPT, sizes, prompted)
     features = np.zeros((1, 2), np.int32) if features is None else features
-    return model, spread(fresh_params(model, jax.random.key(0), features[:1], np.zeros((1, 3), int)))
+    return model, spread(
+        fresh_params(model, jax.random.key(0), features[:1], np.zeros((1, 3), int))
+    )
 
 
 def two_layers(params, x):
@@ -258,7 +260,10 @@ def test_light_trains_under_one_percent_of_a_catalogue_of_usual_size():
     config = BackboneConfig(num_items=100_000)
     model = PromptedModel(config, PromptConfig(attribute_dim=64), (9, 3, 22))
     shapes = jax.eval_shape(
-        partial(fresh_params, model), jax.random.key(0), np.zeros((1, 3), int), np.zeros((1, 5), int)
+        partial(fresh_params, model),
+        jax.random.key(0),
+        np.zeros((1, 3), int),
+        np.zeros((1, 5), int),
     )
     trained, frozen = split_params(shapes, ("profile/*", "generator/*", "profile_mlp/*"))
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (trained, frozen)]
