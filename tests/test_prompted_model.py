@@ -282,7 +282,7 @@ def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
     np.testing.assert_array_equal(
         loaded.scorer(users, items), PromptedScorer(tuned.model, best, tuned.features)(users, items)
     )
-    again, resumed = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
+    _, resumed = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
     jax.tree.map(np.testing.assert_array_equal, resumed.params, result.params)
     with pytest.raises(UserError, match=r"tune\.mode = 'light'"):
         tune(backbone, cold, schema, replace(TUNE, mode="full"), PROMPT, tmp_path / "light")
@@ -313,7 +313,7 @@ def test_stopped_tuning_goes_on_to_the_same_bits(backbone, cold, schema, tmp_pat
 
 def test_vector_profiles_are_kept_with_the_folder(backbone, cold, tmp_path, world):
     vectors = np.random.default_rng(0).normal(size=(world.num_users, 5)).astype(np.float32)
-    tuned, _ = tune(backbone, cold, vectors, TUNE, PROMPT, tmp_path / "vectors")
+    tune(backbone, cold, vectors, TUNE, PROMPT, tmp_path / "vectors")
     loaded = Tuned.load(tmp_path / "vectors", backbone)
     np.testing.assert_array_equal(loaded.features, vectors)
     with pytest.raises(UserError, match="its profiles are vectors"):
