@@ -136,6 +136,28 @@ def test_metrics_agree_with_scikit_learn_and_are_paired():
             assert again[kind][name] == pytest.approx(values)
 
 
+def test_a_user_of_two_seeds_is_one_user():
+    """Right in one seed and wrong in the other, every user is half right: nothing varies."""
+    seeds = [
+        {"user": np.arange(50), "label": label, "predicted": np.zeros(50, int)}
+        for label in (np.zeros(50, int), np.ones(50, int))
+    ]
+    tables = [
+        pa.table({"seed": np.full(50, n), **columns, "majority": np.ones(50, int)})
+        for n, columns in enumerate(seeds)
+    ]
+    found = prediction_metrics(pa.concat_tables(tables))
+    assert found["predicted"]["accuracy"] == (0.5, 0.5, 0.5)
+    assert found["difference"]["accuracy"] == (0, 0, 0)
+
+
+def test_the_majority_is_that_of_training_users():
+    _, task = task_of(people())
+    labels = np.full(USERS, 1)
+    labels[task.train] = 0
+    assert replace(task, labels=labels).majority == 0
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """A backbone hardly trained, on the warm users of `people`, in a dataset folder."""

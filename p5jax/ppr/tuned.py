@@ -25,7 +25,14 @@ from p5jax.ppr.profiles import ProfileSchema
 from p5jax.ppr.prompt_generator import PromptConfig, axes_of, fresh_params
 from p5jax.ppr.protocol import ColdStart
 from p5jax.ppr.run import PprRun
-from p5jax.ppr.tuning import MODES, CaseIterator, TuneConfig, tuning_objective, validation_users
+from p5jax.ppr.tuning import (
+    MODES,
+    CaseIterator,
+    Mode,
+    TuneConfig,
+    tuning_objective,
+    validation_users,
+)
 from p5jax.training import distributed
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
@@ -151,9 +158,14 @@ def tune(
         folder,
         fingerprint={name: manifest[name] for name in ("tune", "prompt", "profile", "protocol")},
         validate=_validator(tuned, split, held_out) if len(held_out) else None,
-        trainable=mode.trainable,
+        trainable=_trainable(mode, tuned.model),
     )
     return tuned, result
+
+
+def _trainable(mode: Mode, model: PromptedModel) -> tuple[str, ...]:
+    """The mode's patterns; profiles that are vectors already have no embeddings to train."""
+    return tuple(p for p in mode.trainable if model.sizes or p != "profile/*")
 
 
 def _features(
