@@ -257,7 +257,7 @@ def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, 
 
 
 def test_light_trains_under_one_percent_of_a_catalogue_of_usual_size():
-    config = BackboneConfig(num_items=100_000)
+    config = BackboneConfig(num_items=200_000)  # the published shares are of such catalogues
     model = PromptedModel(config, PromptConfig(attribute_dim=64), (9, 3, 22))
     shapes = jax.eval_shape(
         partial(fresh_params, model),
@@ -331,7 +331,7 @@ def test_recommendations_for_users_and_for_profiles(backbone, cold, schema, tmp_
     assert not {world.item_keys[i] for i in sequence} & set(keys)
     history = np.zeros((1, 12), np.int32)
     history[0, 12 - min(12, len(sequence)) :] = sequence[-12:] + 1
-    scores = tuned.scorer(np.array([user]), history)[0]
+    scores = np.array(tuned.scorer(np.array([user]), history)[0])
     scores[sequence] = -np.inf
     assert keys[0] == world.item_keys[int(scores.argmax())]
     # A profile alone: what a user of that profile without a history gets.
