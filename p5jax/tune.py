@@ -125,7 +125,7 @@ def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdR
     for model in loaded:
         name = model.path.name
         if name in scorers or name == PRETRAINED:
-            raise UserError(f"{model.path}: found another model called {name}, expected each once")
+            raise UserError(f"{model.path}: found {name} twice, expected each name once")
         if model.manifest["protocol"] != loaded[0].manifest["protocol"]:
             raise UserError(f"{model.path}: found another protocol than in {loaded[0].path}")
         scorers[name] = model.scorer
