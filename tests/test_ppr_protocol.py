@@ -213,6 +213,14 @@ def test_leak_checks_notice_each_kind_of_leak():
     later = dataclasses.replace(cases, targets=np.roll(cases.targets, 1))
     assert "do not ask for the event that follows their history" in leaks(cases=later)
     assert "the first candidate is not the target" in leaks(cases=later)
+    for change in (
+        lambda items: items[items > 0] % ITEMS + 1,
+        lambda items: items[items > 0][::-1],
+    ):
+        items = cases.items_NxS.copy()
+        items[items > 0] = change(items)
+        shown = dataclasses.replace(cases, items_NxS=items)
+        assert "do not ask for the event that follows their history" in leaks(cases=shown)
     own = cases.candidates.copy()
     own[3, 7] = dataset.sequence(int(cases.users[3]))[-1]  # an event after the crop, or the last
     found = leaks(cases=dataclasses.replace(cases, candidates=own))
