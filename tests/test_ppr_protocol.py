@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p5jax.errors import UserError
 from p5jax.ppr.audit import find_leaks
-from p5jax.ppr.protocol import ColdStartConfig, cold_start
+from p5jax.ppr.protocol import Cases, ColdStartConfig, cold_start
 
 ITEMS = 40
 
@@ -213,14 +213,20 @@ def test_leak_checks_notice_each_kind_of_leak():
     later = dataclasses.replace(cases, targets=np.roll(cases.targets, 1))
     assert "do not ask for the event that follows their history" in leaks(cases=later)
     assert "the first candidate is not the target" in leaks(cases=later)
-    for change in (
-        lambda items: items[items > 0] % ITEMS + 1,
-        lambda items: items[items > 0][::-1],
-    ):
-        items = cases.items_NxS.copy()
-        items[items > 0] = change(items)
-        shown = dataclasses.replace(cases, items_NxS=items)
-        assert "do not ask for the event that follows their history" in leaks(cases=shown)
+    known = cases.items_NxS
+    for shown in (np.where(known > 0, known % ITEMS + 1, 0), known[:, ::-1]):
+        found = leaks(cases=dataclasses.replace(cases, items_NxS=shown))
+        assert "do not ask for the event that follows their history" in found
+    # all of a user's events, and the next user's first one
+    last = int(split.test[0])
+    beyond = Cases(
+        users=np.array([last], np.int32),
+        items_NxS=(dataset.sequence(last) + 1)[None],
+        targets=dataset.sequence(last + 1)[:1],
+        candidates=dataset.sequence(last + 1)[None, :1],
+        kind="few-shot",
+    )
+    assert "1 few-shot cases do not ask for the event" in leaks(cases=beyond)
     own = cases.candidates.copy()
     own[3, 7] = dataset.sequence(int(cases.users[3]))[-1]  # an event after the crop, or the last
     found = leaks(cases=dataclasses.replace(cases, candidates=own))
