@@ -132,6 +132,8 @@ def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdR
     protocol = dict(loaded[0].manifest["protocol"])
     protocol["k_shots"] = tuple(protocol["k_shots"])
     split = cold_start(run.dataset, ColdStartConfig(**protocol))
+    if not run.trained_on(split.warm):
+        raise UserError(f"{run.path}: pre-trained on other users than the warm ones of {tuned[0]}")
     table = evaluate(split, {**scorers, PRETRAINED: run.scorer})
     return ColdResults(table, loaded[0].path.name, run.dataset)
 

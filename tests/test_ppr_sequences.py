@@ -60,7 +60,10 @@ LENGTHS = st.lists(st.integers(3, 20), min_size=1, max_size=12)
 @settings(deadline=None, max_examples=50)
 @given(LENGTHS, st.integers(0, 1000), st.integers(1, 8))
 def test_an_epoch_takes_every_user_once_and_no_held_out_item(lengths, seed, history):
-    dataset = toy_dataset(lengths, seed)
+    dataset = toy_dataset(lengths)
+    dataset.num_items = sum(lengths)
+    # No item twice, so that a window tells its user.
+    dataset.sequence_items = np.random.default_rng(seed).permutation(sum(lengths)).astype(np.int32)
     users = [u for u, n in enumerate(lengths) if n >= 4]
     if not users:
         with pytest.raises(UserError, match="no user with two training interactions"):
@@ -136,6 +139,12 @@ def test_negatives_are_even_over_what_the_user_has_not():
         assert set(drawn) == others
         expected = sum(drawn.values()) / len(others)
         assert all(abs(count - expected) < 6 * expected**0.5 for count in drawn.values())
+
+
+def test_negatives_are_drawn_anew_for_every_batch():
+    it = iterator(toy_dataset([8] * 8, items=1000), SequenceConfig(4, (), negatives=3), 5)
+    drawn = [next(it)["negatives"].tobytes() for _ in range(6)]  # of three epochs
+    assert len(set(drawn)) == 6
 
 
 def test_a_user_who_has_everything_is_refused():

@@ -30,7 +30,10 @@ def cross_entropy(states: Array, table_IxD: Array, targets: Array) -> tuple[Arra
 
     states: [..., D]; targets: int32 [...], from 0; returns ([...], [...] of 0 and 1).
     """
-    return token_nll(states @ table_IxD.T, targets)
+    # As one matrix: with two leading axes the gradient's products are a third slower on a CPU.
+    flat = states.reshape(-1, states.shape[-1])
+    nll, hit = token_nll(flat @ table_IxD.T, targets.reshape(-1))
+    return nll.reshape(targets.shape), hit.reshape(targets.shape)
 
 
 def sampled_cross_entropy(positive: Array, negatives: Array, num_items: int) -> Array:

@@ -19,6 +19,7 @@ from flax.linen import partitioning
 from p5jax.errors import UserError
 from p5jax.models.layers import Array, normal
 
+PROFILE_STDDEV = 1.0  # of profile embeddings at first
 PROFILE_AXIS = "profile"  # in no rule: every device holds profile embeddings whole
 
 
@@ -90,7 +91,7 @@ class ProfileEmbedder(nn.Module):
             return profiles
         table = partitioning.param_with_axes(
             "embedding",
-            normal(1.0),
+            normal(PROFILE_STDDEV),
             (sum(self.sizes), self.dim),
             jnp.float32,
             axes=(PROFILE_AXIS, "embed"),

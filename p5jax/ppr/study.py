@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from jax.sharding import Mesh
 
 from p5jax.data.dataset import Dataset
@@ -23,7 +24,7 @@ from p5jax.files import replace_text
 from p5jax.manifest import read_manifest, refuse_difference
 from p5jax.ppr.audit import find_leaks
 from p5jax.ppr.cross_domain import DomainPair, user_states
-from p5jax.ppr.evaluation import Scorer, evaluate
+from p5jax.ppr.evaluation import BASELINES, Scorer, evaluate
 from p5jax.ppr.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.prompt_generator import PromptConfig
@@ -114,7 +115,9 @@ def study(
         status = part.run()
         if status:
             return None, status
-        tables.append(read_per_user(place / PER_USER))
+        table = read_per_user(place / PER_USER)  # of other ablations too, if they were asked for
+        asked = pa.array([*config.methods(), PRETRAINED, *BASELINES])
+        tables.append(table.filter(pc.is_in(table["method"], asked)))
     return pa.concat_tables(tables), 0
 
 
