@@ -218,12 +218,11 @@ def test_leak_checks_notice_each_kind_of_leak():
         found = leaks(cases=dataclasses.replace(cases, items_NxS=shown))
         assert "do not ask for the event that follows their history" in found
     # all of a user's events, and the next user's first one
-    last = int(split.test[0])
     beyond = Cases(
-        users=np.array([last], np.int32),
-        items_NxS=(dataset.sequence(last) + 1)[None],
-        targets=dataset.sequence(last + 1)[:1],
-        candidates=dataset.sequence(last + 1)[None, :1],
+        users=np.array([0], np.int32),
+        items_NxS=(dataset.sequence(0) + 1)[None],
+        targets=dataset.sequence(1)[:1],
+        candidates=dataset.sequence(1)[None, :1],
         kind="few-shot",
     )
     assert "1 few-shot cases do not ask for the event" in leaks(cases=beyond)
