@@ -33,8 +33,8 @@ class Mode(NamedTuple):
 
 MODES: Mapping[str, Mode] = {
     "light": Mode(("profile/*", "generator/*", "profile_mlp/*"), True, 1e-3),
-    "full": Mode(("*",), True, 1e-3),
-    "finetune": Mode(("*",), False, 1e-3),
+    "full": Mode(("*",), True, 3e-4),
+    "finetune": Mode(("*",), False, 3e-4),
 }
 
 
@@ -54,8 +54,8 @@ class TuneConfig:
     """
 
     mode: str = "light"
-    steps: int = 1000
-    validate_every: int = 50
+    steps: int = 200
+    validate_every: int = 10
     learning_rate: float = 0.0
     weight_decay: float = 0.0
     seed: int = 0
@@ -65,7 +65,7 @@ class TuneConfig:
     contrast_prompt: bool = True
     contrast_behaviour: bool = True
     contrastive_weight: float = 0.1
-    temperature: float = 0.1
+    temperature: float = 1.0
     mask_rate: float = 0.2
     batch_size: int = 256
     validation_share: float = 0.2
