@@ -13,7 +13,7 @@ from p5jax.data.prepare import prepare
 from p5jax.data.recbole import read_recbole
 
 USERS, ITEMS = 60, 40
-SIZES = ("emb_dim=8", "mlp_dim=8", "max_history=8")
+SIZES = ("emb_dim=8", "mlp_dim=8", "max_history=6")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p5jax.errors import UserError
 from p5jax.ppr.audit import find_leaks
-from p5jax.ppr.protocol import ColdStartConfig, cold_start
+from p5jax.ppr.protocol import Cases, ColdStartConfig, cold_start
 
 ITEMS = 40
 
@@ -213,6 +213,19 @@ def test_leak_checks_notice_each_kind_of_leak():
     later = dataclasses.replace(cases, targets=np.roll(cases.targets, 1))
     assert "do not ask for the event that follows their history" in leaks(cases=later)
     assert "the first candidate is not the target" in leaks(cases=later)
+    known = cases.items_NxS
+    for shown in (np.where(known > 0, known % ITEMS + 1, 0), known[:, ::-1]):
+        found = leaks(cases=dataclasses.replace(cases, items_NxS=shown))
+        assert "do not ask for the event that follows their history" in found
+    # all of a user's events, and the next user's first one
+    beyond = Cases(
+        users=np.array([0], np.int32),
+        items_NxS=(dataset.sequence(0) + 1)[None],
+        targets=dataset.sequence(1)[:1],
+        candidates=dataset.sequence(1)[None, :1],
+        kind="few-shot",
+    )
+    assert "1 few-shot cases do not ask for the event" in leaks(cases=beyond)
     own = cases.candidates.copy()
     own[3, 7] = dataset.sequence(int(cases.users[3]))[-1]  # an event after the crop, or the last
     found = leaks(cases=dataclasses.replace(cases, candidates=own))

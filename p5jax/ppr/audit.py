@@ -77,13 +77,8 @@ def _case_leaks(split: ColdStart, cases: Cases) -> list[str]:
     """Cases that know what comes after their target, or rank what the user has."""
     dataset = split.dataset
     lines = []
-    wrong = []
-    for row, (user, known) in enumerate(zip(cases.users.tolist(), cases.items_NxS, strict=True)):
-        history = known[known > 0] - 1
-        first = dataset.sequence(user)[: len(history) + 1]
-        if not np.array_equal(first, np.append(history, cases.targets[row])):
-            wrong.append(row)
-    if wrong:
+    wrong = np.flatnonzero(~_follows_history(dataset, cases))
+    if len(wrong):
         key = dataset.user_keys[cases.users[wrong[0]]]
         lines.append(
             f"{len(wrong)} {cases.kind} cases do not ask for the event that follows their history,"
@@ -99,6 +94,20 @@ def _case_leaks(split: ColdStart, cases: Cases) -> list[str]:
     if repeated.any():
         lines.append(f"{repeated.sum()} {cases.kind} cases have a candidate twice")
     return lines
+
+
+def _follows_history(dataset: Dataset, cases: Cases) -> np.ndarray:
+    """Which cases [N] show exactly their user's first events and ask for the one after them."""
+    first, end = dataset.offsets[cases.users], dataset.offsets[cases.users + 1]
+    width = cases.items_NxS.shape[1]
+    place = np.arange(width) - width + cases.lengths[:, None]  # among the events; < 0: padding
+    last_row = len(dataset.sequence_items) - 1
+    rows = np.clip(first[:, None] + place, 0, last_row)
+    shown = np.where(place >= 0, dataset.sequence_items[rows] + 1, 0)
+    asked = first + cases.lengths
+    target = dataset.sequence_items[np.minimum(asked, last_row)]
+    right = (asked < end) & (target == cases.targets)
+    return right & (shown == cases.items_NxS).all(axis=1)
 
 
 def _pairs(dataset: Dataset, users: np.ndarray, sequence) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from p5jax.batching import process_slice
 from p5jax.errors import UserError
+from p5jax.evaluation.evaluators import params_digest
 from p5jax.inference.placing import place_rows, to_host
 from p5jax.ppr.backbone import STDDEV, param_axes
 from p5jax.ppr.model import BACKBONE, PromptedModel
@@ -176,7 +177,8 @@ def predict_attribute(
         raise UserError(
             f"{run.path}: pre-trained on other users than the warm ones of this protocol"
         )
-    mode = MODES[config.mode]
+    recent = task.items_UxS[:, -run.model.config.max_history :]
+    task, mode = replace(task, items_UxS=recent), MODES[config.mode]
     model = ProfileClassifier(
         PromptedModel(run.model.config, prompt, task.others.sizes, mode.prompted),
         task.classes,
@@ -205,8 +207,10 @@ def predict_attribute(
         fingerprint={
             "settings": {**asdict(config), "prompt": asdict(prompt)},
             "attribute": task.attribute,
-            "users": run.manifest["users"],
-            "split_seed": task.seed,
+            "backbone": params_digest(run.params),
+            "task": params_digest(
+                {"others": task.others.codes_UxM, "labels": task.labels, "users": task.train}
+            ),
         },
         validation_batches=[
             process_slice(batch, *process_share(mesh))

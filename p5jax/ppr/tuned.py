@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,8 @@ def tune(
     tuned = Tuned(folder, manifest, backbone, profile)
     users, held_out = validation_users(split.train, config.validation_share)
     cases, mode = split.cases(config.kind, users), MODES[config.mode]
+    recent = cases.items_NxS[:, -backbone.model.config.max_history :]
+    cases = replace(cases, items_NxS=recent)
     result = train(
         tuning_objective(tuned.model, config),
         tuned.initial(config.seed),
