@@ -28,6 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,7 +175,7 @@ def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
     from p5jax.training.partitioning import MeshConfig, make_mesh, shard_batch
-    from p5jax.training.step import Steps
+    from p5jax.training.step import Steps, batch_sums
 
     vocab, width, heads, head, mlp, layers = size
     word_starts = np.packbits(np.random.default_rng(0).random(vocab) < 0.6).tobytes()
@@ -183,7 +184,8 @@ def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     model, mesh = Transformer(config), make_mesh(MeshConfig(data=1, model=1))
     params = init_params(model, jax.random.key(0))
     tx, _ = make_optimizer(OptimizerConfig("adamw", RATE, weight_decay=DECAY, clip=CLIP), 10_000)
-    steps = Steps(model, tx, mesh, param_axes(model), params, seed=0)
+    objective = partial(batch_sums, model)
+    steps = Steps(objective, tx, mesh, param_axes(model), params, seed=0)
     state, number = steps.init(params), 0
 
     def step(batch: Batch) -> None:

@@ -108,7 +108,7 @@ def first_fit(
 
 def process_slice(batch: Batch, index: int, count: int) -> Batch:
     """Return a process's contiguous share of a global batch's rows, which must divide."""
-    rows, left = divmod(len(batch["encoder_input_tokens"]), count)
+    rows, left = divmod(len(next(iter(batch.values()))), count)
     if left:
         raise UserError(f"found batches of {rows * count + left} rows for {count} processes")
     return {name: array[index * rows : (index + 1) * rows] for name, array in batch.items()}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from p5jax import cli_data, cli_tasks, cli_triggers
+from p5jax import cli_data, cli_ppr, cli_tasks, cli_triggers
 from p5jax.cli_data import print_json
 from p5jax.cli_mesh import add_mesh, opened
 from p5jax.errors import UserError, in_words
@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_triggers.add(
         triggers.add_subparsers(dest="triggers_command", required=True, metavar="COMMAND"), command
     )
+
+    ppr = command("ppr", None, "soft prompts from user profiles, and sequential backbones")
+    cli_ppr.add(ppr.add_subparsers(dest="ppr_command", required=True, metavar="COMMAND"), command)
 
     train = command("train", _train, "train a model from a gin file (--gin.NAME=VALUE overrides)")
     train.add_argument("--gin_file", action="append", required=True, metavar="FILE")

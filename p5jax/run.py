@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError, nearest
 from p5jax.files import replace_text
+from p5jax.manifest import dataset_entry, load_dataset, read_manifest, refuse_difference
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate, load_templates, save_templates
@@ -27,6 +28,7 @@ from p5jax.training.checkpoints import restore_params
 from p5jax.training.partitioning import param_shardings
 
 FORMAT_VERSION = 1
+_COMMAND = "p5jax train"
 # run.json is written last; a folder with only these is a run whose making was cut short.
 _WRITTEN_FIRST = ("vocabulary", ".vocabulary.", "templates.toml", "run.json.partial")
 
@@ -113,7 +115,7 @@ class Run:
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
         file = path / "run.json"
         if file.is_file():
-            _refuse_difference(file, _read_manifest(path), manifest)
+            refuse_difference(file, _read_manifest(path), manifest)
         # Written again all the same: the dataset may have moved.
         text = json.dumps(manifest, indent=1) + "\n"
         distributed.from_primary(lambda: replace_text(file, text))
@@ -127,12 +129,7 @@ class Run:
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        dataset = Dataset.load(_dataset_path(path, manifest))
-        expected, found = manifest["dataset"]["fingerprint"], dataset.fingerprint
-        if expected != found:
-            was = f"trained on {manifest['dataset']['id_scheme']} ids, fingerprint {expected[:12]}"
-            now = f"has {dataset.id_scheme} ids, fingerprint {found[:12]}"
-            raise UserError(f"{path}: the model was {was}; {dataset.path} now {now}")
+        dataset = load_dataset(path, manifest, _COMMAND)
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
@@ -153,29 +150,7 @@ def _make_folder(
 
 
 def _read_manifest(path: Path) -> dict:
-    file = path / "run.json"
-    if not file.is_file():
-        raise UserError(f"{path}: not a run folder (no run.json); see p5jax train")
-    try:
-        manifest = json.loads(file.read_text())
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a run manifest ({error!r})") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{file}: format version {version}, expected {FORMAT_VERSION}")
-    return manifest
-
-
-def _dataset_path(path: Path, manifest: dict) -> Path:
-    """Return where the dataset is: as recorded, or beside the run when both were moved."""
-    recorded = Path(manifest["dataset"]["path"])
-    moved = path / manifest["dataset"]["relative"]
-    for place in (recorded, moved):
-        if place.exists():
-            return place
-    raise UserError(
-        f"{path}: its dataset is no longer at {recorded}; run p5jax train again with its DATASET"
-    )
+    return read_manifest(path / "run.json", FORMAT_VERSION, _COMMAND)
 
 
 def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
@@ -212,18 +187,10 @@ def _manifest(
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
     del fields["word_starts"]
-    path = dataset.path.resolve()
     prompts = json.dumps([dataclasses.asdict(t) for t in templates.values()])
     manifest = {
         "format_version": FORMAT_VERSION,
-        "dataset": {
-            "path": str(path),
-            "relative": os.path.relpath(path, Path(config.run_dir).resolve()),
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "id_scheme": dataset.id_scheme,
-            "leaky": dataset.leaky,
-        },
+        "dataset": dataset_entry(dataset, config.run_dir),
         "vocabulary": vocabulary.fingerprint,
         "vocabulary_source": config.vocabulary or f"{config.vocabulary_size} pieces",
         "templates": hashlib.sha256(prompts.encode()).hexdigest(),
@@ -233,17 +200,3 @@ def _manifest(
         "initial_checkpoint": config.initial_checkpoint,
     }
     return json.loads(json.dumps(manifest))
-
-
-def _refuse_difference(file: Path, there: dict, wanted: dict, prefix: str = "") -> None:
-    for key in wanted:
-        if key in ("path", "relative"):
-            continue
-        old, new = there.get(key), wanted[key]
-        if isinstance(old, dict) and isinstance(new, dict):
-            _refuse_difference(file, old, new, f"{prefix}{key}.")
-        elif old != new:
-            raise UserError(
-                f"{file}: this run has {prefix}{key} = {old!r}, the configuration asks for {new!r};"
-                " choose another RUN_DIR"
-            )

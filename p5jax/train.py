@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from p5jax.run import Run, RunConfig
 from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig, train
 
 
@@ -60,7 +62,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
     if distributed.is_primary():
         (run.path / "config.gin").write_text(config.operative_config())
     result = train(
-        run.model,
+        partial(batch_sums, run.model),
         _initial_params(run, training.seed),
         param_axes(run.model),
         train_iterator(run.families, run.vocabulary, pipeline, *share),

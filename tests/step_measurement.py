@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 from p5jax.training.partitioning import logical_mesh
-from p5jax.training.step import Steps
+from p5jax.training.step import Steps, batch_sums
 
 
 def compiled_memory(
@@ -22,7 +24,7 @@ def compiled_memory(
     tx, _ = make_optimizer(OptimizerConfig(name=optimizer), 10)
     grid = np.array(jax.devices()[: mesh[0] * mesh[1]]).reshape(mesh)
     devices = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
-    steps = Steps(model, tx, devices, param_axes(model), params, seed=0)
+    steps = Steps(partial(batch_sums, model), tx, devices, param_axes(model), params, seed=0)
 
     def tokens(length, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((rows, length), dtype)

@@ -20,12 +20,13 @@ LAYERS = (
     ("batching", "mixture", "draws", "shards", "windows", "pipeline", "models"),
     ("training",),
     ("inference",),
+    ("manifest",),
     ("run", "runtime"),
     ("evaluation",),
-    ("triggers",),
+    ("triggers", "ppr"),
     ("recommender", "report", "config"),
-    ("train", "quickstart", "bulk", "shard_export"),
-    ("cli_data", "cli_mesh", "cli_tasks", "cli_triggers"),
+    ("train", "pretrain", "tune", "predict", "quickstart", "bulk", "shard_export"),
+    ("cli_data", "cli_mesh", "cli_ppr", "cli_tasks", "cli_triggers"),
     ("cli",),
 )
 HEAVY = ("tensorflow", "seqio", "torch", "t5x", "transformers")

@@ -93,7 +93,7 @@ def pair(world, tmp_path_factory) -> Path:
     first, second = finish(start(*train(world, run, (2, 2)), **PAIR))
     assert "2 processes, by JAX_COORDINATOR_ADDRESS" in first[1]
     assert "mesh data 2 x model 2: 4 cpu device(s), 2 process(es)" in first[1]
-    assert "compiling validation, shape 8 x (128 -> 8)" in first[1]  # each brings half of the rows
+    assert "compiling validation, shapes 8 x 128, 8 x 8" in first[1]  # each brings half of the rows
     assert second[0] == first[0] == ""
     said = second[1].replace("[Gloo]", "").replace("Rank", "")  # Gloo's lines may run together
     for line in filter(None, map(str.strip, said.splitlines())):
@@ -117,7 +117,7 @@ def test_a_pair_trains_as_one(world, one, pair, tmp_path):
     four = start(*train(world, tmp_path / "four", (2, 2)), devices=4)
     fsdp = start(*train(world, tmp_path / "fsdp", (4, 1), "MeshConfig.fsdp=True"), **PAIR)
     spanning = finish(start(*train(world, tmp_path / "spanning", (1, 2)), processes=2))
-    assert "compiling step, shape 8 x" in spanning[0][1]
+    assert "compiling step, shapes 8 x" in spanning[0][1]
     assert "data 2 x model 2: 4 cpu" in finish(four)[0][1]
     assert "data 4 x model 1, fsdp: 4 cpu" in finish(fsdp)[0][1]
     for run in (pair, *(tmp_path / name for name in ("four", "fsdp", "spanning"))):

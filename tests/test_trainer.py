@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ from toy_training import (
 from p5jax.errors import UserError
 from p5jax.training.checkpoints import available_steps, find_step, restore_params
 from p5jax.training.partitioning import MeshConfig, make_mesh
-from p5jax.training.step import loss_fn, token_nll
+from p5jax.training.step import batch_sums, loss_fn, token_nll
 from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 
@@ -136,8 +137,8 @@ def test_each_shape_is_announced_once(tmp_path):
     lines = stream.getvalue().splitlines()
     compiling = [line for line in lines if line.startswith("compiling step")]
     assert sorted(compiling) == [
-        "compiling step, shape 8 x (16 -> 4) ...",
-        "compiling step, shape 8 x (8 -> 4) ...",
+        "compiling step, shapes 8 x 16, 8 x 4 ...",
+        "compiling step, shapes 8 x 8, 8 x 4 ...",
     ]
     assert lines[0].startswith("mesh data")
     assert any(line.startswith("step 20/20  loss ") for line in lines)
@@ -175,7 +176,7 @@ def test_accumulation_over_halves_is_the_whole_batch(tmp_path, packed):
 
     results = [
         train(
-            Quiet(),
+            partial(batch_sums, Quiet()),
             toy_params(),
             TOY_AXES,
             batches,

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flax import linen as nn
 
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh
+from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 
@@ -99,7 +101,7 @@ def train_toy(run_dir, batches=None, config=CONFIG, optimizer=OPTIMIZER, params=
     keywords.setdefault("validation_batches", [next(Batches(9))])
     keywords.setdefault("stream", io.StringIO())
     return train(
-        Toy(),
+        partial(batch_sums, Toy()),
         params,
         TOY_AXES,
         batches or Batches(),
@@ -159,7 +161,7 @@ def _main(task: str, run_dir: str, *arguments: str) -> None:
         )
         data, size = map(int, arguments[:2])
         result = train(
-            model,
+            partial(batch_sums, model),
             init_params(model, jax.random.key(0)),
             param_axes(model),
             Batches(lengths=(12,)),

@@ -22,7 +22,7 @@ def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[Fam
     training. Text: always the most frequent training sentence or headline. Answers: none.
     """
     if result.kind == "catalogue":
-        return _catalogue(run.dataset, result, split)
+        return catalogue_baselines(run.dataset, result, split)
     if result.kind in ("candidates", "yes_no"):
         return _candidates(run, result, split)
     if result.kind == "rating":
@@ -36,7 +36,8 @@ def _pairs(result: FamilyResult) -> tuple[np.ndarray, np.ndarray]:
     return result.per_user["user"].to_numpy(), result.per_user["item"].to_numpy()
 
 
-def _catalogue(dataset: Dataset, result: FamilyResult, split: str) -> list[FamilyResult]:
+def catalogue_baselines(dataset: Dataset, result: FamilyResult, split: str) -> list[FamilyResult]:
+    """The baselines of a ranking of the whole catalogue, on its users."""
     users, targets = _pairs(result)
     found = []
     for name, ranks in baselines.baseline_ranks(dataset, split).items():

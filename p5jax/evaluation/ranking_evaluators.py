@@ -30,7 +30,7 @@ def ranking_result(
     lists: list[list[int]],
     num_items: int,
     *,
-    seen: bool = True,
+    seen: bool | None = True,
     baseline: bool = False,
     candidates: int = 0,
     certified: Sequence[bool] = (),

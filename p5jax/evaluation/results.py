@@ -44,6 +44,7 @@ SHOWN = {
 class FamilyResult:
     """One prompt's evaluation, or one baseline's (then `prompt_id` is the baseline's name).
 
+    seen: in training, None for a model that reads no prompt (then `prompt_id` is its name).
     kind: a key of SHOWN. metrics: name -> (value, low, high) with 95 % intervals over n examples;
     low and high are nan where one example allows none. per_user: one row per example.
     examples: (prompt, answer, reference). candidates: how many are ranked, 0 where none are given.
@@ -51,7 +52,7 @@ class FamilyResult:
 
     family: str
     prompt_id: str
-    seen: bool
+    seen: bool | None
     n: int
     metrics: dict[str, Interval]
     per_user: pa.Table
@@ -69,7 +70,7 @@ class FamilyResult:
     @property
     def label(self) -> str:
         """What a table calls the row."""
-        if self.baseline:
+        if self.baseline or self.seen is None:
             return self.prompt_id.replace("_", " ")
         return f"prompt {self.prompt_id} ({'seen' if self.seen else 'unseen'})"
 

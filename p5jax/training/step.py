@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from p5jax.training.freezing import EVERYTHING, merged, split
 from p5jax.training.partitioning import (
     batch_sharding,
     logical_mesh,
@@ -21,6 +22,10 @@ from p5jax.training.partitioning import (
 )
 
 Batch = Mapping[str, jax.Array]
+# (params, batch, rng or None) -> (loss_sum, sums): what is minimised is loss_sum / sums["weight"],
+# both over all rows; `sums` are float32 scalars that add up over batches, at least loss_sum,
+# weight and examples. Where they mean something, also hits of scored, and tokens.
+Objective = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
 REQUIRED = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 OPTIONAL = (
     "encoder_segment_ids",
@@ -117,12 +122,14 @@ class Steps:
     """The compiled functions of one run, over one mesh.
 
     The state is t5x's tree {target: params, state: {step, param_states}}, all float32 but the
-    int32 counters. `shardings` is the tree of its NamedShardings.
+    int32 counters. `shardings` is the tree of its NamedShardings. Only the parameters that a
+    pattern of `trainable` matches (see training.freezing) have gradients, optimizer state and
+    weight decay.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        objective: Objective,
         tx: optax.GradientTransformation,
         mesh: Mesh,
         axes: Any,
@@ -131,9 +138,10 @@ class Steps:
         seed: int,
         accumulate: int = 1,
         fsdp: bool = False,
+        trainable: Sequence[str] = EVERYTHING,
     ) -> None:
-        self.model, self.tx, self.mesh = model, tx, mesh
-        self.accumulate = accumulate
+        self.objective, self.tx, self.mesh = objective, tx, mesh
+        self.accumulate, self.trainable = accumulate, tuple(trainable)
         self._seed = np.uint32(seed)
         shapes = jax.eval_shape(lambda p: p, params)
         target = param_shardings(mesh, axes, shapes, fsdp)
@@ -145,7 +153,7 @@ class Steps:
             self.shardings,
         )
         batch, whole = batch_sharding(mesh), replicated(mesh)
-        state = self.shardings
+        state, trained = self.shardings, split(target, self.trainable)[0]
         self._init = jax.jit(self._new_state, out_shardings=state)
         self._fused = jax.jit(
             self._step,
@@ -156,22 +164,22 @@ class Steps:
         self._first = jax.jit(
             self._gradients,
             in_shardings=(target, batch, None),
-            out_shardings=(target, whole),
+            out_shardings=(trained, whole),
         )
         self._add = jax.jit(
             self._add_gradients,
             donate_argnums=0,
-            in_shardings=((target, whole), target, batch, None),
-            out_shardings=(target, whole),
+            in_shardings=((trained, whole), target, batch, None),
+            out_shardings=(trained, whole),
         )
         self._apply = jax.jit(
             self._apply_gradients,
             donate_argnums=0,
-            in_shardings=(state, target, whole),
+            in_shardings=(state, trained, whole),
             out_shardings=(state, whole),
         )
         self._evaluate = jax.jit(
-            lambda params, batch: batch_sums(model, params, batch, None)[1],
+            lambda params, batch: objective(params, batch, None)[1],
             in_shardings=(target, batch),
             out_shardings=whole,
         )
@@ -195,7 +203,7 @@ class Steps:
             return self._apply(state, *grads)
 
     def evaluate(self, params: Any, batch: Batch) -> dict[str, Any]:
-        """The sums of `batch_sums` without dropout."""
+        """The objective's sums without dropout."""
         with logical_mesh(self.mesh):
             return self._evaluate(params, batch)
 
@@ -206,16 +214,20 @@ class Steps:
         params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
         return {
             "target": params,
-            "state": {"step": jnp.int32(0), "param_states": self.tx.init(params)},
+            "state": {"step": jnp.int32(0), "param_states": self.tx.init(self._split(params)[0])},
         }
+
+    def _split(self, params: Any) -> tuple[Any, Any]:
+        return split(params, self.trainable)
 
     def _gradients(self, params: Any, batch: Batch, fold: jax.Array) -> tuple[Any, Any]:
         rng = jax.random.fold_in(jax.random.key(fold[0]), fold[1])
+        trained, frozen = self._split(params)
 
         def total(p: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return batch_sums(self.model, p, batch, rng)
+            return self.objective(merged(p, frozen), batch, rng)
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(trained)
 
     def _add_gradients(self, so_far: Any, params: Any, batch: Batch, fold: jax.Array) -> Any:
         return jax.tree.map(jnp.add, so_far, self._gradients(params, batch, fold))
@@ -225,10 +237,10 @@ class Steps:
         # exact even where the batches weigh differently. A batch without weight changes nothing.
         scale = 1.0 / jnp.maximum(sums["weight"], 1e-9)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        params, inner = state["target"], state["state"]
-        updates, param_states = self.tx.update(grads, inner["param_states"], params)
+        (trained, frozen), inner = self._split(state["target"]), state["state"]
+        updates, param_states = self.tx.update(grads, inner["param_states"], trained)
         new = {
-            "target": optax.apply_updates(params, updates),
+            "target": merged(optax.apply_updates(trained, updates), frozen),
             "state": {"step": inner["step"] + 1, "param_states": param_states},
         }
         return new, {**sums, "gradient_norm": optax.global_norm(grads)}

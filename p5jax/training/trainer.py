@@ -13,16 +13,16 @@ from typing import Any, Protocol, TextIO
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from p5jax.errors import UserError
 from p5jax.training import distributed
 from p5jax.training.checkpoints import Checkpoints, step_folder
+from p5jax.training.freezing import EVERYTHING
 from p5jax.training.interruption import Interruption
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 from p5jax.training.partitioning import describe_mesh, shard_batch
-from p5jax.training.step import Steps
+from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
 CHECKPOINT_FOLDER = "checkpoints"
@@ -86,7 +86,7 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module,
+    objective: Objective,
     params: Any,
     axes: Any,
     iterator: BatchIterator,
@@ -99,23 +99,27 @@ def train(
     validate: Validate | None = None,
     validation_batches: Sequence[HostBatch] = (),
     fsdp: bool = False,
+    trainable: Sequence[str] = EVERYTHING,
     stream: TextIO | None = None,
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
 
-    Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints goes on from
-    the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able: what the run
-    depends on) must be the one it was started with. `validation_batches` (this
-    process's rows) give validation/loss and validation/accuracy; `validate(params, step)` gives
-    further metrics, under any name. `fsdp` as in MeshConfig. UserError when the loss is not finite,
-    naming the step; the last good checkpoint stays.
+    `objective` says what is minimised (see training.step; for a T5, its `batch_sums`). Only the
+    parameters whose paths `trainable` matches change (see training.freezing), the others keep
+    every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
+    goes on from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
+    what the run depends on) must be the one it was started with. `validation_batches` (this
+    process's rows) give validation/loss and, where the objective scores, validation/accuracy;
+    `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
+    UserError when the loss is not finite, naming the step; the last good checkpoint stays.
     """
     tx, schedule = make_optimizer(optimizer, config.steps)
     steps = Steps(
-        *(model, tx, mesh, axes, params),
+        *(objective, tx, mesh, axes, params),
         seed=config.seed,
         accumulate=optimizer.accumulate,
         fsdp=fsdp,
+        trainable=trainable,
     )
     run_dir = Path(run_dir)
     with (
@@ -270,9 +274,8 @@ class _Loop:
         if key in self._shapes:
             return False
         self._shapes.add(key)
-        rows, source = batch["encoder_input_tokens"].shape
-        target = batch["decoder_target_tokens"].shape[1]
-        self.writers.message(f"compiling {function}, shape {rows} x ({source} -> {target}) ...")
+        shapes = dict.fromkeys(" x ".join(map(str, value.shape)) for value in batch.values())
+        self.writers.message(f"compiling {function}, shapes {', '.join(shapes)} ...")
         return True
 
     def _absorb(self) -> None:
@@ -304,14 +307,15 @@ class _Loop:
         seconds = max(w["seconds"], 1e-9)
         record = {
             "train/loss": w["loss_sum"] / max(w["weight"], 1e-9),
-            "train/accuracy": w["hits"] / max(w["scored"], 1.0),
             "train/learning_rate": float(self.schedule(self.step - 1)),
             "train/gradient_norm": w["gradient_norm"] / w["steps"],
-            "train/examples_per_step": w["examples"] / w["steps"],
-            "train/tokens_per_step": w["tokens"] / w["steps"],
-            "train/examples_per_second": w["examples"] / seconds,
-            "train/tokens_per_second": w["tokens"] / seconds,
         }
+        if "scored" in w:
+            record["train/accuracy"] = w["hits"] / max(w["scored"], 1.0)
+        for name in ("examples", "tokens"):
+            if name in w:
+                record[f"train/{name}_per_step"] = w[name] / w["steps"]
+                record[f"train/{name}_per_second"] = w[name] / seconds
         self.metrics.update(record)
         self.writers.record(self.step, record)
         left = (self.config.steps - self.step) * seconds / w["steps"]
@@ -323,14 +327,15 @@ class _Loop:
         self.validated = self.step
         params, record = self.state["target"], {}
         if self.validation_batches:
-            total = {"loss_sum": 0.0, "weight": 0.0, "hits": 0.0, "scored": 0.0}
+            total: dict[str, float] = {}
             for host_batch in self.validation_batches:
                 batch = shard_batch(self.steps.mesh, host_batch)
                 self._announce("validation", batch)
                 sums = jax.device_get(self.steps.evaluate(params, batch))
-                total = {name: value + float(sums[name]) for name, value in total.items()}
+                total = {name: total.get(name, 0.0) + float(sums[name]) for name in sums}
             record["validation/loss"] = total["loss_sum"] / max(total["weight"], 1e-9)
-            record["validation/accuracy"] = total["hits"] / max(total["scored"], 1.0)
+            if "scored" in total:
+                record["validation/accuracy"] = total["hits"] / max(total["scored"], 1.0)
         if self.validate is not None:
             record.update({k: float(v) for k, v in self.validate(params, self.step).items()})
         if not record:

@@ -42,9 +42,10 @@ class ProgressLine:
             f"step {step}/{self.total_steps}  loss {metrics['train/loss']:.4f}  "
             f"lr {metrics['train/learning_rate']:.2e}  "
             f"{metrics['train/examples_per_second']:.1f} examples/s  "
-            f"{_thousands(metrics['train/tokens_per_second'])} tokens/s  "
-            f"{_duration(seconds_left)} left"
         )
+        if "train/tokens_per_second" in metrics:
+            text += f"{_thousands(metrics['train/tokens_per_second'])} tokens/s  "
+        text += f"{_duration(seconds_left)} left"
         if self._in_place:
             self.stream.write("\r" + text.ljust(self._width))
             self._width = len(text)

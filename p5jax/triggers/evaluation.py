@@ -24,6 +24,7 @@ from p5jax.evaluation.evaluators import (
 )
 from p5jax.evaluation.metrics import interval_of_mean
 from p5jax.evaluation.results import write_results
+from p5jax.evaluation.task import RunLike
 from p5jax.progress import Report
 from p5jax.run import Run
 from p5jax.training import distributed
@@ -59,22 +60,38 @@ class Row:
     differences: dict[str, Difference]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """Another prompt of the run's model to compare: a run-like object and the id of its prompt.
+
+    Those of one kind whose settings are equal are one row.
+    """
+
+    kind: str
+    name: str
+    settings: str
+    run: RunLike
+    prompt_id: str
+
+
 def evaluate_triggers(
     run: Run,
     folders: Sequence[str | Path],
     split: str = "test",
     limit: int | None = None,
     *,
+    others: Sequence[Contender] = (),
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
 ) -> list[Row]:
     """Compare the prompts of `folders`, all of one family, with its manual prompts.
 
     Folders whose settings differ in the seed alone are one row: their values are averaged for each
-    user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT.
+    user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT. `others` are compared
+    too, under their own kinds; without folders they are sequential prompts.
     UserError for prompts of several families or of another model.
     """
-    if not folders:
+    if not folders and not others:
         raise UserError("folders: found none, expected at least one of p5jax triggers search")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError("folders: found one twice, expected each once")
@@ -84,12 +101,12 @@ def evaluate_triggers(
             raise UserError(
                 f"{folder}: found a search that is not finished, expected the test last"
             )
-    families = {prompt.family for prompt in prompts}
+    families = {prompt.family for prompt in prompts} | ({"sequential"} if others else set())
     if len(families) > 1:
         raise UserError(f"folders: found prompts of {', '.join(sorted(families))}, expected one")
     family = families.pop()
 
-    def evaluated(run: Run | TriggeredRun, id: str) -> FamilyResult:
+    def evaluated(run: RunLike, id: str) -> FamilyResult:
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
@@ -105,6 +122,9 @@ def evaluate_triggers(
         named = replace(result, prompt_id=Path(folder).name)
         kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
         groups.setdefault((kind, _settings(folder)), []).append(named)
+    for other in others:
+        named = replace(evaluated(other.run, other.prompt_id), prompt_id=other.name)
+        groups.setdefault((other.kind, other.settings), []).append(named)
     reference = manual[0][1]
     rows = [_row(kind, [result], reference) for kind, result in manual]
     rows += [_row(kind, members, reference) for (kind, _), members in groups.items()]

@@ -1,0 +1,1 @@
+"""Soft prefix prompts from user profiles (PPR), for cold-start recommendation."""

@@ -1,0 +1,251 @@
+"""The whole cold-start study: protocol, pre-training, tuning in every mode and evaluation, by seed.
+
+Every part has its folder and is not repeated when it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from jax.sharding import Mesh
+
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError
+from p5jax.evaluation.evaluators import params_digest
+from p5jax.files import replace_text
+from p5jax.manifest import read_manifest, refuse_difference
+from p5jax.ppr.audit import find_leaks
+from p5jax.ppr.cross_domain import DomainPair, user_states
+from p5jax.ppr.evaluation import BASELINES, Scorer, evaluate
+from p5jax.ppr.pretraining import PretrainConfig, pretrain
+from p5jax.ppr.profiles import ProfileConfig, fit_profiles
+from p5jax.ppr.prompt_generator import PromptConfig
+from p5jax.ppr.protocol import ColdStart, ColdStartConfig, cold_start
+from p5jax.ppr.results import read_per_user, write_per_user
+from p5jax.ppr.run import PprRun
+from p5jax.ppr.tuned import Profile, Tuned, tune
+from p5jax.ppr.tuning import TuneConfig
+from p5jax.progress import Report
+from p5jax.training import distributed
+
+FORMAT_VERSION = 1
+MANIFEST, PER_USER, SECONDS = "study.json", "per_user.parquet", "seconds.json"
+PRETRAINED = "pretrain"  # the pre-trained model as it is
+_COMMAND = "p5jax ppr study"
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "contrastive": {
+        "light without prompt part": {"contrast_prompt": False},
+        "light without behaviour part": {"contrast_behaviour": False},
+        "light without contrastive": {"contrast_prompt": False, "contrast_behaviour": False},
+    }
+}
+NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """All settings of a study, whose seeds replace those within.
+
+    tune: of every mode, which replaces its own. ablate: of ABLATIONS. noise: shares of replaced
+    attributes at which `light` is tuned and tested again.
+    """
+
+    seeds: int = 5
+    ablate: tuple[str, ...] = ()
+    noise: tuple[float, ...] = ()
+    protocol: ColdStartConfig = field(default_factory=ColdStartConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    pretraining: PretrainConfig = field(default_factory=PretrainConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds: found {self.seeds}, expected 1 or more")
+        for name in self.ablate:
+            if name not in ABLATIONS:
+                raise UserError(f"ablate: found {name!r}, expected {', '.join(ABLATIONS)}")
+
+    def methods(self) -> dict[str, TuneConfig]:
+        """The tunings of one seed by name."""
+        methods = {mode: replace(self.tune, mode=mode) for mode in ("finetune", "light", "full")}
+        light = methods["light"]
+        for ablation in self.ablate:
+            for name, changes in ABLATIONS[ablation].items():
+                methods[name] = replace(light, **changes)
+        for share in self.noise:
+            methods[f"light, {share:.0%} noise"] = replace(light, profile_noise=share)
+        return methods
+
+
+def study(
+    dataset: Dataset,
+    config: StudyConfig,
+    out: str | Path,
+    *,
+    source: PprRun | None = None,
+    mesh: Mesh | None = None,
+    report: Report = distributed.report,
+) -> tuple[pa.Table | None, int]:
+    """Run, or go on with, a study; returns all per-user results and the exit status.
+
+    With a `source`, the backbone of another dataset that shares users, the profiles are the users'
+    states there, and cold users are drawn among the shared ones (see cross_domain).
+
+    For each seed DIR/seed-N holds `pretrain`, a folder per method, and the per-user results; what
+    is finished is not repeated. After signal S the status is 128 + S, there are no results, and the
+    same call goes on. UserError when `out` holds a study of other data or settings.
+    """
+    if source is not None and config.noise:
+        raise UserError("noise: found shares of replaced attributes, expected none with a source")
+    folder = Path(out)
+    distributed.from_primary(lambda: _open(folder, dataset, config, source))
+    tables = []
+    for seed in range(config.seeds):
+        place = folder / f"seed-{seed}"
+        part = _Seed(dataset, config, seed, place, mesh, report, source)
+        status = part.run()
+        if status:
+            return None, status
+        table = read_per_user(place / PER_USER)  # of other ablations too, if they were asked for
+        asked = pa.array([*config.methods(), PRETRAINED, *BASELINES])
+        tables.append(table.filter(pc.is_in(table["method"], asked)))
+    return pa.concat_tables(tables), 0
+
+
+class _Seed:
+    """One seed's share of a study."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: StudyConfig,
+        seed: int,
+        folder: Path,
+        mesh: Mesh | None,
+        report: Report,
+        source: PprRun | None,
+    ) -> None:
+        self.dataset, self.config, self.seed, self.folder = dataset, config, seed, folder
+        self.mesh, self.report = mesh, report
+        protocol = replace(config.protocol, seed=seed)
+        self.split: ColdStart
+        self.profile: Profile
+        if source is None:
+            self.split = cold_start(dataset, protocol)
+            self.profile = fit_profiles(dataset, self.split.training_users, config.profile)
+        else:
+            pair = DomainPair.of(source.dataset, dataset)
+            self.split = pair.cold_start(protocol)
+            states = user_states(source.model, source.params)
+            found = pair.profiles(states, source.model.config.max_history)
+            self.profile = found.standardised(self.split.training_users).vectors
+
+    def run(self) -> int:
+        """Do what is not done yet; returns the exit status."""
+        methods = self.config.methods()
+        there = self._results()
+        if there is not None and set(methods) <= set(there["method"].to_pylist()):
+            self.report(f"seed {self.seed}: finished")
+            return 0
+        self._refuse_leaks()
+        backbone, status = self._timed(PRETRAINED, self._pretrain)
+        scorers: dict[str, Scorer] = {PRETRAINED: backbone.scorer} if not status else {}
+        for name, settings in methods.items():
+            if status:
+                return status
+            tuned, status = self._timed(name, partial(self._tune, backbone, settings, name))
+            scorers[name] = tuned.scorer if not status else backbone.scorer
+        if status:
+            return status
+        table, _ = self._timed("evaluate", lambda: (evaluate(self.split, scorers), 0))
+        distributed.from_primary(lambda: write_per_user(self.folder / PER_USER, table))
+        return 0
+
+    def _results(self) -> pa.Table | None:
+        path = self.folder / PER_USER
+        return read_per_user(path) if path.is_file() else None
+
+    def _refuse_leaks(self) -> None:
+        split = self.split
+        leaks = find_leaks(split, [split.cases("joint", split.train)], [split.cases("joint")])
+        if leaks:
+            raise UserError(f"{self.dataset.path}: {leaks[0]}")
+
+    def _pretrain(self) -> tuple[PprRun, int]:
+        own = self.config.pretraining
+        seeded = replace(
+            own,
+            training=replace(own.training, seed=self.seed),
+            sequences=replace(own.sequences, seed=self.seed),
+        )
+        path = self.folder / PRETRAINED
+        run, result = pretrain(self.dataset, seeded, path, self.split.warm, self.mesh)
+        return run, _status(result)
+
+    def _tune(self, backbone: PprRun, settings: TuneConfig, name: str) -> tuple[Tuned, int]:
+        settings = replace(settings, seed=self.seed, noise_seed=self.seed)
+        path = self.folder / name.replace(", ", "-").replace(" ", "-").replace("%", "")
+        prompt = self.config.prompt
+        tuned, result = tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
+        return tuned, _status(result)
+
+    def _timed(self, name: str, part: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
+        """Do a part; its seconds are added to those of earlier starts."""
+        self.report(f"seed {self.seed}: {name}")
+        started = time.monotonic()
+        found = part()
+        file = self.folder / SECONDS
+        seconds = json.loads(file.read_text()) if file.is_file() else {}
+        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 1)
+        text = json.dumps(seconds, indent=1) + "\n"
+        distributed.from_primary(lambda: replace_text(file, text))
+        self.report(f"seed {self.seed}: {name} took {seconds[name]} s")
+        return found
+
+
+def total_seconds(folder: str | Path) -> dict[str, float]:
+    """The seconds of each part of a study, summed over its seeds."""
+    total: dict[str, float] = {}
+    for file in sorted(Path(folder).glob(f"seed-*/{SECONDS}")):
+        for name, seconds in json.loads(file.read_text()).items():
+            total[name] = round(total.get(name, 0.0) + seconds, 1)
+    return total
+
+
+def _status(result: Any) -> int:
+    return 128 + (result.signal or 0) if result.status == "interrupted" else 0
+
+
+def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
+    """Make the folder, or see that it is a study of the same data and settings.
+
+    More seeds, ablations or noise may be asked of a study that is there.
+    """
+    settings = asdict(config)
+    for more in ("seeds", "ablate", "noise"):
+        del settings[more]
+    for irrelevant in ("log_every", "keep", "checkpoint_every"):
+        del settings["pretraining"]["training"][irrelevant]
+    wanted = {
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset.fingerprint,
+        "settings": settings,
+        "source": None if source is None else params_digest(source.params),
+    }
+    wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
+    if file.is_file():
+        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), wanted)
+        return
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is not a study; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps(wanted, indent=1) + "\n")

@@ -1,0 +1,247 @@
+"""A tuned model as a folder: made from a backbone and profiles, opened with that backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from p5jax.errors import UserError
+from p5jax.evaluation.evaluators import params_digest
+from p5jax.files import replace_text
+from p5jax.manifest import read_manifest, refuse_difference
+from p5jax.ppr.backbone import param_axes
+from p5jax.ppr.evaluation import rank_cases
+from p5jax.ppr.model import BACKBONE, PromptedModel, PromptedScorer
+from p5jax.ppr.profiles import ProfileSchema
+from p5jax.ppr.prompt_generator import PromptConfig, axes_of, fresh_params
+from p5jax.ppr.protocol import ColdStart
+from p5jax.ppr.run import PprRun
+from p5jax.ppr.tuning import (
+    MODES,
+    CaseIterator,
+    Mode,
+    TuneConfig,
+    tuning_objective,
+    validation_users,
+)
+from p5jax.training import distributed
+from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, TrainResult, train
+
+FORMAT_VERSION = 1
+MANIFEST, SCHEMA, VECTORS = "tuned.json", "profiles.json", "vectors.npy"
+_COMMAND = "p5jax ppr tune"
+Profile = ProfileSchema | np.ndarray  # attributes, or vectors float32 [U, X]
+
+
+class Tuned:
+    """A tuned model, loaded: its backbone's run, profiles and (lazily) its best parameters."""
+
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], backbone: PprRun, profile: Profile
+    ) -> None:
+        self.path, self.manifest, self.backbone = path, manifest, backbone
+        self.schema = profile if isinstance(profile, ProfileSchema) else None
+        self.config = TuneConfig(**manifest["tune"])
+        self.features, sizes = _features(profile, backbone, self.config)
+        self.model = PromptedModel(
+            backbone.model.config,
+            PromptConfig(**manifest["prompt"]),
+            sizes,
+            MODES[self.config.mode].prompted,
+        )
+
+    @cached_property
+    def params(self) -> Any:
+        """The best checkpoint's parameters."""
+        return restore_params(self.path / CHECKPOINT_FOLDER, jax.eval_shape(self.initial))
+
+    @cached_property
+    def scorer(self) -> PromptedScorer:
+        """The tuned model as a scorer of any histories of the dataset's users."""
+        return PromptedScorer(self.model, self.params, self.features)
+
+    def initial(self, seed: int = 0) -> dict[str, Any]:
+        """Parameters to start from: the backbone's, and fresh ones."""
+        items = np.zeros((1, 1), np.int32)
+        params = fresh_params(self.model, jax.random.key(seed), self.features[:1], items)
+        return {**params, BACKBONE: self.backbone.params}
+
+    def axes(self) -> dict[str, Any]:
+        """The logical axes of the parameters."""
+        axes = axes_of(self.model, self.features[:1], np.zeros((1, 1), np.int32))
+        return {**axes, BACKBONE: param_axes(self.backbone.model)}
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], backbone: PprRun | None = None, mesh: Mesh | None = None
+    ) -> Tuned:
+        """Open a folder with its backbone, which is looked for where it was if none is given.
+
+        UserError when it is no such folder, not finished, or tuned from another backbone.
+        """
+        path = Path(path)
+        manifest = read_manifest(path / MANIFEST, FORMAT_VERSION, _COMMAND)
+        if manifest["tune"]["steps"] not in available_steps(path / CHECKPOINT_FOLDER):
+            raise UserError(f"{path}: its tuning is not finished; the same {_COMMAND} resumes it")
+        entry = manifest["backbone"]
+        if backbone is None:
+            places = Path(entry["path"]), path / entry["relative"]
+            place = next((place for place in places if place.exists()), places[0])
+            backbone = PprRun.load(place, mesh)
+        found = params_digest(backbone.params)
+        if found != entry["params"]:
+            raise UserError(
+                f"{path}: tuned from a backbone with parameters {entry['params'][:12]};"
+                f" {backbone.path} has {found[:12]}"
+            )
+        return Tuned(path, manifest, backbone, _read_profile(path))
+
+
+def tune(
+    backbone: PprRun,
+    split: ColdStart,
+    profile: Profile,
+    config: TuneConfig,
+    prompt: PromptConfig,
+    out: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+) -> tuple[Tuned, TrainResult]:
+    """Tune, or resume, a prompted model on the cold training users of a split.
+
+    Part of them choose the best step. UserError when the backbone has seen cold users, and when
+    `out` holds something else.
+    """
+    folder = Path(out).absolute()
+    mesh = mesh or backbone.mesh or make_mesh(MeshConfig())
+    if not backbone.trained_on(split.warm):
+        raise UserError(
+            f"{backbone.path}: pre-trained on other users than the warm ones of this protocol"
+        )
+    manifest = _manifest(backbone, split, profile, config, prompt, folder)
+    distributed.from_primary(lambda: _open(folder, manifest, profile))
+    tuned = Tuned(folder, manifest, backbone, profile)
+    users, held_out = validation_users(split.train, config.validation_share)
+    cases, mode = split.cases(config.kind, users), MODES[config.mode]
+    recent = cases.items_NxS[:, -backbone.model.config.max_history :]
+    cases = replace(cases, items_NxS=recent)
+    result = train(
+        tuning_objective(tuned.model, config),
+        tuned.initial(config.seed),
+        tuned.axes(),
+        CaseIterator(split, cases, tuned.features, config, *process_share(mesh)),
+        OptimizerConfig(
+            learning_rate=config.learning_rate or mode.learning_rate,
+            schedule="constant",
+            warmup_fraction=0.0,
+            weight_decay=config.weight_decay,
+        ),
+        mesh,
+        TrainConfig(
+            steps=config.steps,
+            seed=config.seed,
+            log_every=min(100, config.steps),
+            validate_every=config.validate_every,
+            checkpoint_every=config.steps,
+            best_metric="validation/NDCG@10",
+            best_mode="max",
+        ),
+        folder,
+        fingerprint={name: manifest[name] for name in ("tune", "prompt", "profile", "protocol")},
+        validate=_validator(tuned, split, held_out) if len(held_out) else None,
+        trainable=_trainable(mode, tuned.model),
+    )
+    return tuned, result
+
+
+def _trainable(mode: Mode, model: PromptedModel) -> tuple[str, ...]:
+    """The mode's patterns; profiles that are vectors already have no embeddings to train."""
+    return tuple(p for p in mode.trainable if model.sizes or p != "profile/*")
+
+
+def _features(
+    profile: Profile, backbone: PprRun, config: TuneConfig
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The rows that the model reads of all users, and the attributes' sizes (none for vectors)."""
+    if not isinstance(profile, ProfileSchema):
+        return profile, ()
+    profiles = profile.profiles(backbone.dataset)
+    if config.profile_noise:
+        profiles = profiles.replaced(config.profile_noise, np.random.default_rng(config.noise_seed))
+    return profiles.codes_UxM, profiles.sizes
+
+
+def _validator(
+    tuned: Tuned, split: ColdStart, users: np.ndarray
+) -> Callable[[Any, int], dict[str, float]]:
+    """Return a function (params, step) -> metrics of some tuning users' cases."""
+    cases = split.cases(tuned.config.kind, users)
+
+    def validate(params: Any, step: int) -> dict[str, float]:
+        scorer = PromptedScorer(tuned.model, params, tuned.features)
+        metrics = rank_cases(scorer, cases, split.num_items, "candidates")
+        return {f"validation/{name}": float(metrics[name].mean()) for name in ("AUC", "NDCG@10")}
+
+    return validate
+
+
+def _manifest(
+    backbone: PprRun,
+    split: ColdStart,
+    profile: Profile,
+    config: TuneConfig,
+    prompt: PromptConfig,
+    folder: Path,
+) -> dict[str, Any]:
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "backbone": {
+            "path": str(backbone.path.resolve()),
+            "relative": os.path.relpath(backbone.path.resolve(), folder.resolve()),
+            "params": params_digest(backbone.params),
+        },
+        "dataset": backbone.dataset.fingerprint,
+        "protocol": asdict(split.config),
+        "profile": asdict(profile)
+        if isinstance(profile, ProfileSchema)
+        else params_digest({"vectors": profile}),
+        "tune": asdict(config),
+        "prompt": asdict(prompt),
+    }
+    return json.loads(json.dumps(manifest))
+
+
+def _open(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
+    """Make the folder, or see that it is this tuning's."""
+    file = folder / MANIFEST
+    if file.is_file():
+        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
+    elif folder.is_file() or any(
+        not child.name.startswith((SCHEMA, VECTORS, MANIFEST)) for child in folder.glob("*")
+    ):
+        raise UserError(f"{folder}: exists and is not a folder of {_COMMAND}; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(profile, ProfileSchema):
+        profile.save(folder / SCHEMA)
+    else:
+        beside = folder / f"{VECTORS}.partial.npy"
+        np.save(beside, profile)
+        beside.replace(folder / VECTORS)
+    replace_text(file, json.dumps(manifest, indent=1) + "\n")
+
+
+def _read_profile(path: Path) -> Profile:
+    if (path / VECTORS).is_file():
+        return np.load(path / VECTORS)
+    return ProfileSchema.load(path / SCHEMA)

@@ -1,0 +1,256 @@
+"""Tuning of a prompted model on cold users: modes, batches and the objective.
+
+Letters: B batch, S history length, N negatives, D model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from p5jax.batching import process_slice
+from p5jax.errors import UserError, nearest
+from p5jax.ppr.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
+from p5jax.ppr.model import PromptedModel
+from p5jax.ppr.pretraining import LOSSES
+from p5jax.ppr.prompt_generator import masked_elements
+from p5jax.ppr.protocol import Cases, ColdStart
+from p5jax.training.step import Batch, Objective
+
+
+class Mode(NamedTuple):
+    """What a mode trains, whether it has a prompt, and its usual learning rate."""
+
+    trainable: tuple[str, ...]
+    prompted: bool
+    learning_rate: float
+
+
+MODES: Mapping[str, Mode] = {
+    "light": Mode(("profile/*", "generator/*", "profile_mlp/*"), True, 1e-3),
+    "full": Mode(("*",), True, 3e-4),
+    "finetune": Mode(("*",), False, 3e-4),
+}
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How a prompted model is tuned.
+
+    mode: "light" trains profile embeddings, generator and MLP_a; "full" everything; "finetune" the
+    backbone and MLP_a, without a prompt. steps of Adam, with a `learning_rate` that does not
+    change (0: the mode's own); the best of every `validate_every` is kept. kind: of the tuning
+    users' cases ("joint": all). loss: "bpr", "sampled" or "cross_entropy" on u_p, with `negatives`
+    items outside the user's events for the first two.
+    contrast_prompt, contrast_behaviour: the parts of the contrastive loss on u_s, each with
+    `contrastive_weight`; a view's elements, or items, are masked at `mask_rate`.
+    validation_share: of the tuning users, held out to find the best step. profile_noise: share of
+    all users' known attributes that are replaced by others, drawn by noise_seed.
+    """
+
+    mode: str = "light"
+    steps: int = 200
+    validate_every: int = 10
+    learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    kind: str = "joint"
+    loss: str = "bpr"
+    negatives: int = 1
+    contrast_prompt: bool = True
+    contrast_behaviour: bool = True
+    contrastive_weight: float = 0.1
+    temperature: float = 1.0
+    mask_rate: float = 0.2
+    batch_size: int = 256
+    validation_share: float = 0.2
+    profile_noise: float = 0.0
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", tuple(MODES)), ("loss", LOSSES)):
+            found = getattr(self, name)
+            if found not in known:
+                raise UserError(
+                    f"TuneConfig.{name}: found {found!r}, expected {', '.join(known)}"
+                    f"{nearest(found, known)}"
+                )
+        least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
+        for name, least in least_values.items():
+            if getattr(self, name) < least:
+                found = getattr(self, name)
+                raise UserError(f"TuneConfig.{name}: found {found}, expected {least} or more")
+        if self.temperature <= 0 or self.contrastive_weight < 0:
+            raise UserError(
+                f"TuneConfig: found temperature {self.temperature} and contrastive_weight"
+                f" {self.contrastive_weight}, expected above 0 and 0 or more"
+            )
+        for name in ("mask_rate", "validation_share"):
+            if not 0 <= getattr(self, name) < 1:
+                found = getattr(self, name)
+                raise UserError(f"TuneConfig.{name}: found {found}, expected 0 to below 1")
+
+
+def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cut tuning users into those that are trained on and those that choose the best step.
+
+    Without any to choose by (share 0) the last step is kept.
+    """
+    shuffled = np.random.default_rng(0).permutation(users)
+    count = round(share * len(users))
+    if count == len(users) or (share and not count):
+        raise UserError(
+            f"TuneConfig.validation_share: found {share} of {len(users)} tuning users, expected"
+            " at least one to train on and one to choose by"
+        )
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+class CaseIterator:
+    """An endless iterator of a process's rows of batches of cases, each once in an epoch.
+
+    A batch is {"profiles": [B, M] or [B, X], "items": int32 [B, S] (item + 1), "targets": int32
+    [B], "negatives": int32 [B, N], "weights": float32 [B]}; rows that fill an epoch's last batch
+    have weight 0. Negatives are drawn evenly from the items that are not among the user's events.
+    """
+
+    def __init__(
+        self,
+        split: ColdStart,
+        cases: Cases,
+        features: np.ndarray,
+        config: TuneConfig,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        if config.batch_size % process_count:
+            raise UserError(
+                f"TuneConfig.batch_size: found {config.batch_size}, expected a multiple of the"
+                f" {process_count} processes"
+            )
+        self._cases, self._features = cases, features
+        self._config, self._seed = config, config.seed
+        self._num_items = split.num_items
+        self._process = process_index, process_count
+        self._own = {user: split.sequence(user) for user in np.unique(cases.users).tolist()}
+        self._epoch = self._position = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        size, total = self._config.batch_size, len(self._cases)
+        if self._position * size >= total:
+            self._epoch, self._position = self._epoch + 1, 0
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(total)
+        rows = order[self._position * size : (self._position + 1) * size]
+        batch = self._batch(rows)
+        self._position += 1
+        return process_slice(batch, *self._process)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the place of the next batch, JSON-able and the same on every process."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a place that get_state returned."""
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+
+    def _batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        size, count = self._config.batch_size, self._config.negatives
+        filled, cases = np.resize(rows, size), self._cases
+        rng = np.random.default_rng([self._seed, self._epoch, self._position])
+        users = cases.users[filled]
+        negatives = np.stack([self._draw(rng, user, count) for user in users.tolist()])
+        return {
+            "profiles": self._features[users],
+            "items": cases.items_NxS[filled],
+            "targets": cases.targets[filled],
+            "negatives": negatives.astype(np.int32),
+            "weights": (np.arange(size) < len(rows)).astype(np.float32),
+        }
+
+    def _draw(self, rng: np.random.Generator, user: int, count: int) -> np.ndarray:
+        drawn = rng.integers(self._num_items, size=count)
+        known = np.isin(drawn, self._own[user])
+        while known.any():
+            drawn[known] = rng.integers(self._num_items, size=int(known.sum()))
+            known = np.isin(drawn, self._own[user])
+        return drawn
+
+
+def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
+    """The objective over batches of CaseIterator; without an rng it has no contrastive part."""
+
+    def objective(
+        params: Any, batch: Batch, rng: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        variables, weights = {"params": params}, batch["weights"]
+        dropout, views = (None, None) if rng is None else jax.random.split(rng)
+        users, states = _apply(model, variables, dropout, batch["profiles"], batch["items"])
+        table: Any = model.apply(variables, method="item_table")
+        each = _next_item_loss(users, table, batch, config)
+        loss_sum = (each * weights).sum()
+        if views is not None and model.prompted:
+            loss_sum += config.contrastive_weight * _contrastive_sum(
+                model, config, variables, batch, states, views
+            )
+        sums = {"loss_sum": loss_sum, "weight": weights.sum(), "examples": weights.sum()}
+        return loss_sum, sums
+
+    return objective
+
+
+def _apply(
+    model: PromptedModel,
+    variables: Any,
+    dropout: jax.Array | None,
+    *inputs: jax.Array,
+    method: str = "__call__",
+) -> Any:
+    rngs = None if dropout is None else {"dropout": dropout}
+    return model.apply(variables, *inputs, dropout is None, rngs=rngs, method=method)
+
+
+def _next_item_loss(
+    users: jax.Array, table: jax.Array, batch: Batch, config: TuneConfig
+) -> jax.Array:
+    """The loss of each row's target, [B], from user vectors [B, D]."""
+    if config.loss == "cross_entropy":
+        return cross_entropy(users, table, batch["targets"])[0]
+    positive = jnp.einsum("bd,bd->b", users, table[batch["targets"]])
+    negatives = jnp.einsum("bd,bnd->bn", users, table[batch["negatives"]])
+    if config.loss == "bpr":
+        return bpr(positive, negatives)
+    return sampled_cross_entropy(positive, negatives, len(table))
+
+
+def _contrastive_sum(
+    model: PromptedModel,
+    config: TuneConfig,
+    variables: Any,
+    batch: Batch,
+    states: jax.Array,
+    rng: jax.Array,
+) -> jax.Array:
+    """The sum over rows of both parts: states [B, D] against those of masked profiles, and of
+    masked behaviour."""
+    keys = jax.random.split(rng, 4)
+    present = batch["weights"] > 0
+    x: Any = model.apply(variables, batch["profiles"], method="profile_vector")
+    total = jnp.zeros(())
+    views = []
+    if config.contrast_prompt:
+        views.append((masked_elements(x, config.mask_rate, keys[0]), batch["items"], keys[1]))
+    if config.contrast_behaviour:
+        drawn = jax.random.bernoulli(keys[2], config.mask_rate, batch["items"].shape)
+        masked = jnp.where(
+            drawn & (batch["items"] > 0), model.backbone_config.mask_item, batch["items"]
+        )
+        views.append((x, masked, keys[3]))
+    for profile, items, key in views:
+        other = _apply(model, variables, key, profile, items, method="user_state")
+        total += contrastive(states, other, config.temperature, present).sum()
+    return total

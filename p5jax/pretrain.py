@@ -1,0 +1,80 @@
+"""One pre-training of a backbone, from gin files (see ppr.pretraining)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p5jax import config, runtime
+from p5jax.data.audit import find_leaks
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError
+from p5jax.files import replace_text
+from p5jax.ppr.backbone import BackboneConfig
+from p5jax.ppr.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.protocol import ColdStartConfig, cold_start
+from p5jax.ppr.sequences import SequenceConfig
+from p5jax.ppr.views import ViewConfig
+from p5jax.training import distributed
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.partitioning import MeshConfig, make_mesh
+from p5jax.training.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class PprConfig:
+    """What is pre-trained on and where it is kept; both must be set.
+
+    users: "all", or the "warm" ones of ColdStartConfig, for tuning on cold ones.
+    validation_users: see ppr.pretraining.PretrainConfig.
+    """
+
+    dataset: str
+    run_dir: str
+    users: str = "all"
+    validation_users: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.users not in ("all", "warm"):
+            raise UserError(f"PprConfig.users: found {self.users!r}, expected all or warm")
+
+
+CONFIGS = (
+    *(PprConfig, BackboneConfig, LossConfig, SequenceConfig, ViewConfig),
+    *(ColdStartConfig, OptimizerConfig, MeshConfig, TrainConfig),
+)
+
+
+def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+    """Pre-train, or resume, the backbone that gin files and NAME=VALUE overrides describe.
+
+    Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
+    """
+    config.register(*CONFIGS)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+    places, mesh = config.build(PprConfig), config.build(MeshConfig)
+    settings = PretrainConfig(
+        backbone=config.build(BackboneConfig, num_items=0),
+        loss=config.build(LossConfig),
+        sequences=config.build(SequenceConfig),
+        views=config.build(ViewConfig),
+        optimizer=config.build(OptimizerConfig),
+        training=config.build(TrainConfig),
+        validation_users=places.validation_users,
+        fsdp=mesh.fsdp,
+    )
+    dataset = Dataset.load(places.dataset)
+    leaks = find_leaks(dataset)
+    if leaks:
+        raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
+    warm = None
+    if places.users == "warm":
+        warm = cold_start(dataset, config.build(ColdStartConfig)).warm
+    run, result = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
+    if distributed.is_primary():
+        replace_text(run.path / "config.gin", config.operative_config())
+    if result.status == "interrupted":
+        distributed.report(f"stopped at step {result.step}; the same command resumes it")
+        return 128 + (result.signal or 0)
+    return 0

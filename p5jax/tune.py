@@ -1,0 +1,172 @@
+"""Soft prompts from gin files: a tuning, a whole study, and a soft prompt on a P5 run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from p5jax import config, runtime
+from p5jax.data.audit import find_leaks
+from p5jax.data.dataset import Dataset
+from p5jax.errors import UserError
+from p5jax.pipeline import PipelineConfig
+from p5jax.ppr.backbone import BackboneConfig
+from p5jax.ppr.evaluation import Scorer, evaluate
+from p5jax.ppr.pretraining import LossConfig, PretrainConfig
+from p5jax.ppr.profiles import ProfileConfig, fit_profiles
+from p5jax.ppr.prompt_generator import PromptConfig
+from p5jax.ppr.protocol import ColdStartConfig, cold_start
+from p5jax.ppr.run import PprRun
+from p5jax.ppr.sequences import SequenceConfig
+from p5jax.ppr.soft_training import SoftConfig, train_soft
+from p5jax.ppr.study import PRETRAINED, StudyConfig, study
+from p5jax.ppr.tuned import Tuned, tune
+from p5jax.ppr.tuning import TuneConfig
+from p5jax.ppr.views import ViewConfig
+from p5jax.run import Run
+from p5jax.training import distributed
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.partitioning import MeshConfig, make_mesh
+from p5jax.training.trainer import TrainConfig, TrainResult
+
+_COLD = (ColdStartConfig, ProfileConfig, TuneConfig, PromptConfig, MeshConfig)
+_PRETRAINING = (
+    *(BackboneConfig, LossConfig, SequenceConfig, ViewConfig),
+    *(OptimizerConfig, TrainConfig),
+)
+
+
+def tune_from_gin(
+    folder: str,
+    out: str,
+    mode: str | None,
+    seed: int | None,
+    gin_files: Sequence[str],
+    overrides: Sequence[str] = (),
+) -> int:
+    """Tune, or resume, a model from the backbone in `folder`; returns the exit status.
+
+    `mode` and `seed` (also the protocol's), where given, are those of gin.
+    """
+    _configure(_COLD, gin_files, overrides)
+    protocol, settings = config.build(ColdStartConfig), config.build(TuneConfig)
+    if seed is not None:
+        protocol = replace(protocol, seed=seed)
+        settings = replace(settings, seed=seed, noise_seed=seed)
+    if mode is not None:
+        settings = replace(settings, mode=mode)
+    run = PprRun.load(folder, make_mesh(config.build(MeshConfig)))
+    split = cold_start(run.dataset, protocol)
+    schema = fit_profiles(run.dataset, split.training_users, config.build(ProfileConfig))
+    prompt = config.build(PromptConfig)
+    return _status(tune(run, split, schema, settings, prompt, out)[1])
+
+
+def study_from_gin(
+    dataset: str,
+    out: str,
+    seeds: int,
+    ablate: Sequence[str],
+    noise: Sequence[float],
+    source: str | None,
+    gin_files: Sequence[str],
+    overrides: Sequence[str] = (),
+) -> tuple[pa.Table | None, int]:
+    """Run, or go on with, a study; returns per-user results of all seeds and the exit status.
+
+    `source` is the folder of another dataset's backbone, for a cross-domain study.
+    """
+    _configure((*_COLD, *_PRETRAINING), gin_files, overrides)
+    data = Dataset.load(dataset)
+    leaks = find_leaks(data)
+    if leaks:
+        raise UserError(f"{data.path}: {leaks[0]}; see p5jax data audit")
+    pretraining = PretrainConfig(
+        backbone=config.build(BackboneConfig, num_items=0),
+        loss=config.build(LossConfig),
+        sequences=config.build(SequenceConfig),
+        views=config.build(ViewConfig),
+        optimizer=config.build(OptimizerConfig),
+        training=config.build(TrainConfig),
+    )
+    settings = StudyConfig(
+        *(seeds, tuple(ablate), tuple(noise)),
+        config.build(ColdStartConfig),
+        config.build(ProfileConfig),
+        pretraining,
+        config.build(TuneConfig),
+        config.build(PromptConfig),
+    )
+    mesh = make_mesh(config.build(MeshConfig))
+    other = None if source is None else PprRun.load(source, mesh)
+    return study(data, settings, out, source=other, mesh=mesh)
+
+
+@dataclass(frozen=True)
+class ColdResults:
+    """Per-user results of tuned models beside their backbone, and the backbone's dataset."""
+
+    table: pa.Table
+    reference: str
+    dataset: Dataset
+
+
+def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdResults:
+    """Evaluate tuned models on the test users of their protocol, with popularity and the backbone.
+
+    The first is what the others are compared with. UserError when their protocols differ, two have
+    one name, or one is tuned from another backbone.
+    """
+    run = PprRun.load(folder, make_mesh(mesh))
+    loaded = [Tuned.load(path, run) for path in tuned]
+    scorers: dict[str, Scorer] = {}
+    for model in loaded:
+        name = model.path.name
+        if name in scorers or name == PRETRAINED:
+            raise UserError(f"{model.path}: found {name} twice, expected each name once")
+        if model.manifest["protocol"] != loaded[0].manifest["protocol"]:
+            raise UserError(f"{model.path}: found another protocol than in {loaded[0].path}")
+        scorers[name] = model.scorer
+    protocol = dict(loaded[0].manifest["protocol"])
+    protocol["k_shots"] = tuple(protocol["k_shots"])
+    split = cold_start(run.dataset, ColdStartConfig(**protocol))
+    if not run.trained_on(split.warm):
+        raise UserError(f"{run.path}: pre-trained on other users than the warm ones of {tuned[0]}")
+    table = evaluate(split, {**scorers, PRETRAINED: run.scorer})
+    return ColdResults(table, loaded[0].path.name, run.dataset)
+
+
+def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+    """Train, or resume, a soft prompt on a P5 run; returns the exit status."""
+    _configure(
+        (SoftConfig, PromptConfig, ProfileConfig, PipelineConfig, OptimizerConfig, MeshConfig)
+        + (TrainConfig,),
+        gin_files,
+        overrides,
+    )
+    soft = config.build(SoftConfig)
+    run = Run.load(soft.run, make_mesh(config.build(MeshConfig)))
+    return train_soft(
+        run,
+        soft,
+        config.build(PromptConfig),
+        config.build(ProfileConfig),
+        config.build(PipelineConfig),
+        config.build(OptimizerConfig),
+        config.build(TrainConfig),
+    )
+
+
+def _configure(classes: Sequence[type], gin_files: Sequence[str], overrides: Sequence[str]) -> None:
+    config.register(*classes)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+
+
+def _status(result: TrainResult) -> int:
+    if result.status != "interrupted":
+        return 0
+    distributed.report(f"stopped at step {result.step}; the same command resumes it")
+    return 128 + (result.signal or 0)
