@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import logging
@@ -81,11 +82,23 @@ def _binding(text: str) -> str:
     name, value = name.strip(), value.strip()
     if not sign or not name or not value:
         raise UserError(f"--gin.{text}: expected --gin.NAME=VALUE")
+    return f"{name} = {value if _is_gin(value) else repr(value)}"
+
+
+def _is_gin(value: str) -> bool:
+    """Whether a value is gin's: a Python literal, or what has macros and references in it."""
+    try:
+        ast.literal_eval(value)
+        return True
+    except (SyntaxError, ValueError):
+        pass
+    if not value.startswith(("%", "@", "(", "[", "{")):
+        return False  # gin alone would read the 2 of a prompt id 2-3
     try:
         gin.parse_value(value)
+        return True
     except (SyntaxError, ValueError):
-        value = repr(value)
-    return f"{name} = {value}"
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,15 @@ def test_unquoted_path_is_a_string(tmp_path):
     assert config.build(CONFIGS[0]).dataset == "/a/b-c"
 
 
+def test_a_prompt_id_is_a_string_and_gin_s_own_values_stay(tmp_path):
+    text = "N = 'x'\nTrainConfig.best_metric = %N\n"
+    configure(tmp_path, text, "N=2-13")
+    assert config.build(TrainConfig).best_metric == "2-13"
+    configure(tmp_path, "S = 'y'\n" + text, "N=%S", "PipelineConfig.source_lengths=(8, 16)")
+    assert config.build(TrainConfig).best_metric == "y"
+    assert config.build(PipelineConfig).source_lengths == (8, 16)
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
