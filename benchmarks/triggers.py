@@ -11,8 +11,9 @@ one position, its five candidates, and each candidate's HR@5 + NDCG@5 on the val
 The loop is what the paper describes: one backward pass; then one candidate after another, one batch
 of 16 users after another, by `generate` with a beam over the ids of items outside the user's
 history, or with a free beam, which is cheaper and may write what is no item. p5jax scores all
-candidates of all users through one program; `racing` drops candidates on growing shares of the
-users; `user tokens` gives every user a gradient and five candidates of its own. Each framework has
+candidates of all users through one program; `racing` is a round as the search does it: candidates
+are dropped on growing shares of one half of the users, the winner is tested on the other half;
+`user tokens` gives every user a gradient and five candidates of its own. Each framework has
 a process of its own, idle while the other works; a warm-up round is left out, figures are medians
 of the others.
 """
@@ -153,7 +154,7 @@ class Replacement:
         )
         self.rounds, self.beam, self.call = Rounds(run, config), beam, call
         self.times: dict[str, list[float]] = defaultdict(list)
-        self.equal = self.compared = self.same_choice = self.raced = 0
+        self.equal = self.compared = self.same_winner = self.same_decision = self.raced = 0
 
     def round(self, number: int) -> None:
         """One replacement by every way; nothing is changed."""
@@ -203,21 +204,33 @@ class Replacement:
         return values
 
     def _race(self, slot: int, tokens: np.ndarray, full: np.ndarray, number: int) -> None:
-        from p5jax.triggers.race import race
+        """The scoring of a round as the search does it, and whether it ends as scoring all does."""
+        from p5jax.triggers.race import p_value, race
 
-        before = self.rounds.values()
+        rounds, config = self.rounds, self.rounds.config
+        before = rounds.values()
+        rows, others = np.flatnonzero(rounds.search_half), np.flatnonzero(~rounds.search_half)
+
+        def accepted(winner: int, after: np.ndarray) -> int:
+            return winner if p_value(after - before[others]) <= config.accept_level else -1
+
         started = time.monotonic()
         winner, _, _ = race(
-            lambda chosen, places: self.rounds._with_token(slot, tokens[chosen], places),
-            before,
+            lambda chosen, places: rounds._with_token(slot, tokens[chosen], rows[places]),
+            before[rows],
             len(tokens),
-            self.rounds.config.racing_level,
-            np.random.default_rng([self.rounds.config.seed, 3, number]),
+            config.racing_level,
+            np.random.default_rng([config.seed, 3, number]),
         )
+        decision = winner
+        if winner >= 0:
+            token = np.full(len(others), tokens[winner])
+            decision = accepted(winner, rounds._with_token(slot, token, others))
         self.times["p5jax racing"].append(time.monotonic() - started)
-        means = full.mean(axis=1)
-        best = int(means.argmax()) if means.max() > before.mean() else -1
-        self.same_choice += winner == best
+        means = full[:, rows].mean(axis=1)
+        best = int(means.argmax()) if means.max() > before[rows].mean() else -1
+        self.same_winner += winner == best
+        self.same_decision += decision == (best if best < 0 else accepted(best, full[best, others]))
         self.raced += 1
 
     def _users(self) -> None:
@@ -225,10 +238,12 @@ class Replacement:
         rounds = self.rounds
         before, values = rounds.users, rounds.values()
         _ = rounds.evidence  # tokenised once in a search
+        rounds._changed_to(values)  # nothing else is known from the round before
         started = time.monotonic()
         rounds.user_round()
         self.times["p5jax user tokens"].append(time.monotonic() - started)
-        rounds.users, rounds._values = before, values
+        rounds.users = before
+        rounds._changed_to(values)
 
 
 def main() -> None:
@@ -296,7 +311,9 @@ def summary(replacement: Replacement) -> dict[str, Any]:
     print(f"  all users' own tokens: {seconds['p5jax user tokens'] / full:.2f} of a shared one")
     equal = replacement.equal / replacement.compared
     print(f"  equal values: {equal:.4f} of {replacement.compared}")
-    print(f"  racing chooses alike in {replacement.same_choice} of {replacement.raced} rounds")
+    raced = replacement.raced
+    print(f"  racing has the same winner in {replacement.same_winner} of {raced} rounds,")
+    print(f"  and takes or refuses the same change in {replacement.same_decision}")
     return {
         "seconds": seconds,
         "ratio": loop / full,
@@ -305,7 +322,8 @@ def summary(replacement: Replacement) -> dict[str, Any]:
         "racing ratio, free beam": free / racing,
         "users over shared": seconds["p5jax user tokens"] / full,
         "equal values": equal,
-        "racing chooses alike": replacement.same_choice / replacement.raced,
+        "racing, same winner": replacement.same_winner / raced,
+        "racing, same decision": replacement.same_decision / raced,
     }
 
 

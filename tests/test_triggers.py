@@ -197,6 +197,8 @@ def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(run):
     class Worth:
         """A made-up value: a hash of the example and of the token in the user's slot."""
 
+        least = 0.0
+
         def values(self, examples, rows, slots):
             return ((rows * 31 + slots[:, 2] * 17) % 7).astype(float)
 

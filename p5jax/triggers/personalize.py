@@ -15,17 +15,20 @@ def choose_for_users(
 ) -> np.ndarray:
     """The token [U] of each user in `slot`: the candidate [U, K] that is best on the user's own
     examples, or the present one where none is better than it."""
-    examples, present = rounds.own_examples()
+    examples, current = rounds.own_examples, rounds.users[users, slot - rounds.layout.task_tokens]
     rows = np.flatnonzero(np.isin(examples.users, users))
     owner = np.searchsorted(users, examples.users[rows])  # [n]
     places, choices = np.divmod(np.arange(len(rows) * candidates.shape[1]), candidates.shape[1])
     slots = rounds.slots(examples.users[rows[places]])
     slots[:, slot] = candidates[owner[places], choices]
+    totals = np.zeros(candidates.shape)
     values = rounds.surrogate.values(examples, rows[places], slots)
-    totals = np.zeros((len(users), 1 + candidates.shape[1]))
-    np.add.at(totals, (owner, np.zeros_like(owner)), present[rows])
-    np.add.at(totals, (owner[places], 1 + choices), values)
-    current = rounds.users[users, slot - rounds.layout.task_tokens]
-    tried = np.concatenate([current[:, None], candidates], axis=1)  # [U, 1+K]
-    # argmax takes the first of equals: the present token stays where no other is better.
-    return tried[np.arange(len(users)), totals.argmax(axis=1)]
+    np.add.at(totals, (owner[places], choices), values)
+    # Nothing is above a present token where no candidate is above the least.
+    asked = np.flatnonzero(totals.max(axis=1)[owner] > rounds.surrogate.least)
+    slots = rounds.slots(examples.users[rows[asked]])
+    present = np.full(len(users), np.inf)
+    present[owner[asked]] = 0.0
+    np.add.at(present, owner[asked], rounds.surrogate.values(examples, rows[asked], slots))
+    best = candidates[np.arange(len(users)), totals.argmax(axis=1)]
+    return np.where(totals.max(axis=1) > present, best, current)

@@ -59,7 +59,7 @@ class SearchConfig:
     gradient_examples: int = 256
     evidence: int = 3
     accept_level: float = 0.1
-    racing_level: float = 0.1
+    racing_level: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,7 +120,6 @@ class Rounds:
         # By user slot, the rounds since a token last changed: each tries the next best tokens.
         self.tried = [0] * self.layout.user_tokens
         self._values: np.ndarray | None = None
-        self._evidence_values: np.ndarray | None = None
         self._evidence_gradients: np.ndarray | None = None
 
     @property
@@ -261,7 +260,7 @@ class Rounds:
     def _changed_to(self, values: np.ndarray) -> None:
         """Forget what was found out about the tokens before; `values` [N] are the new ones'."""
         self._values = values
-        self._evidence_values = self._evidence_gradients = None
+        self._evidence_gradients = None
         self.tried = [0] * self.layout.user_tokens
 
     def _with_token(self, slot: int, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -303,16 +302,11 @@ class Rounds:
             self.users = users_before
         return record
 
-    def own_examples(self) -> tuple[Examples, np.ndarray]:
-        """What users choose their tokens by, and its values [n] under the tokens so far: their
-        evidence, or the validation split where any improvement on it counts."""
-        if self.config.any_improvement:
-            return self.validation, self.values()
-        if self._evidence_values is None:
-            rows = np.arange(len(self.evidence))
-            slots = self.slots(self.evidence.users)
-            self._evidence_values = self.surrogate.values(self.evidence, rows, slots)
-        return self.evidence, self._evidence_values
+    @property
+    def own_examples(self) -> Examples:
+        """What users choose their tokens by: their evidence, or the validation split where any
+        improvement on it counts."""
+        return self.validation if self.config.any_improvement else self.evidence
 
     @cached_property
     def evidence(self) -> Examples:

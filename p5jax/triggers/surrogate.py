@@ -59,6 +59,8 @@ class Surrogate:
     def __init__(self, run: Run, family: str, config: SurrogateConfig):
         self.run, self.config = run, config
         self._asks_for_text = family == "explanation"
+        # No prompt is worth less on any number of examples.
+        self.least = 0.0 if config.criterion == "metric" else -np.inf
         self.coefficient = config.coefficient
         if self.coefficient < 0:
             self.coefficient = 0.1 if self._asks_for_text else 1.0
