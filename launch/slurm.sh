@@ -47,7 +47,7 @@ if [[ -n $gpus ]]; then
   [[ $per == gpu ]] || step="JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1))) $step"
 fi
 # At the warning the batch shell has p5jax save and stop; 143 says that it did.
-job="late=; trap 'late=1; kill -TERM \$step' USR1; $step & step=\$!; wait \$step; status=\$?; "
+job="late=; trap 'late=1; kill -TERM \$!' USR1; $step & step=\$!; wait \$step; status=\$?; "
 job+="if [ \$late ]; then wait \$step; status=\$?; "
 job+="[ \$status -ne 143 ] || scontrol requeue \$SLURM_JOB_ID; fi; exit \$status"
 run sbatch "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$tasks" "--time=$time" \
