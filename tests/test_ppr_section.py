@@ -266,7 +266,7 @@ def test_a_growing_study_has_tables_over_the_seeds_that_have_their_methods(tmp_p
     (folder / "seed-3").mkdir()
     text = reported(folder, capsys)
     page = Page(text)
-    assert "Not finished, so not below: seed-3." in text
+    assert "Not finished: seed-3; below are only their seconds." in text
     assert f"Left out, as only some seeds have them: {NOISY[1]}." in text
     for kind in KINDS:
         title = f"{kind}, {TITLES['catalogue']}"

@@ -65,10 +65,9 @@ def section(folder: str | os.PathLike[str]) -> str:
     if not finished:
         raise UserError(f"{folder}: found no finished seed; the same {COMMAND} goes on with it")
     groups = _groups([read_per_user(path / PER_USER) for path in finished])
-    waiting = ", ".join(path.name for path in seeds if path not in finished)
     parts = [
         _overview(manifest, finished),
-        f"<p class=note>Not finished, so not below: {waiting}.</p>" if waiting else "",
+        _unfinished([path.name for path in seeds if path not in finished]),
         _tuning(finished),
         "<h2>Results</h2>",
         _NOTE,
@@ -84,6 +83,12 @@ def _seed_folders(folder: Path) -> list[Path]:
     """The folders seed-N, by number."""
     found = [path for path in folder.glob("seed-*") if path.name[len("seed-") :].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[len("seed-") :]))
+
+
+def _unfinished(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return f"<p class=note>Not finished: {', '.join(names)}; below are only their seconds.</p>"
 
 
 @dataclass(frozen=True)
