@@ -55,6 +55,9 @@ def _add_tuning(commands: Any, command: Any) -> None:
     study.add_argument("--noise", action="store_true", help="light with 10 to 50 %% wrong profiles")
     study.add_argument("--source", metavar="RUN", help="profiles from another dataset's backbone")
 
+    report = command("report", _report, "a study as one self-contained HTML page", commands)
+    report.add_argument("folder", metavar="STUDY")
+
     predict = command("predict", _predict, "an attribute from the others and behaviour", commands)
     predict.add_argument("folder", metavar="RUN")
     predict.add_argument("--attribute", required=True, metavar="NAME")
@@ -124,6 +127,12 @@ def _study(arguments: argparse.Namespace, overrides: list[str]) -> int:
         parts = total_seconds(arguments.out).items()
         _print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
     return status
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from p5jax.ppr.section import write_report
+
+    print(write_report(arguments.folder))
 
 
 def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:

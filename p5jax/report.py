@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -12,30 +11,12 @@ from typing import Any
 
 from p5jax.charts import curves
 from p5jax.evaluation.results import SHOWN, SUMMARY, FamilyResult, by_table, load_results
-from p5jax.files import replace_text
+from p5jax.page import with_interval, write_page
 from p5jax.run import Run
 from p5jax.training.writers import METRICS_FILE, read_metrics
 from p5jax.triggers.section import section
 
 _SPLITS = ("test", "validation")
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733 }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dbe1 }
-table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e8ecf0 }
-th, td { text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-tr.model td { background: #eef5fc; font-weight: 600 }
-small { color: #6a7683; font-weight: 400 }
-td small { display: block; font-size: .75em }
-.note { color: #6a7683 }
-.leaky { background: #fdecea; padding: .6rem 1rem; border-left: 4px solid #c0392b }
-.example { border-left: 3px solid #d5dbe1; padding: .1rem .8rem; margin: .8rem 0 }
-.example p { margin: .2rem 0; overflow-wrap: anywhere }
-svg { max-width: 100%; height: auto }
-"""
 
 
 def write_report(
@@ -53,13 +34,8 @@ def write_report(
     if len(sections) == 2:
         sections.append("<p class=note>Not evaluated yet: run p5jax evaluate.</p>")
     sections += [section(folder, run) for folder in triggers]
-    title = f"{escape(run.dataset.name)} · p5jax"
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(sections)}</html>\n"
-    )
     path = run.path / "report.html"
-    replace_text(path, page)
+    write_page(path, f"{run.dataset.name} · p5jax", sections)
     return path
 
 
@@ -128,9 +104,7 @@ def _row(result: FamilyResult, names: list[str]) -> str:
 def _cell(result: FamilyResult, name: str) -> str:
     if name not in result.metrics:
         return "<td>–"
-    value, low, high = result.metrics[name]
-    interval = "–" if math.isnan(low) else f"{low:.4f}, {high:.4f}"
-    return f"<td>{value:.4f} <small>[{interval}]</small>"
+    return f"<td>{with_interval(*result.metrics[name])}"
 
 
 def _examples(results: list[FamilyResult]) -> str:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A lower layer never imports a higher one.
 LAYERS = (
-    ("errors", "progress", "charts", "files"),
+    ("errors", "progress", "charts", "files", "page"),
     ("data",),
     ("prompts",),
     ("text",),

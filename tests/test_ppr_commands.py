@@ -1,4 +1,4 @@
-"""`p5jax ppr tune|evaluate|recommend|study|soft|compare` on a small world."""
+"""`p5jax ppr tune|evaluate|recommend|study|report|soft|compare` on a small world."""
 
 from __future__ import annotations
 
@@ -141,6 +141,11 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     grown = capsys.readouterr().out
     for method in ("light without prompt part", "light without contrastive", "light, 50% noise"):
         assert f"\n  {method} " in grown
+    assert main(["ppr", "report", str(out)]) == 0  # of two seeds, one of them with more methods
+    page = (out / "report.html").read_text()
+    for part in ("<h2>Tuning</h2><svg", "light without prompt part<td>", "50% noise<td>"):
+        assert part in page
+    capsys.readouterr()
     assert main(study(world, out)) == 0  # the smaller study again
     assert capsys.readouterr().out.split("seconds")[0] == text.split("seconds")[0]
     assert "STEPS" not in refused(capsys, *study(world, out, "--gin.STEPS=3"))

@@ -27,7 +27,7 @@ from p5jax.evaluation.metrics import Interval, mean_metrics
 from p5jax.ppr.evaluation import KEYS, METRICS
 
 SHOWN = ("AUC", "HR@5", "NDCG@5", "HR@10", "NDCG@10")
-_TITLES = {"candidates": "among frozen negatives", "catalogue": "among the whole catalogue"}
+RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among the whole catalogue"}
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             cells.append(("  sd over seeds", *(f"{row.spread[name]:.4f}" for name in metrics)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     seeds = f"{first.seeds} seed{'s' * (first.seeds > 1)}"
-    title = f"{first.kind}, {_TITLES[first.ranking]}"
+    title = f"{first.kind}, {RANKING_TITLES[first.ranking]}"
     lines = [f"{title}: {first.cases} cases of {first.users} users, {seeds}"]
     for label, *texts in cells:
         right = [text.rjust(width) for text, width in zip(texts, widths[1:], strict=True)]

@@ -6,6 +6,7 @@ Every part has its folder and is not repeated when it is finished.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -39,7 +40,7 @@ from p5jax.training import distributed
 FORMAT_VERSION = 1
 MANIFEST, PER_USER, SECONDS = "study.json", "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
-_COMMAND = "p5jax ppr study"
+COMMAND = "p5jax ppr study"
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "contrastive": {
         "light without prompt part": {"contrast_prompt": False},
@@ -82,7 +83,7 @@ class StudyConfig:
             for name, changes in ABLATIONS[ablation].items():
                 methods[name] = replace(light, **changes)
         for share in self.noise:
-            methods[f"light, {share:.0%} noise"] = replace(light, profile_noise=share)
+            methods[noise_method(share)] = replace(light, profile_noise=share)
         return methods
 
 
@@ -193,7 +194,7 @@ class _Seed:
 
     def _tune(self, backbone: PprRun, settings: TuneConfig, name: str) -> tuple[Tuned, int]:
         settings = replace(settings, seed=self.seed, noise_seed=self.seed)
-        path = self.folder / name.replace(", ", "-").replace(" ", "-").replace("%", "")
+        path = self.folder / folder_name(name)
         prompt = self.config.prompt
         tuned, result = tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
         return tuned, _status(result)
@@ -210,6 +211,22 @@ class _Seed:
         distributed.from_primary(lambda: replace_text(file, text))
         self.report(f"seed {self.seed}: {name} took {seconds[name]} s")
         return found
+
+
+def noise_method(share: float) -> str:
+    """The name of `light` with a share of replaced attributes."""
+    return f"light, {share:.0%} noise"
+
+
+def noise_share(method: str) -> float | None:
+    """The share of replaced attributes in a method's name; None when it is another method."""
+    found = re.fullmatch(r"light, (\d+)% noise", method)
+    return int(found[1]) / 100 if found else None
+
+
+def folder_name(method: str) -> str:
+    """The folder of a method's tuning within that of its seed."""
+    return method.replace(", ", "-").replace(" ", "-").replace("%", "")
 
 
 def total_seconds(folder: str | Path) -> dict[str, float]:
@@ -243,7 +260,7 @@ def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | 
     }
     wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
     if file.is_file():
-        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), wanted)
+        refuse_difference(file, read_manifest(file, FORMAT_VERSION, COMMAND), wanted)
         return
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not a study; choose another folder")
