@@ -128,7 +128,7 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     assert (out / "seed-0" / "finetune" / "metrics.jsonl").read_bytes() == finished
     text = capsys.readouterr().out
     assert "zero-shot, among frozen negatives: " in text
-    assert "sd over seeds" in text
+    assert "over seeds" in text
     table = read_per_user(out / "seed-1" / "per_user.parquet")
     assert set(table["method"].to_pylist()) == {
         *("finetune", "light", "full", "pretrain", "popularity", "early popularity")
@@ -166,7 +166,7 @@ def test_soft_prompts_beside_manual_ones(world, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "soft prefix, arguments (soft-0, soft-1)" in text
     assert "seen manual (2-3)" in text
-    assert "sd over seeds" in text
+    assert "over seeds" in text
     assert "popularity" in text
     assert "folder twice" in refused(capsys, *words, "--soft", folders[0], folders[0])
     assert "no soft.json" in refused(capsys, *words, "--soft", run.path)
