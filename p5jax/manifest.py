@@ -63,6 +63,17 @@ def load_dataset(folder: Path, manifest: dict[str, Any], command: str) -> Datase
     return dataset
 
 
+def claim(file: Path, version: int, command: str, wanted: dict[str, Any], begun: bool) -> None:
+    """Raise UserError when a folder's manifest is there and not the one wanted.
+
+    A manifest of what has not `begun` (a start that failed before anything was kept) gives way.
+    """
+    if file.is_file():
+        there = read_manifest(file, version, command)
+        if begun:
+            refuse_difference(file, there, wanted)
+
+
 def refuse_difference(
     file: Path, there: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
 ) -> None:
@@ -76,5 +87,5 @@ def refuse_difference(
         elif old != new:
             raise UserError(
                 f"{file}: this run has {prefix}{key} = {old!r}, the configuration asks for {new!r};"
-                " choose another RUN_DIR"
+                " choose another folder"
             )

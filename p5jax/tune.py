@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+from jax.sharding import Mesh
 
 from p5jax import config, runtime
 from p5jax.data.audit import find_leaks
@@ -18,6 +19,7 @@ from p5jax.ppr.pretraining import LossConfig, PretrainConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.prompt_generator import PromptConfig
 from p5jax.ppr.protocol import ColdStartConfig, cold_start
+from p5jax.ppr.results import write_per_user
 from p5jax.ppr.run import PprRun
 from p5jax.ppr.sequences import SequenceConfig
 from p5jax.ppr.soft_training import SoftConfig, train_soft
@@ -57,7 +59,7 @@ def tune_from_gin(
         settings = replace(settings, seed=seed, noise_seed=seed)
     if mode is not None:
         settings = replace(settings, mode=mode)
-    run = PprRun.load(folder, make_mesh(config.build(MeshConfig)))
+    run = PprRun.load(folder, _mesh())
     split = cold_start(run.dataset, protocol)
     schema = fit_profiles(run.dataset, split.training_users, config.build(ProfileConfig))
     prompt = config.build(PromptConfig)
@@ -99,7 +101,7 @@ def study_from_gin(
         config.build(TuneConfig),
         config.build(PromptConfig),
     )
-    mesh = make_mesh(config.build(MeshConfig))
+    mesh = _mesh()
     other = None if source is None else PprRun.load(source, mesh)
     return study(data, settings, out, source=other, mesh=mesh)
 
@@ -116,6 +118,7 @@ class ColdResults:
 def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdResults:
     """Evaluate tuned models on the test users of their protocol, with popularity and the backbone.
 
+    The results of each user are written to RUN/evaluation/cold.parquet.
     The first is what the others are compared with. UserError when their protocols differ, two have
     one name, or one is tuned from another backbone.
     """
@@ -135,6 +138,8 @@ def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdR
     if not run.trained_on(split.warm):
         raise UserError(f"{run.path}: pre-trained on other users than the warm ones of {tuned[0]}")
     table = evaluate(split, {**scorers, PRETRAINED: run.scorer})
+    file = run.path / "evaluation" / "cold.parquet"
+    distributed.from_primary(lambda: write_per_user(file, table))
     return ColdResults(table, loaded[0].path.name, run.dataset)
 
 
@@ -147,7 +152,7 @@ def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> in
         overrides,
     )
     soft = config.build(SoftConfig)
-    run = Run.load(soft.run, make_mesh(config.build(MeshConfig)))
+    run = Run.load(soft.run, _mesh())
     return train_soft(
         run,
         soft,
@@ -157,6 +162,14 @@ def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> in
         config.build(OptimizerConfig),
         config.build(TrainConfig),
     )
+
+
+def _mesh() -> Mesh:
+    """The mesh that gin asks for; these models are too small to be split by fsdp."""
+    asked = config.build(MeshConfig)
+    if asked.fsdp:
+        raise UserError("MeshConfig.fsdp: found True, expected False for prompts from profiles")
+    return make_mesh(asked)
 
 
 def _configure(classes: Sequence[type], gin_files: Sequence[str], overrides: Sequence[str]) -> None:

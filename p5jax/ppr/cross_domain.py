@@ -72,13 +72,20 @@ class DomainPair:
 
     @staticmethod
     def of(source: Dataset, target: Dataset) -> DomainPair:
-        """Find the users whose keys are in both datasets; UserError when there is none."""
+        """Find the users whose keys are in both datasets; UserError when there is none, or when
+        they have an item in common: the source's backbone would know what the target asks for."""
         place = {key: user for user, key in enumerate(source.user_keys)}
         pairs = [(place[key], u) for u, key in enumerate(target.user_keys) if key in place]
         if not pairs:
             raise UserError(
                 f"{source.path} and {target.path}: found no user key in both (e.g. "
                 f"{source.user_keys[0]!r} and {target.user_keys[0]!r}), expected shared users"
+            )
+        items = sorted(set(source.item_keys) & set(target.item_keys))
+        if items:
+            raise UserError(
+                f"{source.path} and {target.path}: found {len(items)} items in both (e.g."
+                f" {items[0]!r}), expected domains without a common item"
             )
         shared = np.array(pairs, np.int32)
         return DomainPair(source, target, shared[:, 0], shared[:, 1])
@@ -88,15 +95,8 @@ class DomainPair:
         return cold_start(self.target, config, among=self.target_users)
 
     def histories(self) -> list[np.ndarray]:
-        """Return each shared user's source items in time order.
-
-        Items that the target domain has too (by key) are left out: they could be what the target
-        domain asks for.
-        """
-        also = set(self.target.item_keys)
-        own = np.array([key not in also for key in self.source.item_keys], bool)
-        sequences = [self.source.sequence(user) for user in self.source_users.tolist()]
-        return [sequence[own[sequence]] for sequence in sequences]
+        """Return each shared user's source items in time order."""
+        return [self.source.sequence(user) for user in self.source_users.tolist()]
 
     def profiles(
         self,

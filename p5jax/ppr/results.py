@@ -212,6 +212,7 @@ def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
     """Write per-user results as Parquet, beside `path` and then renamed to it."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         pq.write_table(table, beside, compression="zstd")

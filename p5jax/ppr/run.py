@@ -19,12 +19,12 @@ from p5jax.evaluation.baseline_results import catalogue_baselines
 from p5jax.evaluation.evaluators import params_digest
 from p5jax.evaluation.results import FamilyResult, write_results
 from p5jax.files import replace_text
-from p5jax.manifest import dataset_entry, load_dataset, read_manifest, refuse_difference
+from p5jax.manifest import claim, dataset_entry, load_dataset, read_manifest
 from p5jax.ppr.backbone import Backbone, BackboneConfig, init_params, param_axes
 from p5jax.ppr.catalogue import BackboneScorer, catalogue_result
 from p5jax.ppr.sequences import users_hash
 from p5jax.training import distributed
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.partitioning import param_shardings
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
@@ -87,8 +87,8 @@ class PprRun:
             "settings": dict(settings),
         }
         manifest = json.loads(json.dumps(manifest))
-        if file.is_file():
-            refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
+        begun = bool(available_steps(path / CHECKPOINT_FOLDER))
+        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
         text = json.dumps(manifest, indent=1) + "\n"
         distributed.from_primary(lambda: _write(path, text))
         return PprRun(path, manifest, dataset)

@@ -15,7 +15,7 @@ import numpy as np
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.files import replace_text
-from p5jax.manifest import read_manifest, refuse_difference
+from p5jax.manifest import claim, read_manifest
 from p5jax.models.t5 import param_axes
 from p5jax.pipeline import PipelineConfig, train_iterator
 from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
@@ -130,7 +130,9 @@ def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchem
     }
     manifest, file = json.loads(json.dumps(manifest)), folder / MANIFEST
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        refuse_difference(file, read_soft(folder), manifest)
+        read_soft(folder)  # refuses any other folder
+        begun = bool(available_steps(folder / CHECKPOINT_FOLDER))
+        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
     folder.mkdir(parents=True, exist_ok=True)
     schema.save(folder / SCHEMA)
     replace_text(file, json.dumps(manifest, indent=1) + "\n")

@@ -22,7 +22,7 @@ from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
 from p5jax.files import replace_text
-from p5jax.manifest import read_manifest, refuse_difference
+from p5jax.manifest import claim
 from p5jax.ppr.audit import find_leaks
 from p5jax.ppr.cross_domain import DomainPair, user_states
 from p5jax.ppr.evaluation import BASELINES, Scorer, evaluate
@@ -36,6 +36,7 @@ from p5jax.ppr.tuned import Profile, Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.progress import Report
 from p5jax.training import distributed
+from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 1
 MANIFEST, PER_USER, SECONDS = "study.json", "per_user.parquet", "seconds.json"
@@ -168,6 +169,9 @@ class _Seed:
         if status:
             return status
         table, _ = self._timed("evaluate", lambda: (evaluate(self.split, scorers), 0))
+        if there is not None:  # what was asked for before stays
+            new = pc.is_in(there["method"], table["method"].combine_chunks())
+            table = pa.concat_tables([table, there.filter(pc.invert(new))])
         distributed.from_primary(lambda: write_per_user(self.folder / PER_USER, table))
         return 0
 
@@ -260,9 +264,9 @@ def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | 
     }
     wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
     if file.is_file():
-        refuse_difference(file, read_manifest(file, FORMAT_VERSION, COMMAND), wanted)
-        return
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        begun = any(folder.glob(f"seed-*/*/{CHECKPOINT_FOLDER}/*"))
+        claim(file, FORMAT_VERSION, COMMAND, wanted, begun)
+    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not a study; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(file, json.dumps(wanted, indent=1) + "\n")

@@ -5,6 +5,7 @@ Letters: B batch, S source length, P prefix rows, U users, M attributes, D model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -79,17 +80,24 @@ class SoftRun:
         self.prompt = SoftPrompt(prompt, profiles.sizes, run.model.config.emb_dim)
         self.vocabulary = SoftVocabulary.of(run.vocabulary, prompt.length)
         self.soft: Any = None  # the prompt's parameters
+        self._made: tuple[Any, Any] = None, None  # the last ones and their prefixes
 
     @property
     def params(self) -> dict[str, Any]:
         """The model's parameters with every user's prefix."""
+        if self._made[0] is not self.soft:
+            self._made = self.soft, self._prefixes(self.soft)
+        return with_prefix(self.run.params, self._made[1])
+
+    @cached_property
+    def _prefixes(self) -> Callable[[Any], Any]:
+        """The function that makes all users' prefixes [U, P, D] of the prompt's parameters."""
         mesh = mesh_of(self.run.params)
 
         def make(soft: Any) -> Any:
             return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
 
-        placed = jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
-        return with_prefix(self.run.params, placed(self.soft))
+        return jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
 
     @cached_property
     def families(self) -> dict[str, Family]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
 from p5jax.files import replace_text
-from p5jax.manifest import read_manifest, refuse_difference
+from p5jax.manifest import claim, read_manifest
 from p5jax.ppr.backbone import param_axes
 from p5jax.ppr.evaluation import rank_cases
 from p5jax.ppr.model import BACKBONE, PromptedModel, PromptedScorer
@@ -226,7 +226,8 @@ def _open(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     """Make the folder, or see that it is this tuning's."""
     file = folder / MANIFEST
     if file.is_file():
-        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
+        begun = bool(available_steps(folder / CHECKPOINT_FOLDER))
+        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
     elif folder.is_file() or any(
         not child.name.startswith((SCHEMA, VECTORS, MANIFEST)) for child in folder.glob("*")
     ):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from p5jax.progress import Report
 from p5jax.run import Run
 from p5jax.training import distributed
 from p5jax.triggers.layout import PROMPT_ID, arguments_template
-from p5jax.triggers.prompt import TriggeredRun, load, read_manifest
+from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
 
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
@@ -88,7 +87,7 @@ def evaluate_triggers(
 
     Folders whose settings differ in the seed alone are one row: their values are averaged for each
     user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT. `others` are compared
-    too, under their own kinds; without folders they are sequential prompts.
+    and kept too, under their own kinds; without folders they are sequential prompts.
     UserError for prompts of several families or of another model.
     """
     if not folders and not others:
@@ -110,20 +109,25 @@ def evaluate_triggers(
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
+
+    def keep(result: FamilyResult, folder: Path) -> None:
+        header = {"split": split, "limit": limit, "identity": identity(run)}
+        header["leaky_item_ids"] = run.dataset.leaky
+        both = [manual[0][1], result]  # in this order: "2-3" before "triggers"
+        place = folder / "evaluation" / f"{result.prompt_id}-{split}"
+        distributed.from_primary(lambda: write_results(place, both, header))
+
     groups: dict[tuple[str, str], list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
         result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
-        header: dict[str, Any] = {"split": split, "limit": limit, "identity": prompt.identity}
-        header["leaky_item_ids"] = run.dataset.leaky
-        kept = [manual[0][1], result]  # in this order: "2-3" before "triggers"
-        place = Path(folder) / "evaluation" / f"triggers-{split}"
-        if distributed.is_primary():
-            write_results(place, kept, header)
+        keep(result, Path(folder))
         named = replace(result, prompt_id=Path(folder).name)
         kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
         groups.setdefault((kind, _settings(folder)), []).append(named)
     for other in others:
-        named = replace(evaluated(other.run, other.prompt_id), prompt_id=other.name)
+        result = evaluated(other.run, other.prompt_id)
+        keep(result, other.run.path)
+        named = replace(result, prompt_id=other.name)
         groups.setdefault((other.kind, other.settings), []).append(named)
     reference = manual[0][1]
     rows = [_row(kind, [result], reference) for kind, result in manual]
