@@ -62,6 +62,26 @@ def test_tuned_models_are_compared_on_their_protocol_s_test_users(root, capsys):
     assert {row["method"] for row in zero_shot} >= {"finetune", "light", "pretrain"}
 
 
+def test_evaluations_are_kept_by_user(root, capsys):
+    words = ["ppr", "evaluate", str(root / "warm"), str(root / "light"), "--json"]
+    capsys.readouterr()
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    kept = read_per_user(root / "warm" / "evaluation" / "cold.parquet").to_pylist()
+    for row in rows:
+        names = ("method", "kind", "ranking")
+        values = [k["AUC"] for k in kept if all(k[name] == row[name] for name in names)]
+        assert row["metrics"]["AUC"][0] == pytest.approx(np.mean(values))
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way(root, capsys):
+    """The same folder takes the corrected command, but none of other settings after a start."""
+    few = "--gin.TuneConfig.validation_share=0.001"
+    assert "validation_share" in refused(capsys, *tuning(root, "full", few))
+    assert main(tuning(root, "full")) == 0
+    assert "choose another folder" in refused(capsys, *tuning(root, "full", few))
+
+
 def test_recommendations_of_a_profile_and_of_a_user(root, world, capsys):
     words = ["ppr", "recommend", str(root / "light"), "-k", "4", "--json"]
     category = world.users["occupation"][0].as_py()
