@@ -12,7 +12,7 @@ import pytest
 
 from p5jax.errors import UserError
 from p5jax.ppr.backbone import Backbone, BackboneConfig
-from p5jax.ppr.evaluation import evaluate
+from p5jax.ppr.evaluation import evaluate, rank_cases
 from p5jax.ppr.model import PromptedModel, PromptedScorer
 from p5jax.ppr.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
@@ -381,11 +381,23 @@ def test_validation_users_are_part_of_the_tuning_users():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mode": "lite"}, {"loss": "bp"}, {"temperature": 0.0}, {"mask_rate": 1.0}, {"steps": 0}],
+    [
+        *({"mode": "lite"}, {"loss": "bp"}, {"temperature": 0.0}, {"mask_rate": 1.0}, {"steps": 0}),
+        *({"kind": "warm"}, {"kind": "0-shot"}),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         TuneConfig(**changes)
+
+
+def test_a_kind_without_cases_is_one_line(cold, schema, world):
+    features = schema.profiles(world).codes_UxM
+    cases = cold.cases("50-shot", cold.train)
+    with pytest.raises(UserError, match="found no 50-shot case of the tuning users"):
+        CaseIterator(cold, cases, features, replace(TUNE, kind="50-shot"))
+    with pytest.raises(UserError, match="found no 50-shot one to rank"):
+        rank_cases(lambda *asked: np.zeros((1, 1)), cases, cold.num_items, "candidates")
 
 
 def test_generator_s_shapes_and_start():

@@ -19,7 +19,7 @@ from p5jax.ppr.losses import bpr, contrastive, cross_entropy, sampled_cross_entr
 from p5jax.ppr.model import PromptedModel
 from p5jax.ppr.pretraining import LOSSES
 from p5jax.ppr.prompt_generator import masked_elements
-from p5jax.ppr.protocol import Cases, ColdStart
+from p5jax.ppr.protocol import Cases, ColdStart, is_of_kind
 from p5jax.training.step import Batch, Objective
 
 
@@ -80,6 +80,7 @@ class TuneConfig:
                     f"TuneConfig.{name}: found {found!r}, expected {', '.join(known)}"
                     f"{nearest(found, known)}"
                 )
+        is_of_kind(self.kind, np.zeros(0, int))
         least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
         for name, least in least_values.items():
             if getattr(self, name) < least:
@@ -132,6 +133,11 @@ class CaseIterator:
             raise UserError(
                 f"TuneConfig.batch_size: found {config.batch_size}, expected a multiple of the"
                 f" {process_count} processes"
+            )
+        if not len(cases):
+            raise UserError(
+                f"TuneConfig.kind: found no {cases.kind} case of the tuning users, expected one"
+                " or more (k-shot asks for the event after a user's first k)"
             )
         self._cases, self._features = cases, features
         self._config, self._seed = config, config.seed
