@@ -239,6 +239,7 @@ def test_only_what_a_mode_names_is_trained(backbone, light):
     [
         ({"mode": "heavy"}, "found 'heavy', expected light, full, finetune"),
         ({"batch_size": 0}, "found batch_size 0"),
+        ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 or more"),
         ({"validation_share": 0.0}, "validation_share 0.0, expected 1 or more and between 0 and 1"),
     ],
 )

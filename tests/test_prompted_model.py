@@ -375,7 +375,7 @@ def test_validation_users_are_part_of_the_tuning_users():
     assert len(chosen) == 4
     assert sorted([*rest, *chosen]) == users.tolist()
     assert len(validation_users(users, 0.0)[1]) == 0
-    with pytest.raises(UserError, match="validation_share"):
+    with pytest.raises(UserError, match="^validation_share: found 0.1 of 2"):
         validation_users(users[:2], 0.1)
 
 
@@ -383,12 +383,18 @@ def test_validation_users_are_part_of_the_tuning_users():
     "changes",
     [
         *({"mode": "lite"}, {"loss": "bp"}, {"temperature": 0.0}, {"mask_rate": 1.0}, {"steps": 0}),
-        *({"kind": "warm"}, {"kind": "0-shot"}),
+        *({"kind": "warm"}, {"kind": "0-shot"}, {"seed": -1}, {"noise_seed": -1}),
+        *({"profile_noise": -0.1}, {"profile_noise": 1.1}),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         TuneConfig(**changes)
+
+
+def test_a_prompt_without_rows_is_refused():
+    with pytest.raises(UserError, match=r"PromptConfig\.length: found 0, expected 1 or more"):
+        PromptConfig(length=0)
 
 
 def test_a_kind_without_cases_is_one_line(cold, schema, world):

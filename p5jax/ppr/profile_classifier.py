@@ -62,6 +62,8 @@ class PredictionConfig:
                 f"PredictionConfig: found batch_size {self.batch_size} and validation_share "
                 f"{self.validation_share}, expected 1 or more and between 0 and 1"
             )
+        if self.seed < 0:
+            raise UserError(f"PredictionConfig.seed: found {self.seed}, expected 0 or more")
 
 
 class ProfileClassifier(nn.Module):

@@ -82,6 +82,7 @@ class TuneConfig:
                 )
         is_of_kind(self.kind, np.zeros(0, int))
         least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
+        least_values |= {"seed": 0, "noise_seed": 0}
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 found = getattr(self, name)
@@ -95,6 +96,9 @@ class TuneConfig:
             if not 0 <= getattr(self, name) < 1:
                 found = getattr(self, name)
                 raise UserError(f"TuneConfig.{name}: found {found}, expected 0 to below 1")
+        if not 0 <= self.profile_noise <= 1:
+            found = self.profile_noise
+            raise UserError(f"TuneConfig.profile_noise: found {found}, expected 0 to 1")
 
 
 def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +110,7 @@ def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.nd
     count = round(share * len(users))
     if count == len(users) or (share and not count):
         raise UserError(
-            f"TuneConfig.validation_share: found {share} of {len(users)} tuning users, expected"
+            f"validation_share: found {share} of {len(users)} tuning users, expected"
             " at least one to train on and one to choose by"
         )
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
