@@ -144,35 +144,29 @@ def backbone(world, cold, tmp_path_factory):
 
 
 def test_batches_hold_every_case_once_an_epoch_with_its_user_s_profile(cold, schema, world):
-    features = schema.profiles(world).codes_UxM
+    codes = schema.profiles(world).codes_UxM
+    features = np.column_stack([codes, np.arange(len(codes))])  # the last code tells the user
     cases = cold.cases("joint", cold.train)
-    iterator = CaseIterator(cold, cases, features, TUNE)
-    batches = -(-len(cases) // 16)
+    settings = replace(TUNE, negatives=5)
+    iterator = CaseIterator(cold, cases, features, settings)
+    rows = zip(cases.users, cases.items_NxS, cases.targets, strict=True)
+    expected = sorted((*features[u], *items, target) for u, items, target in rows)
     for _ in range(2):
         seen = []
-        for _ in range(batches):
+        for _ in range(-(-len(cases) // 16)):
             batch = next(iterator)
-            for row in np.flatnonzero(batch["weights"]):
-                seen.append((*batch["items"][row].tolist(), int(batch["targets"][row])))
-        expected = [
-            (*items.tolist(), int(target))
-            for items, target in zip(cases.items_NxS, cases.targets, strict=True)
-        ]
-        assert sorted(seen) == sorted(expected)
-    asked = np.concatenate([cases.items_NxS, cases.targets[:, None]], axis=1)
-    for row in range(16):
-        key = np.append(batch["items"][row], batch["targets"][row])
-        users = cases.users[(asked == key).all(axis=1)]
-        fits = (features[users] == batch["profiles"][row]).all(axis=1)
-        assert fits.any()
-        own = [cold.sequence(user) for user in users[fits]]
-        assert any(batch["negatives"][row, 0] not in sequence for sequence in own)
+            asked = np.column_stack([batch["profiles"], batch["items"], batch["targets"]])
+            seen += map(tuple, asked[batch["weights"] > 0].tolist())
+            assert batch["negatives"].shape == (16, 5)
+            for user, negatives in zip(batch["profiles"][:, -1], batch["negatives"], strict=True):
+                assert not set(negatives.tolist()) & set(cold.sequence(user).tolist())
+        assert sorted(seen) == expected
     state = iterator.get_state()
     expected = next(iterator)
-    again = CaseIterator(cold, cases, features, TUNE)
+    again = CaseIterator(cold, cases, features, settings)
     again.set_state(json.loads(json.dumps(state)))
     jax.tree.map(np.testing.assert_array_equal, next(again), expected)
-    halves = [CaseIterator(cold, cases, features, TUNE, part, 2) for part in (0, 1)]
+    halves = [CaseIterator(cold, cases, features, settings, part, 2) for part in (0, 1)]
     for half in halves:
         half.set_state(state)
     both = [next(half) for half in halves]
