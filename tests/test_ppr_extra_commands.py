@@ -104,6 +104,17 @@ def test_mistakes_are_one_line(folders, capsys, options, message):
     assert not (folders / "absent").exists()
 
 
+def test_a_prediction_into_a_folder_of_other_things_is_refused(folders, capsys):
+    (folders / "thesis").mkdir()
+    (folders / "thesis" / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main(predict(folders, "thesis", "--attribute", "gender")) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith("not a folder of p5jax ppr predict; choose another")
+    assert "Traceback" not in error
+    assert [path.name for path in (folders / "thesis").iterdir()] == ["notes.txt"]
+
+
 def test_a_source_without_shared_users(folders, tmp_path, capsys):
     manifest = json.loads((folders / "films-run" / "ppr.json").read_text())
     assert manifest["users"]["count"] == USERS

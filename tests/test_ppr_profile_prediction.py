@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -206,8 +207,32 @@ def test_a_taste_that_behaviour_shows_is_learned(backbone, light):
 
 def test_the_same_call_finds_it_trained_and_other_settings_are_refused(backbone, light):
     np.testing.assert_array_equal(train_classifier(backbone, "light"), light)
-    with pytest.raises(UserError, match=r"cannot resume: settings.batch_size was 64 and is now 32"):
+    manifest = json.loads((backbone[3] / "light" / "prediction.json").read_text())
+    assert manifest["attribute"] == "taste"
+    assert manifest["prediction"]["learning_rate"] == 0.02
+    with pytest.raises(UserError, match=r"has prediction\.batch_size = 64, .* asks for 32"):
         train_classifier(backbone, "light", batch_size=32)
+    run, split, task, folder = backbone
+    other = run, split, replace(task, attribute="town"), folder
+    with pytest.raises(UserError, match=r"has attribute = 'taste', .* asks for 'town'"):
+        train_classifier(other, "light")
+    labels = np.where(np.arange(USERS) == task.train[0], 1 - task.labels, task.labels)
+    with pytest.raises(UserError, match="has task = "):
+        train_classifier((run, split, replace(task, labels=labels), folder), "light")
+
+
+def test_a_folder_of_other_things_is_refused_and_left_as_it_is(backbone):
+    folder = backbone[3]
+    (folder / "notes").mkdir()
+    (folder / "notes" / "thesis.txt").write_text("mine")
+    (folder / "file").write_text("mine")
+    for name in ("notes", "file", "run"):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(UserError, match="not a folder of p5jax ppr predict; choose") as caught:
+            train_classifier(backbone, name)
+        assert str(caught.value).startswith(f"{folder / name}: ")
+        assert "\n" not in str(caught.value)
+        assert sorted(folder.rglob("*")) == before
 
 
 def test_a_backbone_that_has_seen_cold_users_is_refused(backbone):
@@ -239,6 +264,7 @@ def test_only_what_a_mode_names_is_trained(backbone, light):
     [
         ({"mode": "heavy"}, "found 'heavy', expected light, full, finetune"),
         ({"batch_size": 0}, "found batch_size 0"),
+        ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 or more"),
         ({"validation_share": 0.0}, "validation_share 0.0, expected 1 or more and between 0 and 1"),
     ],
 )

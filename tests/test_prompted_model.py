@@ -12,7 +12,7 @@ import pytest
 
 from p5jax.errors import UserError
 from p5jax.ppr.backbone import Backbone, BackboneConfig
-from p5jax.ppr.evaluation import evaluate
+from p5jax.ppr.evaluation import evaluate, rank_cases
 from p5jax.ppr.model import PromptedModel, PromptedScorer
 from p5jax.ppr.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
@@ -144,35 +144,29 @@ def backbone(world, cold, tmp_path_factory):
 
 
 def test_batches_hold_every_case_once_an_epoch_with_its_user_s_profile(cold, schema, world):
-    features = schema.profiles(world).codes_UxM
+    codes = schema.profiles(world).codes_UxM
+    features = np.column_stack([codes, np.arange(len(codes))])  # the last code tells the user
     cases = cold.cases("joint", cold.train)
-    iterator = CaseIterator(cold, cases, features, TUNE)
-    batches = -(-len(cases) // 16)
+    settings = replace(TUNE, negatives=5)
+    iterator = CaseIterator(cold, cases, features, settings)
+    rows = zip(cases.users, cases.items_NxS, cases.targets, strict=True)
+    expected = sorted((*features[u], *items, target) for u, items, target in rows)
     for _ in range(2):
         seen = []
-        for _ in range(batches):
+        for _ in range(-(-len(cases) // 16)):
             batch = next(iterator)
-            for row in np.flatnonzero(batch["weights"]):
-                seen.append((*batch["items"][row].tolist(), int(batch["targets"][row])))
-        expected = [
-            (*items.tolist(), int(target))
-            for items, target in zip(cases.items_NxS, cases.targets, strict=True)
-        ]
-        assert sorted(seen) == sorted(expected)
-    asked = np.concatenate([cases.items_NxS, cases.targets[:, None]], axis=1)
-    for row in range(16):
-        key = np.append(batch["items"][row], batch["targets"][row])
-        users = cases.users[(asked == key).all(axis=1)]
-        fits = (features[users] == batch["profiles"][row]).all(axis=1)
-        assert fits.any()
-        own = [cold.sequence(user) for user in users[fits]]
-        assert any(batch["negatives"][row, 0] not in sequence for sequence in own)
+            asked = np.column_stack([batch["profiles"], batch["items"], batch["targets"]])
+            seen += map(tuple, asked[batch["weights"] > 0].tolist())
+            assert batch["negatives"].shape == (16, 5)
+            for user, negatives in zip(batch["profiles"][:, -1], batch["negatives"], strict=True):
+                assert not set(negatives.tolist()) & set(cold.sequence(user).tolist())
+        assert sorted(seen) == expected
     state = iterator.get_state()
     expected = next(iterator)
-    again = CaseIterator(cold, cases, features, TUNE)
+    again = CaseIterator(cold, cases, features, settings)
     again.set_state(json.loads(json.dumps(state)))
     jax.tree.map(np.testing.assert_array_equal, next(again), expected)
-    halves = [CaseIterator(cold, cases, features, TUNE, part, 2) for part in (0, 1)]
+    halves = [CaseIterator(cold, cases, features, settings, part, 2) for part in (0, 1)]
     for half in halves:
         half.set_state(state)
     both = [next(half) for half in halves]
@@ -375,17 +369,35 @@ def test_validation_users_are_part_of_the_tuning_users():
     assert len(chosen) == 4
     assert sorted([*rest, *chosen]) == users.tolist()
     assert len(validation_users(users, 0.0)[1]) == 0
-    with pytest.raises(UserError, match="validation_share"):
+    with pytest.raises(UserError, match="^validation_share: found 0.1 of 2"):
         validation_users(users[:2], 0.1)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mode": "lite"}, {"loss": "bp"}, {"temperature": 0.0}, {"mask_rate": 1.0}, {"steps": 0}],
+    [
+        *({"mode": "lite"}, {"loss": "bp"}, {"temperature": 0.0}, {"mask_rate": 1.0}, {"steps": 0}),
+        *({"kind": "warm"}, {"kind": "0-shot"}, {"seed": -1}, {"noise_seed": -1}),
+        *({"profile_noise": -0.1}, {"profile_noise": 1.1}),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         TuneConfig(**changes)
+
+
+def test_a_prompt_without_rows_is_refused():
+    with pytest.raises(UserError, match=r"PromptConfig\.length: found 0, expected 1 or more"):
+        PromptConfig(length=0)
+
+
+def test_a_kind_without_cases_is_one_line(cold, schema, world):
+    features = schema.profiles(world).codes_UxM
+    cases = cold.cases("50-shot", cold.train)
+    with pytest.raises(UserError, match="found no 50-shot case of the tuning users"):
+        CaseIterator(cold, cases, features, replace(TUNE, kind="50-shot"))
+    with pytest.raises(UserError, match="found no 50-shot one to rank"):
+        rank_cases(lambda *asked: np.zeros((1, 1)), cases, cold.num_items, "candidates")
 
 
 def test_generator_s_shapes_and_start():

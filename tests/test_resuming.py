@@ -91,6 +91,13 @@ def test_a_run_of_other_things_is_not_resumed(tmp_path):
     other = {**fingerprint, "pipeline": {"lengths": (64, 128), "rows": 9}}
     with pytest.raises(UserError, match=r"cannot resume: pipeline.rows was 8 and is now 9$"):
         train_toy(tmp_path, config=config, fingerprint=other)
+    other = {"a": 1, "b": "long" * 1000, "dataset": "abd", "pipeline": fingerprint["pipeline"]}
+    with pytest.raises(UserError) as caught:
+        train_toy(tmp_path, config=config, fingerprint={**other, "e": 5, "f": 6})
+    message = str(caught.value)
+    assert "a was None and is now 1; b was None and is now 'longlong" in message
+    assert message.endswith("; dataset was 'abc' and is now 'abd'; and 2 more")
+    assert len(message) < len(str(tmp_path)) + 300
     with pytest.raises(UserError, match="found no array state/param_states"):
         train_toy(
             tmp_path,

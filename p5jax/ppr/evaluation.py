@@ -101,7 +101,9 @@ def rank_cases(
     batch_size: int = BATCH_SIZE,
     method: str = "scorer",
 ) -> dict[str, np.ndarray]:
-    """Return METRICS of each case, name -> float64 [N]."""
+    """Return METRICS of each case, name -> float64 [N]; UserError when there is none."""
+    if not len(cases):
+        raise UserError(f"cases: found no {cases.kind} one to rank, expected one or more")
     counted = []
     for start in range(0, len(cases), batch_size):
         chosen = np.arange(start, start + batch_size)

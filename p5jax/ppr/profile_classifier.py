@@ -5,9 +5,11 @@ Letters: B batch, S history length, M attributes, U users, G classes.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +21,9 @@ from jax.sharding import Mesh
 from p5jax.batching import process_slice
 from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
+from p5jax.files import replace_text
 from p5jax.inference.placing import place_rows, to_host
+from p5jax.manifest import read_manifest, refuse_difference
 from p5jax.ppr.backbone import STDDEV, param_axes
 from p5jax.ppr.model import BACKBONE, PromptedModel
 from p5jax.ppr.profile_prediction import PredictionTask
@@ -34,6 +38,9 @@ from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.training.step import Batch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
+FORMAT_VERSION = 1
+MANIFEST = "prediction.json"
+_COMMAND = "p5jax ppr predict"
 PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
 
 
@@ -62,6 +69,8 @@ class PredictionConfig:
                 f"PredictionConfig: found batch_size {self.batch_size} and validation_share "
                 f"{self.validation_share}, expected 1 or more and between 0 and 1"
             )
+        if self.seed < 0:
+            raise UserError(f"PredictionConfig.seed: found {self.seed}, expected 0 or more")
 
 
 class ProfileClassifier(nn.Module):
@@ -171,7 +180,7 @@ def predict_attribute(
 
     Returns the classes of the task's test users, int32, by the step with the least loss on held-out
     training users, and the exit status: after signal N there are no classes, and 128 + N. UserError
-    when the backbone has seen cold users, and when `out` holds the training of something else.
+    when the backbone has seen cold users, and when `out` holds something else.
     """
     if not run.trained_on(split.warm):
         raise UserError(
@@ -185,6 +194,9 @@ def predict_attribute(
     )
     mesh = mesh or run.mesh or make_mesh(MeshConfig())
     users, held_out = validation_users(task.train, config.validation_share)
+    folder = Path(out).absolute()
+    manifest = _manifest(run, split, task, config, prompt, folder)
+    distributed.from_primary(lambda: _open(folder, manifest))
     result = train(
         classification_objective(model),
         *_start(run, model, task, config.seed),
@@ -203,15 +215,8 @@ def predict_attribute(
             validate_every=config.validate_every,
             checkpoint_every=config.steps,
         ),
-        out,
-        fingerprint={
-            "settings": {**asdict(config), "prompt": asdict(prompt)},
-            "attribute": task.attribute,
-            "backbone": params_digest(run.params),
-            "task": params_digest(
-                {"others": task.others.codes_UxM, "labels": task.labels, "users": task.train}
-            ),
-        },
+        folder,
+        fingerprint={name: manifest[name] for name in ("prediction", "prompt", "protocol", "task")},
         validation_batches=[
             process_slice(batch, *process_share(mesh))
             for batch in batches_of(task, held_out, config.batch_size)
@@ -221,10 +226,46 @@ def predict_attribute(
     if result.status == "interrupted":
         distributed.report(f"stopped at step {result.step}; the same command resumes it")
         return None, 128 + (result.signal or 0)
-    params = restore_params(
-        os.path.join(out, CHECKPOINT_FOLDER), jax.tree.map(_shape, result.params)
-    )
+    params = restore_params(folder / CHECKPOINT_FOLDER, jax.tree.map(_shape, result.params))
     return classify(model, params, task, config.batch_size), 0
+
+
+def _manifest(
+    run: PprRun,
+    split: ColdStart,
+    task: PredictionTask,
+    config: PredictionConfig,
+    prompt: PromptConfig,
+    folder: Path,
+) -> dict[str, Any]:
+    known = {"others": task.others.codes_UxM, "labels": task.labels}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "attribute": task.attribute,
+        "backbone": {
+            "path": str(run.path.resolve()),
+            "relative": os.path.relpath(run.path.resolve(), folder.resolve()),
+            "params": params_digest(run.params),
+        },
+        "dataset": run.dataset.fingerprint,
+        "protocol": asdict(split.config),
+        "prediction": asdict(config),
+        "prompt": asdict(prompt),
+        "task": params_digest({**known, "train": task.train, "test": task.test}),
+    }
+    return json.loads(json.dumps(manifest))
+
+
+def _open(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or see that it is this prediction's."""
+    file = folder / MANIFEST
+    if file.is_file():
+        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
+        return
+    if folder.is_file() or any(c.name != f"{MANIFEST}.partial" for c in folder.glob("*")):
+        raise UserError(f"{folder}: exists and is not a folder of {_COMMAND}; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps(manifest, indent=1) + "\n")
 
 
 def _start(

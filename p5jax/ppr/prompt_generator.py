@@ -38,9 +38,10 @@ class PromptConfig:
     attribute_dim: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 0), ("hidden", 0), ("attribute_dim", 1)):
+        for name, least in (("length", 1), ("hidden", 0), ("attribute_dim", 1)):
             if getattr(self, name) < least:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+                found = getattr(self, name)
+                raise UserError(f"PromptConfig.{name}: found {found}, expected {least} or more")
 
 
 class Linear(nn.Module):

@@ -189,7 +189,7 @@ def is_of_kind(kind: str, lengths: np.ndarray) -> np.ndarray:
         return lengths > 0
     shots = _SHOTS.fullmatch(kind)
     if not shots:
-        raise UserError(f"cases: found {kind!r}, expected zero-shot, few-shot, joint or K-shot")
+        raise UserError(f"kind: found {kind!r}, expected zero-shot, few-shot, joint or K-shot")
     return lengths == int(shots[1])
 
 

@@ -36,7 +36,7 @@ class SequenceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("negatives", 0)):
+        for name, least in (("batch_size", 1), ("negatives", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 found = getattr(self, name)
                 raise UserError(f"SequenceConfig.{name}: found {found}, expected {least} or more")

@@ -19,7 +19,7 @@ from p5jax.ppr.losses import bpr, contrastive, cross_entropy, sampled_cross_entr
 from p5jax.ppr.model import PromptedModel
 from p5jax.ppr.pretraining import LOSSES
 from p5jax.ppr.prompt_generator import masked_elements
-from p5jax.ppr.protocol import Cases, ColdStart
+from p5jax.ppr.protocol import Cases, ColdStart, is_of_kind
 from p5jax.training.step import Batch, Objective
 
 
@@ -80,7 +80,9 @@ class TuneConfig:
                     f"TuneConfig.{name}: found {found!r}, expected {', '.join(known)}"
                     f"{nearest(found, known)}"
                 )
+        is_of_kind(self.kind, np.zeros(0, int))
         least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
+        least_values |= {"seed": 0, "noise_seed": 0}
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 found = getattr(self, name)
@@ -94,6 +96,9 @@ class TuneConfig:
             if not 0 <= getattr(self, name) < 1:
                 found = getattr(self, name)
                 raise UserError(f"TuneConfig.{name}: found {found}, expected 0 to below 1")
+        if not 0 <= self.profile_noise <= 1:
+            found = self.profile_noise
+            raise UserError(f"TuneConfig.profile_noise: found {found}, expected 0 to 1")
 
 
 def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +110,7 @@ def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.nd
     count = round(share * len(users))
     if count == len(users) or (share and not count):
         raise UserError(
-            f"TuneConfig.validation_share: found {share} of {len(users)} tuning users, expected"
+            f"validation_share: found {share} of {len(users)} tuning users, expected"
             " at least one to train on and one to choose by"
         )
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
@@ -132,6 +137,11 @@ class CaseIterator:
             raise UserError(
                 f"TuneConfig.batch_size: found {config.batch_size}, expected a multiple of the"
                 f" {process_count} processes"
+            )
+        if not len(cases):
+            raise UserError(
+                f"TuneConfig.kind: found no {cases.kind} case of the tuning users, expected one"
+                " or more (k-shot asks for the event after a user's first k)"
             )
         self._cases, self._features = cases, features
         self._config, self._seed = config, config.seed

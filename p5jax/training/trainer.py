@@ -26,6 +26,7 @@ from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
 CHECKPOINT_FOLDER = "checkpoints"
+_NAMED = 3  # differences from a stored fingerprint, in a message
 HostBatch = Mapping[str, np.ndarray]
 Validate = Callable[[Any, int], Mapping[str, float]]
 
@@ -62,11 +63,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.best_mode not in ("min", "max"):
             raise UserError(f"best_mode: found {self.best_mode!r}, expected min or max")
-        for name, least in (("steps", 1), ("log_every", 1), ("validate_every", 0)):
+        least_values = {"steps": 1, "log_every": 1, "seed": 0}
+        least_values |= {"validate_every": 0, "checkpoint_every": 0}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
-        if self.checkpoint_every < 0:
-            raise UserError(f"checkpoint_every: found {self.checkpoint_every}, expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,20 @@ def _matching_progress(
         _flatten(json.loads(json.dumps(dict(fingerprint)))),
     )
     differences = [
-        f"{key} was {stored.get(key)!r} and is now {now.get(key)!r}"
+        f"{key} was {_shown(stored.get(key))} and is now {_shown(now.get(key))}"
         for key in sorted(set(stored) | set(now))
         if stored.get(key) != now.get(key)
     ]
     if differences:
-        raise UserError(f"{path}: cannot resume: {'; '.join(differences)}")
+        named = "; ".join(differences[:_NAMED])
+        more = len(differences) - _NAMED
+        raise UserError(f"{path}: cannot resume: {named}{f'; and {more} more' if more > 0 else ''}")
     return progress
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
