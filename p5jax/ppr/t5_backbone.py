@@ -72,8 +72,6 @@ class SoftRun:
     """
 
     def __init__(self, run: Run, prompt: PromptConfig, profiles: Profiles, text: str, path: Path):
-        if prompt.length < 1:
-            raise UserError(f"PromptConfig.length: found {prompt.length}, expected 1 or more")
         self.run, self.profiles, self.text, self.path = run, profiles, text, path
         self.dataset = run.dataset
         self.model = PrefixedTransformer(run.model.config)
