@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +19,13 @@ from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
 from p5jax.evaluation.results import FamilyResult
 from p5jax.triggers import evaluation
+from p5jax.triggers.ablation import ablate
 from p5jax.triggers.layout import FAMILIES, POSITIONS, PROMPT_ID, USER_PLACES, Layout
 from p5jax.triggers.personalize import choose_for_users
 from p5jax.triggers.prompt import TriggeredRun
 from p5jax.triggers.race import p_value, race
 from p5jax.triggers.rounds import Rounds, SearchConfig
-from p5jax.triggers.surrogate import SurrogateConfig, list_values
+from p5jax.triggers.surrogate import CRITERIA, SurrogateConfig, list_values
 
 USERS = 24
 
@@ -284,3 +287,22 @@ def test_seeds_are_averaged_by_user_with_an_interval_of_their_own():
     row = evaluation._row("personalised", seeds, manual)
     assert row.differences["HR@5"].difference == pytest.approx(0.0)
     assert row.over_seeds["HR@5"] == pytest.approx((low, high))
+
+
+def test_an_ablation_is_a_search_for_each_value_side_by_side(run, tmp_path):
+    """Each folder holds the search with that value alone changed; the table has them all."""
+    searched = config(users=8, epochs=1)
+    status, rows = ablate(run, searched, "criterion", tmp_path, limit=6, report=lambda line: None)
+    assert status == 0
+    found = {row.prompts for row in rows if row.kind == "personalised"}
+    assert found == {("criterion-metric",), ("criterion-loss",)}
+    for value in CRITERIA:
+        manifest = json.loads((tmp_path / f"criterion-{value}" / "triggers.json").read_text())
+        surrogate = asdict(replace(searched.surrogate, criterion=value))
+        assert manifest["settings"] == json.loads(
+            json.dumps(asdict(searched) | {"surrogate": surrogate})
+        )
+    with pytest.raises(UserError, match="vary: found 'colour'"):
+        ablate(run, searched, "colour", tmp_path)
+    with pytest.raises(UserError, match="user_place without user tokens"):
+        ablate(run, config(layout=Layout(3, 0)), "user_place", tmp_path)
