@@ -76,10 +76,11 @@ def test_evaluations_are_kept_by_user(root, capsys):
 
 def test_a_start_that_failed_does_not_stand_in_the_way(root, capsys):
     """The same folder takes the corrected command, but none of other settings after a start."""
+    words = tuning(root, "full", "--out", str(root / "again"))
     few = "--gin.TuneConfig.validation_share=0.001"
-    assert "validation_share" in refused(capsys, *tuning(root, "full", few))
-    assert main(tuning(root, "full")) == 0
-    assert "choose another folder" in refused(capsys, *tuning(root, "full", few))
+    assert "validation_share" in refused(capsys, *words, few)
+    assert main(words) == 0
+    assert "choose another folder" in refused(capsys, *words, few)
 
 
 def test_recommendations_of_a_profile_and_of_a_user(root, world, capsys):
