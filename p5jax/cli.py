@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from p5jax import cli_data, cli_ppr, cli_tasks, cli_triggers
-from p5jax.cli_data import print_json
+from p5jax.cli_data import print_json, print_results
 from p5jax.cli_mesh import add_mesh, opened
 from p5jax.errors import UserError, in_words
 
@@ -181,10 +181,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from p5jax.evaluation.evaluators import evaluate_run, format_results, summary
-    from p5jax.evaluation.results import LEAKY_NOTE
+    from p5jax.evaluation.evaluators import evaluate_run
     from p5jax.evaluation.task import EvaluationConfig
-    from p5jax.training import distributed
 
     config = EvaluationConfig(method=arguments.method, beam=arguments.beam, exact=arguments.exact)
     with opened(arguments) as run:
@@ -197,14 +195,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             config=config,
         )
-    if not distributed.is_primary():
-        return
-    if arguments.json:
-        print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
-        return
-    if run.dataset.leaky:
-        print(LEAKY_NOTE)
-    print(format_results(results))
+    print_results(results, run.dataset.leaky, arguments.json)
 
 
 def _chosen(run: Any, arguments: argparse.Namespace) -> tuple[Any, Any, Any]:

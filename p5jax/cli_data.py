@@ -62,6 +62,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def print_results(results: Any, leaky: bool, as_json: bool) -> None:
+    """Print an evaluation as tables or as JSON, in the first process alone."""
+    from p5jax.evaluation.results import LEAKY_NOTE, format_results, summary
+    from p5jax.training import distributed
+
+    if not distributed.is_primary():
+        return
+    if as_json:
+        print_json({"leaky_item_ids": leaky, "results": summary(results)})
+        return
+    if leaky:
+        print(LEAKY_NOTE)
+    print(format_results(results))
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
     from p5jax.data.prepare import prepare, read_raw
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from p5jax.cli_data import print_json
+from p5jax.cli_data import print_json, print_results
 from p5jax.cli_mesh import add_mesh, opened
 from p5jax.errors import UserError
 
@@ -226,20 +226,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         _evaluate_tuned(arguments)
         return
     from p5jax import runtime
-    from p5jax.evaluation.results import LEAKY_NOTE, format_results, summary
     from p5jax.ppr.run import PprRun
-    from p5jax.training import distributed
     from p5jax.training.partitioning import MeshConfig, make_mesh
 
     with runtime.session():
         mesh = make_mesh(MeshConfig(model=arguments.model_parallel))
         run = PprRun.load(arguments.folder, mesh)
         results = run.evaluate(arguments.split)
-    if not distributed.is_primary():
-        return
-    if arguments.json:
-        print_json({"leaky_item_ids": run.dataset.leaky, "results": summary(results)})
-        return
-    if run.dataset.leaky:
-        print(LEAKY_NOTE)
-    print(format_results(results))
+    print_results(results, run.dataset.leaky, arguments.json)

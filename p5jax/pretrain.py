@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p5jax import config, runtime
 from p5jax.data.audit import find_leaks
@@ -18,7 +18,7 @@ from p5jax.ppr.views import ViewConfig
 from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh
-from p5jax.training.trainer import TrainConfig
+from p5jax.training.trainer import TrainConfig, ended
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,35 @@ def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
     config.configure(gin_files, overrides)
     runtime.set_up()
     places, mesh = config.build(PprConfig), config.build(MeshConfig)
-    settings = PretrainConfig(
-        backbone=config.build(BackboneConfig, num_items=0),
-        loss=config.build(LossConfig),
-        sequences=config.build(SequenceConfig),
-        views=config.build(ViewConfig),
-        optimizer=config.build(OptimizerConfig),
-        training=config.build(TrainConfig),
-        validation_users=places.validation_users,
-        fsdp=mesh.fsdp,
+    settings = replace(
+        pretraining_from_gin(), validation_users=places.validation_users, fsdp=mesh.fsdp
     )
-    dataset = Dataset.load(places.dataset)
-    leaks = find_leaks(dataset)
-    if leaks:
-        raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
+    dataset = sound_dataset(places.dataset)
     warm = None
     if places.users == "warm":
         warm = cold_start(dataset, config.build(ColdStartConfig)).warm
     run, result = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
     if distributed.is_primary():
         replace_text(run.path / "config.gin", config.operative_config())
-    if result.status == "interrupted":
-        distributed.report(f"stopped at step {result.step}; the same command resumes it")
-        return 128 + (result.signal or 0)
-    return 0
+    return ended(result)
+
+
+def pretraining_from_gin() -> PretrainConfig:
+    """The pre-training that gin describes."""
+    return PretrainConfig(
+        backbone=config.build(BackboneConfig, num_items=0),
+        loss=config.build(LossConfig),
+        sequences=config.build(SequenceConfig),
+        views=config.build(ViewConfig),
+        optimizer=config.build(OptimizerConfig),
+        training=config.build(TrainConfig),
+    )
+
+
+def sound_dataset(path: str) -> Dataset:
+    """Open a dataset folder; UserError when its audit finds a leak."""
+    dataset = Dataset.load(path)
+    leaks = find_leaks(dataset)
+    if leaks:
+        raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
+    return dataset

@@ -25,7 +25,7 @@ from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.training.step import batch_sums
-from p5jax.training.trainer import TrainConfig, train
+from p5jax.training.trainer import TrainConfig, ended, train
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
         ],
         fsdp=mesh_config.fsdp,
     )
-    if result.status == "interrupted":
-        distributed.report(f"stopped at step {result.step}; the same command resumes it")
-        return 128 + (result.signal or 0)
-    return 0
+    return ended(result)
 
 
 def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:

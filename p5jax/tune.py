@@ -9,13 +9,12 @@ import pyarrow as pa
 from jax.sharding import Mesh
 
 from p5jax import config, runtime
-from p5jax.data.audit import find_leaks
 from p5jax.data.dataset import Dataset
 from p5jax.errors import UserError
 from p5jax.pipeline import PipelineConfig
 from p5jax.ppr.backbone import BackboneConfig
 from p5jax.ppr.evaluation import Scorer, evaluate
-from p5jax.ppr.pretraining import LossConfig, PretrainConfig
+from p5jax.ppr.pretraining import LossConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.prompt_generator import PromptConfig
 from p5jax.ppr.protocol import ColdStartConfig, cold_start
@@ -27,11 +26,12 @@ from p5jax.ppr.study import PRETRAINED, StudyConfig, study
 from p5jax.ppr.tuned import Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.ppr.views import ViewConfig
+from p5jax.pretrain import pretraining_from_gin, sound_dataset
 from p5jax.run import Run
 from p5jax.training import distributed
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh
-from p5jax.training.trainer import TrainConfig, TrainResult
+from p5jax.training.trainer import TrainConfig, ended
 
 _COLD = (ColdStartConfig, ProfileConfig, TuneConfig, PromptConfig, MeshConfig)
 _PRETRAINING = (
@@ -63,7 +63,7 @@ def tune_from_gin(
     split = cold_start(run.dataset, protocol)
     schema = fit_profiles(run.dataset, split.training_users, config.build(ProfileConfig))
     prompt = config.build(PromptConfig)
-    return _status(tune(run, split, schema, settings, prompt, out)[1])
+    return ended(tune(run, split, schema, settings, prompt, out)[1])
 
 
 def study_from_gin(
@@ -81,18 +81,7 @@ def study_from_gin(
     `source` is the folder of another dataset's backbone, for a cross-domain study.
     """
     _configure((*_COLD, *_PRETRAINING), gin_files, overrides)
-    data = Dataset.load(dataset)
-    leaks = find_leaks(data)
-    if leaks:
-        raise UserError(f"{data.path}: {leaks[0]}; see p5jax data audit")
-    pretraining = PretrainConfig(
-        backbone=config.build(BackboneConfig, num_items=0),
-        loss=config.build(LossConfig),
-        sequences=config.build(SequenceConfig),
-        views=config.build(ViewConfig),
-        optimizer=config.build(OptimizerConfig),
-        training=config.build(TrainConfig),
-    )
+    data, pretraining = sound_dataset(dataset), pretraining_from_gin()
     settings = StudyConfig(
         *(seeds, tuple(ablate), tuple(noise)),
         config.build(ColdStartConfig),
@@ -176,10 +165,3 @@ def _configure(classes: Sequence[type], gin_files: Sequence[str], overrides: Seq
     config.register(*classes)
     config.configure(gin_files, overrides)
     runtime.set_up()
-
-
-def _status(result: TrainResult) -> int:
-    if result.status != "interrupted":
-        return 0
-    distributed.report(f"stopped at step {result.step}; the same command resumes it")
-    return 128 + (result.signal or 0)

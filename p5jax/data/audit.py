@@ -115,7 +115,7 @@ def _pairs(dataset: Dataset, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return users * dataset.num_items + table["item"].to_numpy(), table["split"].to_numpy()
 
 
-def _line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
+def leak_line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
     """A leak line for a non-empty set of pairs, with the first as the example."""
     if not len(pairs):
         return []
@@ -141,11 +141,11 @@ def _order_leaks(dataset: Dataset) -> list[str]:
     from_end = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets)) - np.arange(len(users))
     expected = np.select([from_end == 1, from_end == 2], [TEST, VALIDATION], TRAIN)
     pairs, _ = _pairs(dataset, dataset.interactions)
-    lines += _line(
+    lines += leak_line(
         dataset, pairs[split != expected], "interactions have another split than leave-one-out"
     )
     back = np.flatnonzero((np.diff(users) == 0) & (np.diff(times) < 0)) + 1
-    return lines + _line(
+    return lines + leak_line(
         dataset, pairs[back], "interactions stand after a later one of the same user"
     )
 
@@ -153,13 +153,15 @@ def _order_leaks(dataset: Dataset) -> list[str]:
 def _interaction_leaks(dataset: Dataset) -> list[str]:
     pairs, split = _pairs(dataset, dataset.interactions)
     held = np.intersect1d(pairs[split != TRAIN], pairs[split == TRAIN])
-    lines = _line(
+    lines = leak_line(
         dataset,
         held,
         "held-out pairs are also training rows of interactions (rating, sequential, direct)",
     )
     values, counts = np.unique(pairs, return_counts=True)
-    return lines + _line(dataset, values[counts > 1], "pairs occur more than once in interactions")
+    return lines + leak_line(
+        dataset, values[counts > 1], "pairs occur more than once in interactions"
+    )
 
 
 def _review_leaks(dataset: Dataset) -> list[str]:
@@ -170,25 +172,25 @@ def _review_leaks(dataset: Dataset) -> list[str]:
     training = review_split == TRAIN
     lines = []
     for family, rows in (("review", training), ("explanation", training & explains)):
-        lines += _line(
+        lines += leak_line(
             dataset,
             np.intersect1d(held, reviewed[rows]),
             f"held-out pairs are also training rows of reviews ({family})",
         )
     anywhere_in_training = np.concatenate([reviewed[training], pairs[split == TRAIN]])
-    lines += _line(
+    lines += leak_line(
         dataset,
         np.intersect1d(reviewed[~training], anywhere_in_training),
         "held-out pairs of reviews are also training rows",
     )
     values, counts = np.unique(reviewed, return_counts=True)
-    lines += _line(dataset, values[counts > 1], "pairs occur more than once in reviews")
-    lines += _line(dataset, np.setdiff1d(values, pairs), "pairs of reviews are no interaction")
+    lines += leak_line(dataset, values[counts > 1], "pairs occur more than once in reviews")
+    lines += leak_line(dataset, np.setdiff1d(values, pairs), "pairs of reviews are no interaction")
     order = np.argsort(pairs, kind="stable")
     place = np.searchsorted(pairs, reviewed, sorter=order).clip(max=len(pairs) - 1)
     own = order[place]
     moved = (pairs[own] == reviewed) & (split[own] != review_split)
-    return lines + _line(
+    return lines + leak_line(
         dataset, reviewed[moved], "reviews have another split than their interaction"
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from p5jax.data.audit import leak_line
 from p5jax.data.dataset import Dataset
 from p5jax.ppr.protocol import Cases, ColdStart
 
@@ -23,7 +24,7 @@ def find_leaks(
     seen = [_pairs(split.dataset, split.training_users, split.sequence)]
     seen += [_case_pairs(split.dataset, cases) for cases in tuning]
     both = np.intersect1d(held, np.concatenate(seen))
-    lines += _line(split.dataset, both, "events of test users are also training's")
+    lines += leak_line(split.dataset, both, "events of test users are also training's")
     for what, users, group in (("tune", split.train, tuning), ("test", split.test, testing)):
         for cases in group:
             foreign = np.setdiff1d(cases.users, users)
@@ -88,7 +89,9 @@ def _case_leaks(split: ColdStart, cases: Cases) -> list[str]:
         lines.append(f"{cases.kind}: the first candidate is not the target")
     negatives = cases.users[:, None].astype(np.int64) * dataset.num_items + cases.candidates[:, 1:]
     own = _pairs(dataset, np.unique(cases.users), dataset.sequence)
-    lines += _line(dataset, np.intersect1d(negatives, own), "negatives are events of their user")
+    lines += leak_line(
+        dataset, np.intersect1d(negatives, own), "negatives are events of their user"
+    )
     ordered = np.sort(cases.candidates, axis=1)
     repeated = (np.diff(ordered, axis=1) == 0).any(axis=1)
     if repeated.any():
@@ -121,11 +124,3 @@ def _case_pairs(dataset: Dataset, cases: Cases) -> np.ndarray:
     users = cases.users.astype(np.int64)[:, None] * dataset.num_items
     shown = (users + cases.items_NxS - 1)[cases.items_NxS > 0]
     return np.concatenate([shown, users[:, 0] + cases.targets])
-
-
-def _line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
-    if not len(pairs):
-        return []
-    user, item = divmod(int(pairs[0]), dataset.num_items)
-    example = f"user {dataset.user_keys[user]}, item {dataset.item_keys[item]}"
-    return [f"{len(pairs)} {what}, e.g. {example}"]

@@ -36,7 +36,7 @@ from p5jax.training.checkpoints import restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.training.step import Batch, Objective
-from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, ended, train
 
 FORMAT_VERSION = 1
 MANIFEST = "prediction.json"
@@ -223,9 +223,9 @@ def predict_attribute(
         ],
         trainable=(*(f"{PROMPTED}/{pattern}" for pattern in mode.trainable), "head/*"),
     )
-    if result.status == "interrupted":
-        distributed.report(f"stopped at step {result.step}; the same command resumes it")
-        return None, 128 + (result.signal or 0)
+    status = ended(result)
+    if status:
+        return None, status
     params = restore_params(folder / CHECKPOINT_FOLDER, jax.tree.map(_shape, result.params))
     return classify(model, params, task, config.batch_size), 0
 

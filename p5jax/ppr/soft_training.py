@@ -26,7 +26,7 @@ from p5jax.training import distributed
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.partitioning import make_mesh, process_share
-from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, ended, train
 from p5jax.triggers.prompt import identity
 
 FORMAT_VERSION = 1
@@ -87,10 +87,7 @@ def train_soft(
         validate=_validator(state, soft.rank_users),
         trainable=TRAINABLE,
     )
-    if result.status == "interrupted":
-        distributed.report(f"stopped at step {result.step}; the same command resumes it")
-        return 128 + (result.signal or 0)
-    return 0
+    return ended(result)
 
 
 def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:

@@ -194,14 +194,14 @@ class _Seed:
         )
         path = self.folder / PRETRAINED
         run, result = pretrain(self.dataset, seeded, path, self.split.warm, self.mesh)
-        return run, _status(result)
+        return run, result.exit_status
 
     def _tune(self, backbone: PprRun, settings: TuneConfig, name: str) -> tuple[Tuned, int]:
         settings = replace(settings, seed=self.seed, noise_seed=self.seed)
         path = self.folder / folder_name(name)
         prompt = self.config.prompt
         tuned, result = tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
-        return tuned, _status(result)
+        return tuned, result.exit_status
 
     def _timed(self, name: str, part: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
         """Do a part; its seconds are added to those of earlier starts."""
@@ -240,10 +240,6 @@ def total_seconds(folder: str | Path) -> dict[str, float]:
         for name, seconds in json.loads(file.read_text()).items():
             total[name] = round(total.get(name, 0.0) + seconds, 1)
     return total
-
-
-def _status(result: Any) -> int:
-    return 128 + (result.signal or 0) if result.status == "interrupted" else 0
 
 
 def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:

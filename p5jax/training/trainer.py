@@ -85,6 +85,18 @@ class TrainResult:
     metrics: dict[str, float]
     best: dict[str, Any] | None
 
+    @property
+    def exit_status(self) -> int:
+        """0 when finished, 128 + N after signal N."""
+        return 128 + (self.signal or 0) if self.status == "interrupted" else 0
+
+
+def ended(result: TrainResult) -> int:
+    """Return a training's exit status, and say of an interrupted one how it goes on."""
+    if result.exit_status:
+        distributed.report(f"stopped at step {result.step}; the same command resumes it")
+    return result.exit_status
+
 
 def train(
     objective: Objective,
