@@ -67,7 +67,7 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
     import jax
     import optax
 
-    from p5jax.models.hf import export_hf
+    from p5jax.models.checkpoints.hf import export_hf
     from p5jax.models.t5 import T5Config, Transformer, init_params
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
     from p5jax.training.step import loss_fn
@@ -139,11 +139,11 @@ def torch_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -
 
 def p5jax_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -> Ranker:
     """p5jax's three methods, and `exact` renormalised over the ids' own continuations."""
-    from p5jax import runtime
     from p5jax.inference.ranking import rank as rank_items
     from p5jax.inference.trie import Trie
-    from p5jax.models.hf import import_hf
+    from p5jax.models.checkpoints.hf import import_hf
     from p5jax.models.t5 import Transformer
+    from p5jax.parallel import runtime
 
     runtime.set_up()
     config, params = import_hf(folder)
@@ -216,10 +216,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a run's sequential test split by each setting; print and return the figures."""
-    from p5jax import runtime
     from p5jax.evaluation.evaluators import evaluate_family
     from p5jax.evaluation.task import EvaluationConfig
-    from p5jax.run import Run
+    from p5jax.parallel import runtime
+    from p5jax.runs.run import Run
 
     runtime.set_up()
     run, figures = Run.load(args.run), {}

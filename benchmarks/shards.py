@@ -21,15 +21,15 @@ from pathlib import Path
 from hardware import available_cores, describe, warn_if_busy
 
 from p5jax.data.dataset import Dataset
-from p5jax.draws import RenderedDraws
-from p5jax.pipeline import PipelineConfig
+from p5jax.pipeline.config import PipelineConfig
+from p5jax.pipeline.samples import RenderedDraws
+from p5jax.pipeline.shard_export import export_shards
+from p5jax.pipeline.shards import open_shards
+from p5jax.pipeline.windows import Windows
 from p5jax.prompts.families import FamilyConfig, make_families
-from p5jax.prompts.template import load_templates
-from p5jax.shard_export import export_shards
-from p5jax.shards import open_shards
+from p5jax.prompts.template_files import load_templates
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.windows import Windows
 
 WINDOW = 2048
 

@@ -37,9 +37,10 @@ from typing import Any
 import numpy as np
 from hardware import available_cores, describe, warn_if_busy
 
-from p5jax.batching import Batch, Tokens, first_fit, packed_batch, token_statistics
-from p5jax.draws import tokenise
-from p5jax.windows import PipelineConfig, Windows
+from p5jax.pipeline.batching import Batch, Tokens, first_fit, packed_batch, token_statistics
+from p5jax.pipeline.config import PipelineConfig
+from p5jax.pipeline.samples import tokenise
+from p5jax.pipeline.windows import Windows
 
 NAMES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
 SIZES = {"small": (32128, 512, 8, 64, 2048, 6), "tiny": (512, 64, 4, 16, 128, 2)}
@@ -141,7 +142,7 @@ def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     import torch
     import transformers
 
-    from p5jax import runtime
+    from p5jax.parallel import runtime
 
     runtime.keep_freed_memory()  # the same allocator as p5jax's
     torch.set_num_threads(cores)
@@ -167,14 +168,14 @@ def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
 
 def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     """Return a function that trains p5jax's T5 on one batch; XLA takes all cores by itself."""
-    from p5jax import runtime
+    from p5jax.parallel import runtime
 
     runtime.set_up()
     import jax
 
     from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
+    from p5jax.parallel.partitioning import MeshConfig, make_mesh, shard_batch
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-    from p5jax.training.partitioning import MeshConfig, make_mesh, shard_batch
     from p5jax.training.step import Steps, batch_sums
 
     vocab, width, heads, head, mlp, layers = size

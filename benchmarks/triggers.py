@@ -258,9 +258,9 @@ def main() -> None:
     args = parser.parse_args()
     cores = available_cores()
     warn_if_busy()
-    from p5jax import runtime
-    from p5jax.models.hf import export_hf
-    from p5jax.run import Run
+    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.parallel import runtime
+    from p5jax.runs.run import Run
 
     runtime.set_up()
     run = Run.load(args.run)

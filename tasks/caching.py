@@ -11,9 +11,9 @@ from typing import Any
 import seqio
 from absl import flags
 
-from p5jax.errors import UserError
-from p5jax.files import replace_text
-from p5jax.shards import refuse_difference
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.pipeline.shards import refuse_difference
 from p5jax.tasks.registry import examples_of, find
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.tasks.registry import register, register_run
 
 

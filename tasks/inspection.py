@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import seqio
 
+from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS
-from p5jax.errors import UserError
 from p5jax.prompts.template import Renderer
 from p5jax.tasks.examples import Examples
 from p5jax.tasks.registry import examples_of, find

@@ -14,12 +14,13 @@ from types import ModuleType
 import seqio
 
 from gin import config as gin  # type: ignore[attr-defined]
-from p5jax import config as p5jax_config
+from p5jax.core import config as p5jax_config
+from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import SPLITS, Dataset
-from p5jax.errors import UserError, nearest
 from p5jax.prompts.families import Family, FamilyConfig, make_families, select_prompts
-from p5jax.prompts.template import PromptTemplate, load_templates
-from p5jax.run import Run
+from p5jax.prompts.template import PromptTemplate
+from p5jax.prompts.template_files import load_templates
+from p5jax.runs.run import Run
 from p5jax.tasks import direct, explanation, rating, review, sequential
 from p5jax.tasks.examples import Examples
 from p5jax.tasks.source import NumberSource

@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from p5jax.mixture import permute
+from p5jax.pipeline.mixture import permute
 from p5jax.tasks.calls import numpy_function
 
 _SHARD = 4096  # examples of a shard that one worker of an offline caching job renders

@@ -16,8 +16,8 @@ import numpy as np
 from t5x import models
 
 from gin import config as gin  # type: ignore[attr-defined]
-from p5jax import config
-from p5jax.errors import UserError
+from p5jax.core import config
+from p5jax.core.errors import UserError
 from p5jax.models.t5 import T5Config, Transformer
 from p5jax.tasks.registry import find, vocabulary_of
 

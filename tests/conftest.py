@@ -26,7 +26,7 @@ def world(tmp_path_factory):
     """A small synthetic dataset with numeric, training-only ids."""
     from p5jax.data.dataset import Dataset
     from p5jax.data.prepare import prepare
-    from p5jax.data.synthetic import synthetic_raw
+    from p5jax.data.readers.synthetic import synthetic_raw
 
     out = tmp_path_factory.mktemp("world") / "dataset"
     prepare(synthetic_raw(users=120, items=60, seed=0), out, scheme="sequential", seed=0)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from p5jax.data.dataset import Dataset, write_dataset
 from p5jax.prompts.families import example_rng
 from p5jax.prompts.fields import clean
-from p5jax.prompts.template import load_templates
+from p5jax.prompts.template_files import load_templates
 
 AMAZON = load_templates("amazon")
 USERS, ITEMS = 40, 160

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import Dataset, write_dataset
-from p5jax.ppr.backbone import BackboneConfig
-from p5jax.ppr.pretraining import LossConfig, PretrainConfig, pretrain
-from p5jax.ppr.sequences import SequenceConfig
+from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.ppr.backbone.model import BackboneConfig
+from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.backbone.sequences import SequenceConfig
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.partitioning import MeshConfig, make_mesh
 from p5jax.training.trainer import TrainConfig
 
 

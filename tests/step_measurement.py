@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
+from p5jax.parallel.partitioning import logical_mesh
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.partitioning import logical_mesh
 from p5jax.training.step import Steps, batch_sums
 
 

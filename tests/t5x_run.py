@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from p5jax.cli import main
-from p5jax.run import Run
+from p5jax.cli.main import main
+from p5jax.runs.run import Run
 
 SIZES = {
     "emb_dim": 16,

@@ -6,7 +6,7 @@ import jax
 
 from p5jax.models.t5 import T5Config, init_params
 from p5jax.prompts.families import FamilyConfig
-from p5jax.run import Run, RunConfig
+from p5jax.runs.run import Run, RunConfig
 
 TINY = T5Config(
     vocab_size=0,

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from p5jax.core.errors import UserError, nearest
 from p5jax.data.item_ids import id_tokens
-from p5jax.errors import UserError, nearest
 
 FORMAT_VERSION = 1
 TABLES = ("users", "items", "interactions", "reviews")

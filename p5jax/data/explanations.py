@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from p5jax.data.raw import TEXT, LineErrors, read_lines, with_progress
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
+from p5jax.data.readers.raw import TEXT, LineErrors, read_lines, with_progress
 
 MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
 MAX_FEATURES = 500

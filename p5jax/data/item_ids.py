@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from p5jax.errors import UserError, nearest
+from p5jax.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from p5jax.core.errors import UserError
 from p5jax.data import splits
-from p5jax.data.amazon import read_amazon
 from p5jax.data.dataset import TRAIN, write_dataset
 from p5jax.data.explanations import (
     explanation_columns,
@@ -21,11 +21,11 @@ from p5jax.data.explanations import (
     sample_texts,
 )
 from p5jax.data.item_ids import assign_item_ids
-from p5jax.data.raw import ITEM_COLUMNS, RawData, describe_source
-from p5jax.data.recbole import read_recbole
-from p5jax.data.sequences import read_sequences
-from p5jax.data.synthetic import synthetic_raw
-from p5jax.errors import UserError
+from p5jax.data.readers.amazon import read_amazon
+from p5jax.data.readers.raw import ITEM_COLUMNS, RawData, describe_source
+from p5jax.data.readers.recbole import read_recbole
+from p5jax.data.readers.sequences import read_sequences
+from p5jax.data.readers.synthetic import synthetic_raw
 
 FORMATS = ("amazon", "recbole", "sequences", "synthetic")
 RELEASED = "released"

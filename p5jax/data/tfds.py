@@ -34,10 +34,10 @@ import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 from absl import logging
 
-from p5jax.data.amazon import read_amazon
+from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS, TABLES, Dataset
-from p5jax.data.raw import ITEM_COLUMNS, RawData, describe_source
-from p5jax.errors import UserError
+from p5jax.data.readers.amazon import read_amazon
+from p5jax.data.readers.raw import ITEM_COLUMNS, RawData, describe_source
 
 _VERSION = tfds.core.Version("1.0.0")
 _BATCH = 4096  # rows that are Python objects at a time

@@ -21,9 +21,9 @@ from p5jax.evaluation.metrics import (
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
-from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.ranking import score_all
 from p5jax.inference.trie import Trie
+from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Example
 from p5jax.prompts.sampling import whole_stars
 

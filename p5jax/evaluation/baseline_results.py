@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from p5jax.data import baselines
 from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation import baselines
 from p5jax.evaluation.answer_evaluators import rating_result, text_result, training_ratings
 from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
 from p5jax.evaluation.results import FamilyResult

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.evaluation.results import FamilyResult, has_leaky_ids, load_results
 
 RESAMPLES = 5000

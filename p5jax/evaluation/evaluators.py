@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
+from p5jax.core.errors import UserError, nearest
+from p5jax.core.progress import Report
 from p5jax.data.dataset import FAMILIES
-from p5jax.errors import UserError, nearest
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baseline_results import baseline_results
 from p5jax.evaluation.ranking_evaluators import (
@@ -29,11 +30,10 @@ from p5jax.evaluation.task import (
     Task,
     chosen_indices,
 )
-from p5jax.inference.placing import to_host
-from p5jax.progress import Report
+from p5jax.parallel import distributed
+from p5jax.parallel.placing import to_host
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
-from p5jax.training import distributed
 
 __all__ = [
     "EvaluationConfig",

@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from p5jax.data.rank_metrics import hit_rate, mean_interval, mrr, ndcg
+from p5jax.evaluation.rank_metrics import hit_rate, mean_interval, mrr, ndcg
 
 Interval = tuple[float, float, float]  # value, low and high end of the 95 % interval
 Columns = dict[str, np.ndarray]  # metric name -> one value per user

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from p5jax.batching import padded
 from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.ranking import id_trie, rank, score_all
 from p5jax.inference.trie import Trie
+from p5jax.pipeline.batching import padded
 from p5jax.prompts.families import Example, UserFamily
 
 LIST_LENGTH = 10  # of the lists that are kept and that coverage counts

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.evaluation.metrics import Interval
 
 SUMMARY = "summary.json"

@@ -9,17 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from p5jax.core.errors import UserError
+from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
-from p5jax.errors import UserError
-from p5jax.inference.placing import mesh_of
 from p5jax.inference.ranking import check_settings
 from p5jax.models.t5 import Transformer
-from p5jax.pipeline import eval_batches
-from p5jax.progress import Progress, Report
+from p5jax.parallel.partitioning import DATA
+from p5jax.parallel.placing import mesh_of
+from p5jax.pipeline.iterator import eval_batches
 from p5jax.prompts.families import Example, Family
 from p5jax.prompts.template import PromptTemplate
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.training.partitioning import DATA
 
 _SOURCE_LENGTHS = (32, 64, 128, 256)  # shorter static shapes than the longest source
 

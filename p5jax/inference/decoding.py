@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.inference.steps import Params, empty_cache, read_source, select_rows, step
 from p5jax.models.t5 import EOS_ID, PAD_ID, Transformer
 

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from p5jax.errors import UserError
-from p5jax.inference.placing import place_rows, to_host
+from p5jax.core.errors import UserError
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
+from p5jax.parallel.placing import place_rows, to_host
 from p5jax.text.vocabulary import Vocabulary
 
 METHODS = ("certified", "exact", "beam")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import jax
 import numpy as np
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.models.t5 import PAD_ID
 from p5jax.text.vocabulary import Vocabulary
 

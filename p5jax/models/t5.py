@@ -20,7 +20,7 @@ from flax.core import unfreeze
 from flax.linen import partitioning
 from jax import lax
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.models.layers import Array, Embed
 from p5jax.models.stacks import Decoder, Encoder, same_segment
 from p5jax.models.t5_config import T5Config

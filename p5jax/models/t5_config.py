@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.models.layers import ACTIVATIONS
 
 

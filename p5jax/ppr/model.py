@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from p5jax.inference.placing import place_rows, to_host
 from p5jax.models.layers import Array
-from p5jax.ppr.backbone import STDDEV, Backbone, BackboneConfig
-from p5jax.ppr.prompt_generator import ProfileEmbedder, PromptConfig, PromptGenerator, TwoLayers
+from p5jax.parallel.placing import place_rows, to_host
+from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig
+from p5jax.ppr.generator import ProfileEmbedder, PromptConfig, PromptGenerator, TwoLayers
 
 BACKBONE = "backbone"  # the backbone's parameters within the model's
 

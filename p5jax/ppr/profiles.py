@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from p5jax.core.errors import UserError, nearest
+from p5jax.core.files import replace_text
+from p5jax.core.progress import Report, print_progress
 from p5jax.data.dataset import COLUMNS, Dataset
-from p5jax.errors import UserError, nearest
-from p5jax.files import replace_text
-from p5jax.progress import Report, print_progress
 
 Value = str | int | float | bool | None
 FORMAT_VERSION = 1

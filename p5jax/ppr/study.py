@@ -18,24 +18,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jax.sharding import Mesh
 
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
-from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.files import replace_text
-from p5jax.manifest import claim
-from p5jax.ppr.audit import find_leaks
-from p5jax.ppr.cross_domain import DomainPair, user_states
-from p5jax.ppr.evaluation import BASELINES, Scorer, evaluate
-from p5jax.ppr.pretraining import PretrainConfig, pretrain
+from p5jax.parallel import distributed
+from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
+from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.cold.cross_domain import DomainPair, user_states
+from p5jax.ppr.cold.evaluation import BASELINES, Scorer, evaluate
+from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.protocol import ColdStart, ColdStartConfig, cold_start
+from p5jax.ppr.cold.results import read_per_user, write_per_user
+from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
-from p5jax.ppr.prompt_generator import PromptConfig
-from p5jax.ppr.protocol import ColdStart, ColdStartConfig, cold_start
-from p5jax.ppr.results import read_per_user, write_per_user
-from p5jax.ppr.run import PprRun
 from p5jax.ppr.tuned import Profile, Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
-from p5jax.progress import Report
-from p5jax.training import distributed
+from p5jax.runs.manifest import claim
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 1

@@ -14,17 +14,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.files import replace_text
-from p5jax.manifest import claim, read_manifest
-from p5jax.ppr.backbone import param_axes
-from p5jax.ppr.evaluation import rank_cases
+from p5jax.parallel import distributed
+from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.ppr.backbone.model import param_axes
+from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.cold.evaluation import rank_cases
+from p5jax.ppr.cold.protocol import ColdStart
+from p5jax.ppr.generator import PromptConfig, axes_of, fresh_params
 from p5jax.ppr.model import BACKBONE, PromptedModel, PromptedScorer
 from p5jax.ppr.profiles import ProfileSchema
-from p5jax.ppr.prompt_generator import PromptConfig, axes_of, fresh_params
-from p5jax.ppr.protocol import ColdStart
-from p5jax.ppr.run import PprRun
 from p5jax.ppr.tuning import (
     MODES,
     CaseIterator,
@@ -33,10 +34,9 @@ from p5jax.ppr.tuning import (
     tuning_objective,
     validation_users,
 )
-from p5jax.training import distributed
+from p5jax.runs.manifest import claim, read_manifest
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, TrainResult, train
 
 FORMAT_VERSION = 1

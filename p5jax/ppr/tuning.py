@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p5jax.batching import process_slice
-from p5jax.errors import UserError, nearest
-from p5jax.ppr.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
+from p5jax.core.errors import UserError, nearest
+from p5jax.pipeline.batching import process_slice
+from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
+from p5jax.ppr.backbone.pretraining import LOSSES
+from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
+from p5jax.ppr.generator import masked_elements
 from p5jax.ppr.model import PromptedModel
-from p5jax.ppr.pretraining import LOSSES
-from p5jax.ppr.prompt_generator import masked_elements
-from p5jax.ppr.protocol import Cases, ColdStart, is_of_kind
 from p5jax.training.step import Batch, Objective
 
 

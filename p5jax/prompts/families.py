@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import FAMILIES, Dataset
-from p5jax.errors import UserError, nearest
 from p5jax.prompts.family import Example, Family, FamilyConfig, Source
 from p5jax.prompts.records import Explanation, Rating, Review
 from p5jax.prompts.sampling import example_rng

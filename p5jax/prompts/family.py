@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
-from p5jax.errors import UserError, nearest
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
 from p5jax.prompts.template import Encoder, PromptTemplate, Renderer

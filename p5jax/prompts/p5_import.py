@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.prompts.template import PromptTemplate
 
 _TASKS = {

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import string
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from p5jax.errors import UserError, nearest
+from p5jax.core.errors import UserError
 
 FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
-SHIPPED = ("amazon", "yelp")
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 
@@ -39,7 +34,6 @@ _ITEM = {"item", "iid", "title", "brand", "price"}
 # An input that would state the target outright.
 _GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "item": _ITEM}
 _FREE_TEXT = ("review", "headline", "title")
-_KEYS = {"family": str, "inputs": str, "targets": str, "seen": bool, "zero_shot": bool}
 
 
 class Encoder(Protocol):
@@ -205,82 +199,3 @@ def render(
 ) -> tuple[str, str]:
     """Return (inputs, targets) of one prompt; see `Renderer`, which is faster for many."""
     return Renderer(vocabulary, max_source).render(template, fields)
-
-
-def load_templates(name_or_path: str | os.PathLike[str]) -> dict[str, PromptTemplate]:
-    """Return the templates of "amazon", "yelp", a .toml file or a P5 all_*_templates.py, by id.
-
-    UserError naming the file and line when it is absent or malformed.
-    """
-    if name_or_path in SHIPPED:
-        path = Path(__file__).with_name(f"{name_or_path}.toml")
-    else:
-        path = Path(name_or_path)
-    if path.suffix == ".py":
-        from p5jax.prompts.p5_import import import_p5_templates  # it builds on this module
-
-        return import_p5_templates(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        known = nearest(os.fspath(name_or_path), SHIPPED)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path}: {reason}; expected amazon, yelp or a template file{known}"
-        ) from None
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
-    if not tables:
-        raise UserError(f"{path}: found no prompts, expected at least one")
-    lines = text.splitlines()
-    return {id: _from_table(id, table, _place(path, lines, id)) for id, table in tables.items()}
-
-
-def _place(path: Path, lines: list[str], id: str) -> str:
-    header = {f'["{id}"]', f"['{id}']", f"[{id}]"}
-    number = next((n for n, line in enumerate(lines, 1) if line.strip() in header), 1)
-    return f"{path}:{number}"
-
-
-def _from_table(id: str, table: Any, place: str) -> PromptTemplate:
-    if not isinstance(table, dict):
-        raise UserError(f"{place}: found {id} = {table!r}, expected a table per prompt")
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise UserError(f"{place}: found key {key!r}{nearest(key, _KEYS)}")
-        if not isinstance(value, _KEYS[key]):
-            expected = _KEYS[key].__name__
-            raise UserError(f"{place}: found {key} = {value!r}, expected a {expected}")
-    for key in ("family", "inputs", "targets"):
-        if key not in table:
-            raise UserError(f"{place}: prompt {id} has no {key}")
-    try:
-        return PromptTemplate(id=id, **table)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
-
-
-def save_templates(templates: Mapping[str, PromptTemplate], path: str | os.PathLike[str]) -> None:
-    """Write templates as a .toml file that `load_templates` reads back unchanged."""
-    blocks = []
-    for template in templates.values():
-        lines = [
-            f"[{_quoted(template.id)}]",
-            f"family = {_quoted(template.family)}",
-            f"inputs = {_quoted(template.inputs)}",
-            f"targets = {_quoted(template.targets)}",
-        ]
-        lines += [] if template.seen else ["seen = false"]
-        lines += ["zero_shot = true"] if template.zero_shot else []
-        blocks.append("\n".join(lines) + "\n")
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text("\n".join(blocks), encoding="utf-8")
-    partial.rename(path)
-
-
-def _quoted(text: str) -> str:
-    # JSON's escapes are TOML's, but for DEL, which only TOML wants escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

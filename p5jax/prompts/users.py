@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.prompts.family import Example, Family, Source
 from p5jax.prompts.sampling import choose, coin, training_window
 from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 
 NUM_SENTINELS = 100
 ID_TOKEN = re.compile(r"<[a-z]\d+_\d+>")

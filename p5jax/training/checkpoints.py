@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from p5jax.errors import UserError
-from p5jax.training.partitioning import path_name
+from p5jax.core.errors import UserError
+from p5jax.parallel.partitioning import path_name
 
 PREFIX = "checkpoint"
 STATE, PROGRESS = "state", "progress"

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 
 EVERYTHING = ("*",)
 

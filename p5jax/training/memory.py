@@ -10,8 +10,8 @@ import jax
 from jax.sharding import AbstractMesh
 
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
+from p5jax.parallel.partitioning import DATA, MODEL, param_shardings, state_shardings
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.partitioning import DATA, MODEL, param_shardings, state_shardings
 
 FLOAT32 = 4  # bytes
 

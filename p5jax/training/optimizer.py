@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("linear", "constant", "rsqrt")

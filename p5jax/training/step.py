@@ -12,14 +12,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from p5jax.training.freezing import EVERYTHING, merged, split
-from p5jax.training.partitioning import (
+from p5jax.parallel.partitioning import (
     batch_sharding,
     logical_mesh,
     param_shardings,
     replicated,
     state_shardings,
 )
+from p5jax.training.freezing import EVERYTHING, merged, split
 
 Batch = Mapping[str, jax.Array]
 # (params, batch, rng or None) -> (loss_sum, sums): what is minimised is loss_sum / sums["weight"],

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.errors import UserError
-from p5jax.training import distributed
+from p5jax.core.errors import UserError
+from p5jax.core.interruption import Interruption
+from p5jax.parallel import distributed
+from p5jax.parallel.partitioning import describe_mesh, shard_batch
 from p5jax.training.checkpoints import Checkpoints, step_folder
 from p5jax.training.freezing import EVERYTHING
-from p5jax.training.interruption import Interruption
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.partitioning import describe_mesh, shard_batch
 from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from p5jax.errors import UserError
-from p5jax.progress import Report
-from p5jax.run import Run
-from p5jax.training import distributed
+from p5jax.core.errors import UserError
+from p5jax.core.progress import Report
+from p5jax.parallel import distributed
+from p5jax.runs.run import Run
 from p5jax.triggers.evaluation import Row, evaluate_triggers
 from p5jax.triggers.layout import POSITIONS, USER_PLACES
 from p5jax.triggers.rounds import SearchConfig

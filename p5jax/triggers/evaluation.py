@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
+from p5jax.core.progress import Report
 from p5jax.evaluation.compare import Difference, compare_results
 from p5jax.evaluation.evaluators import (
     DEFAULTS,
@@ -24,9 +25,8 @@ from p5jax.evaluation.evaluators import (
 from p5jax.evaluation.metrics import interval_of_mean
 from p5jax.evaluation.results import write_results
 from p5jax.evaluation.task import RunLike
-from p5jax.progress import Report
-from p5jax.run import Run
-from p5jax.training import distributed
+from p5jax.parallel import distributed
+from p5jax.runs.run import Run
 from p5jax.triggers.layout import PROMPT_ID, arguments_template
 from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
 

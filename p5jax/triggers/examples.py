@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p5jax.batching import padded
 from p5jax.data.dataset import Dataset
+from p5jax.pipeline.batching import padded
 from p5jax.prompts.families import Example
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.triggers.layout import Layout

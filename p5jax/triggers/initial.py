@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from p5jax.errors import UserError
-from p5jax.run import Run
+from p5jax.core.errors import UserError
+from p5jax.runs.run import Run
 from p5jax.triggers.layout import Layout
 
 _PLACEHOLDER = re.compile(r"\{\w+\}")

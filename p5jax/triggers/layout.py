@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.prompts.template import PromptTemplate
 
 POSITIONS = ("suffix", "prefix", "both")

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
 from p5jax.data.dataset import Dataset
-from p5jax.errors import UserError
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.files import replace_text
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
-from p5jax.run import Run
+from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.triggers.layout import PROMPT_ID, Layout, trigger_template
 

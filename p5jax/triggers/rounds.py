@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.evaluation.task import chosen_indices
-from p5jax.inference.placing import place_rows, to_host
+from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Example, example_rng, make_families
-from p5jax.run import Run
+from p5jax.runs.run import Run
 from p5jax.triggers import prompt as saved
 from p5jax.triggers.examples import Examples, tokenised
 from p5jax.triggers.gradients import Gradients, add_gradients, best_tokens, slot_gradients

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p5jax.errors import UserError
-from p5jax.files import replace_text
-from p5jax.progress import Report
-from p5jax.run import Run
-from p5jax.training import distributed
-from p5jax.training.interruption import Interruption
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.core.interruption import Interruption
+from p5jax.core.progress import Report
+from p5jax.parallel import distributed
+from p5jax.runs.run import Run
 from p5jax.triggers import prompt as saved
 from p5jax.triggers.prompt import HISTORY, MANIFEST, TriggerPrompt
 from p5jax.triggers.rounds import Rounds, SearchConfig

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from p5jax.errors import UserError
+from p5jax.core.errors import UserError
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.placing import place_rows, to_host
 from p5jax.inference.ranking import check_settings, id_trie, rank
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
-from p5jax.run import Run
+from p5jax.parallel.placing import place_rows, to_host
+from p5jax.runs.run import Run
 from p5jax.triggers.examples import Examples
 from p5jax.triggers.gradients import example_nll
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import p5jax
-from p5jax import bulk
-from p5jax.bulk import BulkConfig, rank_users
-from p5jax.cli import main
-from p5jax.run import Run
-from p5jax.train import train_from_gin
+from p5jax.cli.main import main
+from p5jax.jobs.train import train_from_gin
+from p5jax.runs.run import Run
+from p5jax.serving import bulk
+from p5jax.serving.bulk import BulkConfig, rank_users
 
 K = 7
 COMMAND = ("-k", str(K), "--beam", "8", "--exact", "--batch-size", "8")

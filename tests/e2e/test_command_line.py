@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import p5jax
-from p5jax.cli import main
+from p5jax.cli.main import main
 from p5jax.data.dataset import FAMILIES, Dataset
 
 TINY = (
@@ -169,7 +169,7 @@ def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys)
 
 def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
     from p5jax.data.prepare import prepare
-    from p5jax.data.synthetic import synthetic_raw
+    from p5jax.data.readers.synthetic import synthetic_raw
 
     other = tmp_path / "other"
     prepare(synthetic_raw(users=120, items=60, seed=0), other, scheme="random", seed=0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from t5x_run import LENGTHS, SIZES, flags, p5jax_train
 
-from p5jax.config import gin_folder
+from p5jax.core.config import gin_folder
 
 pytest.importorskip("t5x", reason="t5x is not installed beside the project")
 
@@ -109,13 +109,13 @@ def test_gin_files_of_an_installed_wheel_find_what_they_include(tmp_path):
     program = """
 import __main__
 from gin import config as gin
-import p5jax.config
+import p5jax.core.config
 from t5x import eval, gin_utils, infer, train
 __main__.train, __main__.evaluate, __main__.infer = train.train, eval.evaluate, infer.infer
-print(p5jax.config.gin_folder())
+print(p5jax.core.config.gin_folder())
 for name in ("pretrain", "finetune", "eval", "infer"):
     gin.clear_config()
-    files = [f"{p5jax.config.gin_folder()}/t5x/{name}.gin", "models/v1_1_base.gin"]
+    files = [f"{p5jax.core.config.gin_folder()}/t5x/{name}.gin", "models/v1_1_base.gin"]
     gin_utils.parse_gin_flags(["."], files, ["BATCH_SIZE = 3"], finalize_config=False)
     print(name, gin.get_bindings("T5Config")["mlp_dim"], gin.query_parameter("%BATCH_SIZE"))
 """

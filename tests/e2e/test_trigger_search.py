@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from planted_world import planted_run
 
-from p5jax.cli import main
+from p5jax.cli.main import main
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.prompt import triggered
@@ -125,7 +125,7 @@ def test_eight_devices_find_the_same_as_one(planted, tmp_path, model_parallel):
     words = ["triggers", "search", str(run.path), "--family", "sequential", "--task-tokens", "2"]
     words += ["--user-tokens", "1", "--epochs", "4", "--gradient-examples", "64", "--seed", "3"]
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
-    program = [sys.executable, "-m", "p5jax.cli", *words, "--out", str(tmp_path / "eight")]
+    program = [sys.executable, "-m", "p5jax.cli.main", *words, "--out", str(tmp_path / "eight")]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     subprocess.run([*program, "--model-parallel", str(model_parallel)], env=environment, check=True)
 

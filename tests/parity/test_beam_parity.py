@@ -10,7 +10,7 @@ import pytest
 
 from p5jax.inference.ranking import rank
 from p5jax.inference.trie import Trie
-from p5jax.models.hf import import_hf
+from p5jax.models.checkpoints.hf import import_hf
 from p5jax.models.t5 import Transformer
 
 torch = pytest.importorskip("torch")

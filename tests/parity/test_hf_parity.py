@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from p5jax.models.hf import export_hf, import_hf
+from p5jax.models.checkpoints.hf import export_hf, import_hf
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
 torch = pytest.importorskip("torch")

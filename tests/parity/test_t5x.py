@@ -12,9 +12,9 @@ from flax.core import unfreeze
 from t5x_run import LENGTHS, SIZES, p5jax_train
 
 from gin import config as gin  # type: ignore[attr-defined]
-from p5jax.config import gin_folder
-from p5jax.errors import UserError
-from p5jax.models.t5x_checkpoints import import_t5x
+from p5jax.core.config import gin_folder
+from p5jax.core.errors import UserError
+from p5jax.models.checkpoints.t5x import import_t5x
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.step import loss_fn
 

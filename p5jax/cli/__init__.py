@@ -1,0 +1,1 @@
+"""The p5jax command."""

@@ -1,0 +1,168 @@
+"""The gin edge: find gin files, bind values, refuse what nothing uses, build frozen configs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+# `import gin` would find this project's own gin/ folder when it is run from the checkout.
+from gin import config as gin  # type: ignore[attr-defined]
+from p5jax.core.errors import UserError, nearest
+
+T = TypeVar("T")
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_MACRO_DEFINED = re.compile(r"^([A-Za-z_]\w*)\s*=", re.MULTILINE)
+_MACRO_USED = re.compile(r"%([A-Za-z_]\w*)")
+_registered: dict[str, type] = {}
+_search_paths: list[str] = []
+
+
+def gin_folder() -> Path:
+    """Return the folder of gin files: the checkout's gin/, else the installed copy."""
+    for folder in (_PACKAGE.parent / "gin", _PACKAGE / "configs"):
+        if (folder / "runs").is_dir():
+            return folder
+    raise UserError(f"no gin files beside {_PACKAGE}; the installation is incomplete")
+
+
+def find_gin_file(name: str) -> Path:
+    """Return the path of a gin file given as a path or by its name below the gin folder."""
+    folder = gin_folder()
+    for path in (
+        Path(name),
+        folder / name,
+        folder / f"{name}.gin",
+        folder / "runs" / f"{name}.gin",
+    ):
+        if path.is_file():
+            return path
+    known = [str(p.relative_to(folder)) for p in folder.rglob("*.gin")]
+    raise UserError(f"{name}: no such gin file{nearest(name, known)}")
+
+
+def register(*classes: type) -> None:
+    """Make frozen dataclasses configurable under their own names; a second time does nothing."""
+    for cls in classes:
+        if cls.__name__ not in _registered:
+            gin.external_configurable(cls, name=cls.__name__)
+            _registered[cls.__name__] = cls
+
+
+def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
+    """Bind gin files, then `NAME=VALUE` overrides; UserError for whatever nothing would use.
+
+    A VALUE that is not a Python literal is taken as a string, so paths need no quotes.
+    """
+    gin.clear_config()
+    if str(gin_folder()) not in _search_paths:
+        gin.add_config_file_search_path(str(gin_folder()))
+        _search_paths.append(str(gin_folder()))
+    files = [str(find_gin_file(name)) for name in gin_files]
+    bindings = [_binding(text) for text in overrides]
+    # gin logs an error for each folder in which it looks for an included file before it finds it.
+    logging.disable(logging.ERROR)
+    try:
+        gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
+    except (ValueError, SyntaxError, OSError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(_first_line(error)) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    _refuse_unused_macros()
+
+
+def _binding(text: str) -> str:
+    name, sign, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not sign or not name or not value:
+        raise UserError(f"--gin.{text}: expected --gin.NAME=VALUE")
+    return f"{name} = {value if _is_gin(value) else repr(value)}"
+
+
+def _is_gin(value: str) -> bool:
+    """Whether a value is gin's: a Python literal, or what has macros and references in it."""
+    try:
+        ast.literal_eval(value)
+        return True
+    except (SyntaxError, ValueError):
+        pass
+    if not value.startswith(("%", "@", "(", "[", "{")):
+        return False  # gin alone would read the 2 of a prompt id 2-3
+    try:
+        gin.parse_value(value)
+        return True
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unknown = re.search(r"No configurable matching '([\w./]+)'", str(error))
+    if unknown:
+        return f"{_where(lines)}unknown name {unknown[1]!r}{nearest(unknown[1], _registered)}"
+    no_field = re.search(
+        r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", str(error)
+    )
+    if no_field:
+        cls = _registered[no_field[1].split(".")[-1]]
+        names = [field.name for field in dataclasses.fields(cls)]
+        found = f"{no_field[1]} has no field {no_field[2]!r}"
+        return f"{_where(lines)}{found}{nearest(no_field[2], names)}"
+    return " ".join(lines) if lines else repr(error)
+
+
+def _where(lines: list[str]) -> str:
+    for line in lines:
+        match = re.search(r'In (?:file )?"?(.*?)"?, line (\d+)', line)
+        if match:
+            return f"{match[1]}:{match[2]}: "
+    return ""
+
+
+def _refuse_unused_macros() -> None:
+    text = gin.config_str(max_line_length=10**6)
+    defined, used = set(_MACRO_DEFINED.findall(text)), set(_MACRO_USED.findall(text))
+    for name in sorted(defined - used):
+        raise UserError(f"macro {name} is set but nothing uses it{nearest(name, used)}")
+
+
+def build(cls: type[T], **given: object) -> T:
+    """Return `cls` filled from what is given, the bindings, and its own defaults elsewhere."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    try:
+        bound = given | gin.get_bindings(cls.__name__)
+    except (ValueError, TypeError) as error:
+        missing = re.search(r"configurable 'macro' .* in scope '(\w+)'", str(error))
+        if missing:
+            raise UserError(f"{missing[1]} must be set: add --gin.{missing[1]}=…") from error
+        raise UserError(" ".join(str(error).split())) from error
+    for name, field in fields.items():
+        if field.default is field.default_factory is dataclasses.MISSING and name not in bound:
+            raise UserError(f"{cls.__name__}.{name} must be set")
+    return cls(**{name: _typed(cls, fields[name], value) for name, value in bound.items()})
+
+
+def _typed(cls: type, field: dataclasses.Field, value: object) -> object:
+    """Return `value` as the field's type (an int serves as a float, a list as a tuple)."""
+    if field.type == "str":  # a folder may be called 2024
+        return str(value)
+    expected = type(field.default) if field.default is not dataclasses.MISSING else None
+    if expected is float and type(value) is int:
+        return float(value)
+    if expected is tuple and isinstance(value, list):
+        return tuple(value)
+    if expected is not None and field.default is not None and type(value) is not expected:
+        found = f"found {value!r}, expected {expected.__name__}"
+        raise UserError(f"{cls.__name__}.{field.name}: {found} (for example {field.default!r})")
+    return value
+
+
+def operative_config() -> str:
+    """Return the bindings in force, as gin text that can be run again."""
+    return gin.config_str()

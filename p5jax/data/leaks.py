@@ -1,0 +1,219 @@
+"""Leak checks of a dataset that can fail.
+
+A leak is anything by which a held-out (user, item) pair could reach training, or by which the
+held-out pairs are not the ones the protocol names. Each kind found is one line with a count and an
+example. A `released` numbering is reported as leaky, but is no leak of the split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from p5jax.core.errors import UserError
+from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
+from p5jax.data.item_ids import (
+    ID_TOKEN,
+    SCHEMES,
+    ClusterConfig,
+    assign_item_ids,
+    id_tokens,
+    is_leaky,
+)
+
+
+def find_leaks(dataset: Dataset) -> list[str]:
+    """Return a line for each kind of leak or broken table; empty when the dataset is sound."""
+    leaks = broken_tables(dataset)
+    broken = bool(leaks)
+    if not broken:
+        leaks += _order_leaks(dataset) + _interaction_leaks(dataset) + _review_leaks(dataset)
+    return leaks + _id_leaks(dataset, recompute=not broken)
+
+
+def broken_tables(dataset: Dataset) -> list[str]:
+    """Rows that point outside the users, items or splits, or that cannot be cut into sequences."""
+    lines = []
+    for name, table in (("user", dataset.users), ("item", dataset.items)):
+        size = table.num_rows
+        if table[name].to_pylist() != list(range(size)):
+            lines.append(f"{name}s: the column {name!r} does not count 0 … {size - 1}")
+        # One thing under two numbers could be held out as one and trained on as the other.
+        keys = Counter(table["key"].to_pylist())
+        if len(keys) < size:
+            key, times = keys.most_common(1)[0]
+            lines.append(f"{name}s: {size - len(keys)} keys repeat, e.g. {key} {times} times")
+    limits = {"user": dataset.num_users, "item": dataset.num_items, "split": len(SPLITS)}
+    for name, table in (("interactions", dataset.interactions), ("reviews", dataset.reviews)):
+        for column, size in limits.items():
+            values = table[column]
+            wrong = pc.fill_null(pc.or_(pc.less(values, 0), pc.greater_equal(values, size)), True)
+            rows = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
+            if len(rows):
+                found = values[int(rows[0])].as_py()
+                lines.append(
+                    f"{name}: {len(rows)} rows whose {column} is not in 0 … {size - 1}, "
+                    f"e.g. {found} in row {rows[0]}"
+                )
+        if table["timestamp"].null_count:
+            lines.append(f"{name}: {table['timestamp'].null_count} rows without a timestamp")
+    if lines:
+        return lines
+    if (np.diff(dataset.interactions["user"].to_numpy()) < 0).any():
+        return ["interactions: rows do not stand user by user"]
+    lengths = np.diff(dataset.offsets)
+    short = np.flatnonzero(lengths < 3)
+    if len(short):
+        lines.append(
+            f"{len(short)} users have fewer than 3 interactions, one each to train, validate and "
+            f"test, e.g. user {dataset.user_keys[short[0]]} has {lengths[short[0]]}"
+        )
+    return lines
+
+
+def _pairs(dataset: Dataset, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """One number per (user, item) row, and the rows' splits."""
+    users = table["user"].to_numpy().astype(np.int64)
+    return users * dataset.num_items + table["item"].to_numpy(), table["split"].to_numpy()
+
+
+def leak_line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
+    """A leak line for a non-empty set of pairs, with the first as the example."""
+    if not len(pairs):
+        return []
+    user, item = divmod(int(pairs[0]), dataset.num_items)
+    example = f"user {dataset.user_keys[user]}, item {dataset.item_keys[item]}"
+    return [f"{len(pairs)} {what}, e.g. {example}"]
+
+
+def _order_leaks(dataset: Dataset) -> list[str]:
+    """Interactions that are not leave-one-out by time: train …, validation, test per user."""
+    users = dataset.interactions["user"].to_numpy()
+    times = dataset.interactions["timestamp"].to_numpy()
+    split = dataset.interactions["split"].to_numpy()
+    lines = []
+    for name, code in (("validation", VALIDATION), ("test", TEST)):
+        found = np.bincount(users[split == code], minlength=dataset.num_users)
+        wrong = np.flatnonzero(found != 1)
+        if len(wrong):
+            lines.append(
+                f"{len(wrong)} users do not have exactly one {name} pair, "
+                f"e.g. user {dataset.user_keys[wrong[0]]} has {found[wrong[0]]}"
+            )
+    from_end = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets)) - np.arange(len(users))
+    expected = np.select([from_end == 1, from_end == 2], [TEST, VALIDATION], TRAIN)
+    pairs, _ = _pairs(dataset, dataset.interactions)
+    lines += leak_line(
+        dataset, pairs[split != expected], "interactions have another split than leave-one-out"
+    )
+    back = np.flatnonzero((np.diff(users) == 0) & (np.diff(times) < 0)) + 1
+    return lines + leak_line(
+        dataset, pairs[back], "interactions stand after a later one of the same user"
+    )
+
+
+def _interaction_leaks(dataset: Dataset) -> list[str]:
+    pairs, split = _pairs(dataset, dataset.interactions)
+    held = np.intersect1d(pairs[split != TRAIN], pairs[split == TRAIN])
+    lines = leak_line(
+        dataset,
+        held,
+        "held-out pairs are also training rows of interactions (rating, sequential, direct)",
+    )
+    values, counts = np.unique(pairs, return_counts=True)
+    return lines + leak_line(
+        dataset, values[counts > 1], "pairs occur more than once in interactions"
+    )
+
+
+def _review_leaks(dataset: Dataset) -> list[str]:
+    pairs, split = _pairs(dataset, dataset.interactions)
+    held = pairs[split != TRAIN]
+    reviewed, review_split = _pairs(dataset, dataset.reviews)
+    explains = dataset.reviews["sentence"].is_valid().to_numpy(zero_copy_only=False)
+    training = review_split == TRAIN
+    lines = []
+    for family, rows in (("review", training), ("explanation", training & explains)):
+        lines += leak_line(
+            dataset,
+            np.intersect1d(held, reviewed[rows]),
+            f"held-out pairs are also training rows of reviews ({family})",
+        )
+    anywhere_in_training = np.concatenate([reviewed[training], pairs[split == TRAIN]])
+    lines += leak_line(
+        dataset,
+        np.intersect1d(reviewed[~training], anywhere_in_training),
+        "held-out pairs of reviews are also training rows",
+    )
+    values, counts = np.unique(reviewed, return_counts=True)
+    lines += leak_line(dataset, values[counts > 1], "pairs occur more than once in reviews")
+    lines += leak_line(dataset, np.setdiff1d(values, pairs), "pairs of reviews are no interaction")
+    order = np.argsort(pairs, kind="stable")
+    place = np.searchsorted(pairs, reviewed, sorter=order).clip(max=len(pairs) - 1)
+    own = order[place]
+    moved = (pairs[own] == reviewed) & (split[own] != review_split)
+    return lines + leak_line(
+        dataset, reviewed[moved], "reviews have another split than their interaction"
+    )
+
+
+def _id_leaks(dataset: Dataset, recompute: bool) -> list[str]:
+    """Ids that are ambiguous, badly formed, mislabelled or not made from training alone."""
+    ids, scheme = dataset.item_ids, dataset.id_scheme
+    if scheme not in SCHEMES:
+        return [f"item ids: unknown scheme {scheme!r}, expected one of {', '.join(SCHEMES)}"]
+    lines = []
+    if dataset.leaky != is_leaky(scheme):
+        lines.append(f"item ids: scheme {scheme} is marked leaky={dataset.leaky} in the manifest")
+    first_with: dict[str | None, int] = {}
+    owners = [first_with.setdefault(text, item) for item, text in enumerate(ids)]
+    repeated = [(owner, item) for item, owner in enumerate(owners) if owner != item]
+    if repeated:
+        first, second = (dataset.item_keys[item] for item in repeated[0])
+        lines.append(
+            f"item ids: {len(repeated)} items share another's id, "
+            f"e.g. {first} and {second} are both {ids[repeated[0][0]]!r}"
+        )
+    in_tokens = scheme in ("collaborative", "token")
+    for item, text in enumerate(ids):
+        spelled = "".join(ID_TOKEN.findall(text or ""))
+        if not text or (spelled != text if in_tokens else not text.isdecimal()):
+            wanted = "id tokens only" if in_tokens else "a decimal number"
+            lines.append(f"item ids: {dataset.item_keys[item]} is {text!r}, expected {wanted}")
+            break
+    if dataset.id_tokens != id_tokens(text or "" for text in ids):
+        lines.append("item ids: the dataset's id tokens are not those its ids use")
+    if recompute and not is_leaky(scheme):
+        lines += _recomputed_ids(dataset)
+    return lines
+
+
+def _recomputed_ids(dataset: Dataset) -> list[str]:
+    """Make the ids again from training interactions and the recorded seed, and compare."""
+    recorded = dataset.manifest["item_ids"]
+    if not isinstance(recorded.get("seed"), int):
+        return ["item ids: the manifest records no seed, so they cannot be made again"]
+    bounds = zip(dataset.offsets[:-1], dataset.offsets[1:] - 2, strict=True)
+    try:
+        again = assign_item_ids(
+            dataset.id_scheme,
+            [dataset.sequence_items[start:stop] for start, stop in bounds],
+            dataset.num_items,
+            source_numbers=None,
+            seed=recorded["seed"],
+            clusters=ClusterConfig(**recorded["clusters"]) if "clusters" in recorded else None,
+        )
+    except (UserError, TypeError) as error:
+        return [f"item ids: cannot be made again ({error})"]
+    differing = [item for item, text in enumerate(dataset.item_ids) if text != again[item]]
+    if not differing:
+        return []
+    item = differing[0]
+    return [
+        f"item ids: {len(differing)} of {dataset.num_items} differ from {dataset.id_scheme} ids "
+        f"made from training interactions only, e.g. {dataset.item_keys[item]} is "
+        f"{dataset.item_ids[item]!r}, made again {again[item]!r}"
+    ]

@@ -1,0 +1,1 @@
+"""Readers of other projects' files, one a format."""

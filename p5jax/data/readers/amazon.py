@@ -1,0 +1,250 @@
+"""Amazon review and metadata files of 2014, 2018 and 2023 -> RawData."""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p5jax.data.readers.raw import (
+    ITEM_COLUMNS,
+    BadLine,
+    LineErrors,
+    RawData,
+    RowCollector,
+    clean,
+    describe_source,
+    empty_columns,
+    parse_time,
+    read_lines,
+)
+
+TAG = re.compile(r"<[^<>]{0,200}>")
+ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
+FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
+LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The names of the fields in one version of the review files."""
+
+    user: str
+    item: tuple[str, ...]  # the first that is present counts
+    rating: str
+    time: str
+    headline: str
+    text: str
+    name: str | None
+
+
+# 2018 has the fields of 2014 and more.
+OLD = _Fields(
+    "reviewerID", ("asin",), "overall", "unixReviewTime", "summary", "reviewText", "reviewerName"
+)
+NEW = _Fields("user_id", ("parent_asin", "asin"), "rating", "timestamp", "title", "text", None)
+
+
+def read_amazon(
+    reviews: Sequence[Path],
+    metadata: Sequence[Path] = (),
+    *,
+    name: str | None = None,
+    skip_bad_lines: bool = False,
+) -> RawData:
+    """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
+
+    The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
+    times in milliseconds). Metadata lines of items without a review are passed over.
+    UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
+    """
+    errors = LineErrors(skip_bad_lines)
+    rows = RowCollector()
+    names: list[str | None] = []
+    versions: dict[str, tuple[Path, int]] = {}
+    for path in reviews:
+        for number, line in read_lines(path, errors, "a JSON review a line"):
+            try:
+                record = _json_object(line)
+                fields = NEW if NEW.user in record and OLD.user not in record else OLD
+                _add_review(rows, names, record, fields, versions, (path, number))
+            except BadLine as problem:
+                errors.report(path, number, problem)
+    columns = empty_columns(ITEM_COLUMNS, len(rows.items))
+    for path in metadata:
+        for number, line in read_lines(path, errors, "an item's metadata a line"):
+            try:
+                _add_metadata(columns, rows.items, line)
+            except BadLine as problem:
+                errors.report(path, number, problem)
+    return rows.raw_data(
+        name=name or _name_of(reviews[0]),
+        format="amazon",
+        user_columns={"name": names},
+        item_columns=columns,
+        time_unit="millisecond" if NEW.user in versions else "second",
+        sources=[describe_source(path) for path in (*reviews, *metadata)],
+        skipped_lines=errors.skipped,
+    )
+
+
+def _name_of(path: Path) -> str:
+    match = FILE_NAME.match(path.name.split(".", 1)[0])
+    return match.group(1) if match else path.name
+
+
+def _json_object(line: str) -> dict:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadLine(f"found a line that is not JSON ({error}), expected a JSON object") from error
+    if not isinstance(record, dict):
+        raise BadLine(f"found {type(record).__name__}, expected a JSON object")
+    return record
+
+
+def _add_review(
+    rows: RowCollector,
+    names: list[str | None],
+    record: dict,
+    fields: _Fields,
+    versions: dict[str, tuple[Path, int]],
+    place: tuple[Path, int],
+) -> None:
+    user = _key(record, fields.user)
+    item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
+    rating = _number(record, fields.rating)
+    if not 1 <= rating <= 5:
+        raise BadLine(f"field {fields.rating!r}: found {rating:g}, expected 1 to 5")
+    time = parse_time(_number(record, fields.time), fields.time)
+    if fields.user not in versions:
+        if versions:
+            (other, (path, number)) = next(iter(versions.items()))
+            raise BadLine(
+                f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
+                " of one Amazon version"
+            )
+        versions[fields.user] = place
+    headline, text = _text(record, fields.headline), _text(record, fields.text)
+    index = rows.add(user, item, rating, time, headline, text)
+    name = _text(record, fields.name) if fields.name else None
+    if index == len(names):
+        names.append(name)
+    elif names[index] is None:
+        names[index] = name
+
+
+def _key(record: dict, field: str) -> str:
+    value = _required(record, field)
+    if not isinstance(value, str) or not value.strip():
+        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a non-empty string")
+    return value.strip()
+
+
+def _number(record: dict, field: str) -> float:
+    value = _required(record, field)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number")
+    return value
+
+
+def _required(record: dict, field: str) -> object:
+    if field not in record:
+        raise BadLine(f"field {field!r} is missing, found {', '.join(map(str, list(record)[:12]))}")
+    return record[field]
+
+
+def _text(record: dict, field: str) -> str | None:
+    value = record.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a string")
+    return _plain(value)
+
+
+def _plain(value: str) -> str | None:
+    """Return text without HTML tags and entities, its lines kept; None for blank text."""
+    if "&" in value:
+        value = html.unescape(value)
+    if "<" in value:
+        value = TAG.sub(" ", value)
+    # a lone surrogate (from a JSON \\ud83d escape) cannot be stored as UTF-8
+    value = value.strip().encode("utf-8", "replace").decode("utf-8")
+    return value or None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], line: str) -> None:
+    """Fill an item's columns from one metadata line; the first value of each column stays."""
+    found = ITEM_KEY.findall(line)
+    if found and not any(key in items for key in found):
+        return  # spares the parsing of the many items that nobody here reviewed
+    record = _metadata_object(line)
+    key = next((f for f in NEW.item if f in record), "asin")
+    index = items.get(_key(record, key))
+    if index is None:
+        return
+    readers: dict[str, Callable[[dict], str | None]] = {
+        "title": lambda r: _line(r.get("title")),
+        "brand": lambda r: _line(r.get("brand") or r.get("store")),
+        "categories": _categories,
+        "price": _price,
+    }
+    for name, read in readers.items():
+        columns[name][index] = columns[name][index] or read(record)
+
+
+def _metadata_object(line: str) -> dict:
+    """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
+    try:
+        record = json.loads(line)
+    except ValueError as json_error:
+        try:
+            record = ast.literal_eval(line)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            raise BadLine(
+                f"found a line that is neither JSON ({json_error}) nor a Python literal,"
+                " expected an item's metadata"
+            ) from None
+    if not isinstance(record, dict):
+        raise BadLine(f"found {type(record).__name__}, expected an item's metadata as an object")
+    return record
+
+
+def _line(value: object) -> str | None:
+    return clean(_plain(value)) if isinstance(value, str) else None
+
+
+def _categories(record: dict) -> str | None:
+    """Return the category path joined by " | " (2014: the first of several paths)."""
+    path = record.get("categories") or record.get("category")
+    if isinstance(path, list) and path and isinstance(path[0], list):
+        path = path[0]
+    if not isinstance(path, list):
+        return _line(path)
+    parts = [part for part in map(_line, path) if part]
+    return " | ".join(dict.fromkeys(parts)) or None
+
+
+def _price(record: dict) -> str | None:
+    value = record.get("price")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.2f}"
+    price = _line(value)
+    has_number = price is not None and any(c.isdigit() for c in price)
+    return price if has_number and len(price or "") <= LONGEST_PRICE else None

@@ -1,0 +1,105 @@
+"""The audit of a dataset: its leaks, and the zero-parameter baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from p5jax.data.dataset import SPLITS, TRAIN, Dataset
+from p5jax.data.item_ids import is_leaky
+from p5jax.data.leaks import broken_tables, find_leaks
+from p5jax.evaluation import baselines
+from p5jax.evaluation.rank_metrics import ranking_table
+
+
+def audit(dataset: Dataset) -> dict[str, Any]:
+    """Check a dataset and measure the baselines on its test split.
+
+    Returns a JSON-able dict: leaks (lines, empty when sound), item_ids (scheme, leaky), baselines
+    (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
+    information (what is worth knowing and no leak), counts and n, the number of users.
+    """
+    broken = broken_tables(dataset)
+    tables: dict[str, dict | None] = dict.fromkeys(baselines.NAMES)
+    information: dict[str, Any] = {}
+    if not broken:
+        for name, ranks in baselines.baseline_ranks(dataset, "test").items():
+            tables[name] = ranking_table(ranks)
+        information["id_arithmetic_in_training"] = (
+            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"))
+            if tables["id_arithmetic"]
+            else None
+        )
+        information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
+    return {
+        "leaks": find_leaks(dataset),
+        "item_ids": {"scheme": dataset.id_scheme, "leaky": is_leaky(dataset.id_scheme)},
+        "baselines": tables,
+        "information": information,
+        "counts": _counts(dataset),
+        "n": dataset.num_users,
+    }
+
+
+def _repeated_texts(dataset: Dataset) -> dict[str, int]:
+    """Count held-out reviews whose words the same user also wrote in training of another item."""
+    reviews = dataset.reviews
+    result = {}
+    split = reviews["split"].to_numpy()
+    users = reviews["user"].to_numpy()
+    for column in ("headline", "text"):
+        texts = reviews[column].to_pylist()
+        rows = list(zip(users.tolist(), texts, split.tolist(), strict=True))
+        training = {(user, text) for user, text, part in rows if part == TRAIN and text}
+        result[column] = sum((user, text) in training for user, text, part in rows if part != TRAIN)
+    return result
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    counts = {"users": dataset.num_users, "items": dataset.num_items}
+    sentences = dataset.reviews.filter(pc.is_valid(dataset.reviews["sentence"]))
+    tables = {
+        "interactions": dataset.interactions,
+        "reviews": dataset.reviews,
+        "explanations": sentences,
+    }
+    for name, table in tables.items():
+        counts[name] = table.num_rows
+        for code, part in enumerate(SPLITS):
+            counts[f"{name}_{part}"] = pc.sum(pc.equal(table["split"], code)).as_py() or 0
+    return counts
+
+
+def format_audit(result: dict[str, Any]) -> str:
+    """Return an audit as text: leaks first, then ids, baselines and information."""
+    leaks, ids, counts = result["leaks"], result["item_ids"], result["counts"]
+    lines = [f"leaks: {len(leaks) or 'none'}", *(f"  LEAK {leak}" for leak in leaks)]
+    leaky = "leaky: may hold the held-out order" if ids["leaky"] else "not leaky"
+    lines.append(f"item ids: {ids['scheme']} ({leaky})")
+    for table in ("interactions", "reviews", "explanations"):
+        parts = ", ".join(f"{part} {counts[f'{table}_{part}']:,}" for part in SPLITS)
+        lines.append(f"{table}: {counts[table]:,} ({parts})")
+    metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
+    lines += ["", f"baselines, test split, whole catalogue, n = {result['n']:,} users"]
+    lines.append(f"  {'':<16}" + "".join(f"{name:>9}" for name in metrics) + "   95 % of HR@10")
+    rows = []
+    for name, table in result["baselines"].items():
+        rows.append((name, table))
+        if name == "id_arithmetic" and table is not None:
+            rows.append(("  in training", result["information"]["id_arithmetic_in_training"]))
+    for name, table in rows:
+        if table is None:
+            lines.append(f"  {name:<16}" + f"{'-':>9}" * len(metrics))
+            continue
+        low, high = table["intervals"]["HR@10"]
+        cells = "".join(f"{table[metric]:>9.4f}" for metric in metrics)
+        lines.append(f"  {name:<16}{cells}   {low:.4f} - {high:.4f}")
+    repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
+    if repeated and any(repeated.values()):
+        lines += [
+            "",
+            "no leak, but known: held-out reviews that repeat a training review of the same user "
+            f"word for word: {repeated['headline']:,} headlines, {repeated['text']:,} texts",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,317 @@
+"""Recommenders without parameters, to be shown beside every model.
+
+All are made from training interactions only and ranked under the leave-one-out protocol: what the
+user already has is left out of the ranking, ties and unscored items fall by training popularity,
+and a target's rank is the number of items strictly better than it.
+
+popularity: training count. id_arithmetic: the numbers that follow the highest and the last id of
+the history. markov: how often an item followed the last one. co_occurrence: neighbours of the last
+20 items, by distance and recency.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from p5jax.core.errors import UserError, nearest
+from p5jax.data.dataset import Dataset
+
+NAMES = ("popularity", "id_arithmetic", "markov", "co_occurrence")
+HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
+LIST_LENGTH = 10  # id arithmetic recommends no more than this
+RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5  # of co-occurrence
+USERS_PER_CHUNK = 512
+PAIRS_PER_FLUSH = 4_000_000
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Histories [first, last) into `items` and the target after each, for one split's users."""
+
+    items: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @staticmethod
+    def of(dataset: Dataset, split: str) -> Cases:
+        """Cut every user's sequence before the split's target.
+
+        "train" asks for the last training item from those before it; a user without two training
+        items has no such case and an empty history.
+        """
+        last = dataset.offsets[1:] - HELD_OUT[split] - 1
+        first = dataset.offsets[:-1]
+        return Cases(dataset.sequence_items, first, np.maximum(first, last))
+
+    def targets(self) -> np.ndarray:
+        """Return the item that follows each history, [U]."""
+        return self.items[self.last]
+
+    def part(self, start: int, stop: int) -> Cases:
+        """Return the cases of users start … stop - 1."""
+        return Cases(self.items, self.first[start:stop], self.last[start:stop])
+
+    def recent(self, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield (d, users, items): who has a d-th item from the history's end, and which."""
+        lengths = self.last - self.first
+        for d in range(min(length, int(lengths.max(initial=0)))):
+            users = np.flatnonzero(lengths > d)
+            yield d, users, self.items[self.last[users] - 1 - d]
+
+    def history(self, num_items: int) -> sp.csr_array:
+        """Return a boolean matrix [U, I], true where the user has the item."""
+        lengths = self.last - self.first
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+        columns = self.items[np.repeat(self.first, lengths) + within]
+        shape = (len(lengths), num_items)
+        return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
+
+
+Scorer = Callable[[Cases], sp.csr_array]  # scores [users, I]; what is not stored is unscored
+
+
+def training_counts(dataset: Dataset) -> np.ndarray:
+    """Return how often each item occurs in training sequences, [I]."""
+    return np.bincount(dataset.sequence_items[_in_training(dataset)], minlength=dataset.num_items)
+
+
+def _in_training(dataset: Dataset) -> np.ndarray:
+    """Mask of the rows at least two before their user's end, [N]."""
+    ends = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets))
+    return np.arange(len(ends)) < ends - 2
+
+
+def _neighbours(
+    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
+) -> sp.csr_array:
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+    kept = _in_training(dataset)
+    items = dataset.sequence_items[kept]
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    longest = int(np.bincount(users, minlength=1).max(initial=0))
+    shape = (dataset.num_items, dataset.num_items)
+    total = sp.csr_array(shape, dtype=np.float64)
+    waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
+    starts = np.arange(len(items))
+    for distance in range(1, min(longest - 1, max_distance or longest) + 1):
+        starts = starts[starts + distance < len(items)]
+        starts = starts[users[starts] == users[starts + distance]]
+        forward, backward = weight(distance)
+        waiting.append((items[starts], items[starts + distance], forward))
+        if backward:
+            waiting.append((items[starts + distance], items[starts], backward))
+        if sum(len(rows) for rows, _, _ in waiting) > PAIRS_PER_FLUSH:
+            total, waiting = total + _summed(waiting, shape), []
+    return total + _summed(waiting, shape)
+
+
+def _summed(
+    pairs: list[tuple[np.ndarray, np.ndarray, float]], shape: tuple[int, int]
+) -> sp.csr_array:
+    if not pairs:
+        return sp.csr_array(shape, dtype=np.float64)
+    values = np.concatenate([np.full(len(rows), value) for rows, _, value in pairs])
+    rows = np.concatenate([rows for rows, _, _ in pairs])
+    columns = np.concatenate([columns for _, columns, _ in pairs])
+    return sp.csr_array((values, (rows, columns)), shape=shape)
+
+
+def _scorer(dataset: Dataset, name: str, popularity: np.ndarray) -> Scorer:
+    shape = (dataset.num_items, dataset.num_items)
+    if name == "popularity":
+        # Nothing is scored, so the tie rule alone decides.
+        return lambda cases: sp.csr_array((len(cases.first), shape[1]), dtype=np.float64)
+    if name == "id_arithmetic":
+        return _id_arithmetic(dataset)
+    if name == "markov":
+        follows = _neighbours(dataset, 1, lambda distance: (1.0, 0.0))
+        return lambda cases: _weighted_history(cases, 1, shape[1]) @ follows
+    if name == "co_occurrence":
+        damped = np.maximum(popularity, 1) ** -DAMPING
+        near = _neighbours(dataset, None, lambda distance: (1 / distance, BACKWARD / distance))
+        near = sp.csr_array(sp.diags_array(damped) @ near @ sp.diags_array(damped))
+        return lambda cases: _weighted_history(cases, RECENT, shape[1]) @ near
+    raise UserError(f"baseline {name!r}: expected one of {', '.join(NAMES)}{nearest(name, NAMES)}")
+
+
+def _weighted_history(cases: Cases, length: int, num_items: int) -> sp.csr_array:
+    """Weight DECAY ** d on the d-th item from each history's end, [users, I]."""
+    parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
+    return _summed(parts, (len(cases.first), num_items))
+
+
+def _id_arithmetic(dataset: Dataset) -> Scorer:
+    """Score the list m+1, l+1, m+2, l+2, … of highest id m and last id l by its order."""
+    numbers = [int(text) for text in dataset.item_ids]
+    item_of = {number: item for item, number in enumerate(numbers)}
+    ascending = sorted(item_of)
+
+    def following(start: int, known: set[int]) -> Iterator[int]:
+        """Yield the next numbers above `start` that are items and not known."""
+        found = 0
+        for place in range(bisect_right(ascending, start), len(ascending)):
+            number = ascending[place]
+            if number not in known:
+                yield number
+                found += 1
+                if found == LIST_LENGTH:
+                    return
+
+    def recommended(history: np.ndarray) -> list[int]:
+        known = {numbers[item] for item in history}
+        steps = []
+        for turn, start in enumerate((max(known), numbers[history[-1]])):
+            steps += [(number - start, turn, number) for number in following(start, known)]
+        chosen = dict.fromkeys(item_of[number] for _, _, number in sorted(steps))
+        return list(chosen)[:LIST_LENGTH]
+
+    def score(cases: Cases) -> sp.csr_array:
+        lists = [
+            recommended(cases.items[first:last]) if last > first else []
+            for first, last in zip(cases.first.tolist(), cases.last.tolist(), strict=True)
+        ]
+        rows = np.repeat(np.arange(len(lists)), [len(chosen) for chosen in lists])
+        columns = np.array([item for chosen in lists for item in chosen], np.int64)
+        values = [float(LIST_LENGTH - place) for chosen in lists for place in range(len(chosen))]
+        return sp.csr_array((values, (rows, columns)), shape=(len(lists), dataset.num_items))
+
+    return score
+
+
+def _names(dataset: Dataset) -> tuple[str, ...]:
+    """The baselines that make sense for the dataset: id arithmetic needs numbers."""
+    numeric = all(text.isdecimal() for text in dataset.item_ids)
+    return tuple(name for name in NAMES if numeric or name != "id_arithmetic")
+
+
+def _chunks(
+    dataset: Dataset, cases: Cases, scorer: Scorer
+) -> Iterator[tuple[slice, Cases, sp.csr_array, sp.csr_array]]:
+    """Yield (users, their cases, scores without the history, history) for chunks of users."""
+    for start in range(0, len(cases.first), USERS_PER_CHUNK):
+        part = cases.part(start, start + USERS_PER_CHUNK)
+        history = part.history(dataset.num_items)
+        scores = sp.csr_array(scorer(part))
+        scores = scores - scores.multiply(history)
+        scores.eliminate_zeros()
+        # Sums of the same terms in another order must tie: keep 40 of the 53 bits.
+        mantissa, exponent = np.frexp(scores.data)
+        scores.data = np.ldexp(np.round(mantissa * 2.0**40), exponent - 40)
+        scores.sort_indices()
+        yield slice(start, start + len(part.first)), part, scores, history
+
+
+def _rank_chunk(
+    scores: sp.csr_array, history: sp.csr_array, targets: np.ndarray, popularity: np.ndarray
+) -> np.ndarray:
+    """Count the items strictly better than each target, [users]."""
+    n = len(targets)
+    own = np.asarray(scores[np.arange(n), targets]).ravel()
+    count = popularity[targets]
+    rows = np.repeat(np.arange(n), np.diff(scores.indptr))
+    more_popular = popularity[scores.indices] > count[rows]
+    above = scores.data > own[rows]
+    level = scores.data == own[rows]
+    better = np.bincount(rows, weights=above | (level & more_popular), minlength=n)
+    # An unscored target also loses to the more popular of the unscored items it competes with.
+    ascending = np.sort(popularity)
+    unscored = len(popularity) - np.searchsorted(ascending, count, side="right")
+    unscored -= np.bincount(rows, weights=more_popular, minlength=n).astype(np.int64)
+    rows = np.repeat(np.arange(n), np.diff(history.indptr))
+    known = popularity[history.indices] > count[rows]
+    unscored -= np.bincount(rows, weights=known, minlength=n).astype(np.int64)
+    return better + np.where(own == 0, unscored, 0)
+
+
+def ranks_of(dataset: Dataset, name: str, split: str) -> np.ndarray:
+    """Return one baseline's rank of each user's target over the whole catalogue, float64 [U].
+
+    np.inf where the baseline does not rank the target (id arithmetic beyond its ten). The split
+    "train" asks for the last training item (counts and pairs then contain the answer: only id
+    arithmetic is meaningful there) of the users that have two, so its result may be shorter.
+    """
+    popularity = training_counts(dataset)
+    cases = Cases.of(dataset, split)
+    if split == "train":
+        some = cases.last > cases.first
+        cases = Cases(cases.items, cases.first[some], cases.last[some])
+    targets = cases.targets()
+    ranks = np.zeros(len(targets))
+    scorer = _scorer(dataset, name, popularity)
+    for users, _, scores, history in _chunks(dataset, cases, scorer):
+        ranks[users] = _rank_chunk(scores, history, targets[users], popularity)
+        if name == "id_arithmetic":
+            n = len(targets[users])
+            listed = np.asarray(scores[np.arange(n), targets[users]]).ravel() > 0
+            ranks[users] = np.where(listed, ranks[users], np.inf)
+    return ranks
+
+
+def baseline_ranks(dataset: Dataset, split: str = "test") -> dict[str, np.ndarray]:
+    """Return every meaningful baseline's rank of each user's held-out item, name -> float64 [U]."""
+    return {name: ranks_of(dataset, name, split) for name in _names(dataset)}
+
+
+def candidate_ranks(dataset: Dataset, split: str, candidates: np.ndarray) -> dict[str, np.ndarray]:
+    """Return popularity's, Markov's and co-occurrence's rank of the target within given lists.
+
+    Args:
+        candidates: items [U, C], each row holding the user's target and negatives.
+
+    The target loses to an equal candidate that stands before it: with 100 candidates many are
+    equally popular, and the target's random place then decides fairly. ValueError when a row
+    lacks its target.
+    """
+    popularity = training_counts(dataset)
+    cases = Cases.of(dataset, split)
+    targets = cases.targets()
+    is_target = candidates == targets[:, None]
+    if not is_target.any(axis=1).all():
+        user = int(np.flatnonzero(~is_target.any(axis=1))[0])
+        raise ValueError(f"candidates of user {user}: item {targets[user]}, the target, is missing")
+    place = is_target.argmax(axis=1)[:, None]  # [U, 1]
+    earlier = np.arange(candidates.shape[1]) < place
+    counts = popularity[candidates]
+    own_count = np.take_along_axis(counts, place, 1)
+    tie_lost = (counts > own_count) | ((counts == own_count) & earlier)
+    result = {}
+    for name in ("popularity", "markov", "co_occurrence"):
+        ranks = np.zeros(len(targets))
+        for users, _, scores, _ in _chunks(dataset, cases, _scorer(dataset, name, popularity)):
+            listed = candidates[users]
+            rows = np.repeat(np.arange(len(listed)), listed.shape[1])
+            values = np.asarray(scores[rows, listed.ravel()]).reshape(listed.shape)
+            own = np.take_along_axis(values, place[users], 1)
+            ranks[users] = ((values > own) | ((values == own) & tie_lost[users])).sum(axis=1)
+        result[name] = ranks
+    return result
+
+
+def top_k(dataset: Dataset, split: str, name: str, k: int) -> np.ndarray:
+    """Return a baseline's k best items per user, int32 [U, k], -1 where it has no more.
+
+    Equal items stand by training popularity, then by index; nothing of the history appears.
+    """
+    popularity = training_counts(dataset)
+    cases = Cases.of(dataset, split)
+    by_popularity = np.argsort(-popularity, kind="stable")
+    result = np.full((len(cases.first), k), -1, np.int32)
+    for users, _, scores, history in _chunks(dataset, cases, _scorer(dataset, name, popularity)):
+        rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+        order = np.lexsort((scores.indices, -popularity[scores.indices], -scores.data, rows))
+        columns = scores.indices[order]
+        for row in range(scores.shape[0]):
+            best = columns[scores.indptr[row] : scores.indptr[row + 1]][:k]
+            if len(best) < k and name != "id_arithmetic":
+                known = history.indices[history.indptr[row] : history.indptr[row + 1]]
+                taken = np.concatenate([known, best])
+                ahead = by_popularity[: k + len(taken)]
+                best = np.concatenate([best, ahead[~np.isin(ahead, taken)]])[:k]
+            result[users.start + row, : len(best)] = best
+    return result

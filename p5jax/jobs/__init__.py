@@ -1,0 +1,1 @@
+"""What is started: one file a job."""

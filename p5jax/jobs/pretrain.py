@@ -1,0 +1,88 @@
+"""One pre-training of a backbone, from gin files (see ppr.pretraining)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from p5jax.core import config
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.data.dataset import Dataset
+from p5jax.data.leaks import find_leaks
+from p5jax.parallel import distributed, runtime
+from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.ppr.backbone.model import BackboneConfig
+from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.backbone.sequences import SequenceConfig
+from p5jax.ppr.backbone.views import ViewConfig
+from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.trainer import TrainConfig, ended
+
+
+@dataclass(frozen=True)
+class PprConfig:
+    """What is pre-trained on and where it is kept; both must be set.
+
+    users: "all", or the "warm" ones of ColdStartConfig, for tuning on cold ones.
+    validation_users: see ppr.pretraining.PretrainConfig.
+    """
+
+    dataset: str
+    run_dir: str
+    users: str = "all"
+    validation_users: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.users not in ("all", "warm"):
+            raise UserError(f"PprConfig.users: found {self.users!r}, expected all or warm")
+
+
+CONFIGS = (
+    *(PprConfig, BackboneConfig, LossConfig, SequenceConfig, ViewConfig),
+    *(ColdStartConfig, OptimizerConfig, MeshConfig, TrainConfig),
+)
+
+
+def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+    """Pre-train, or resume, the backbone that gin files and NAME=VALUE overrides describe.
+
+    Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
+    """
+    config.register(*CONFIGS)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+    places, mesh = config.build(PprConfig), config.build(MeshConfig)
+    settings = replace(
+        pretraining_from_gin(), validation_users=places.validation_users, fsdp=mesh.fsdp
+    )
+    dataset = sound_dataset(places.dataset)
+    warm = None
+    if places.users == "warm":
+        warm = cold_start(dataset, config.build(ColdStartConfig)).warm
+    run, result = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
+    if distributed.is_primary():
+        replace_text(run.path / "config.gin", config.operative_config())
+    return ended(result)
+
+
+def pretraining_from_gin() -> PretrainConfig:
+    """The pre-training that gin describes."""
+    return PretrainConfig(
+        backbone=config.build(BackboneConfig, num_items=0),
+        loss=config.build(LossConfig),
+        sequences=config.build(SequenceConfig),
+        views=config.build(ViewConfig),
+        optimizer=config.build(OptimizerConfig),
+        training=config.build(TrainConfig),
+    )
+
+
+def sound_dataset(path: str) -> Dataset:
+    """Open a dataset folder; UserError when its audit finds a leak."""
+    dataset = Dataset.load(path)
+    leaks = find_leaks(dataset)
+    if leaks:
+        raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
+    return dataset

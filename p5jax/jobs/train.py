@@ -1,0 +1,186 @@
+"""One training run, wired together: dataset -> families -> pipeline -> model -> trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+
+from p5jax.core import config
+from p5jax.core.errors import UserError
+from p5jax.data.leaks import find_leaks
+from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.models.checkpoints.hf import import_hf
+from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
+from p5jax.models.t5 import T5Config, init_params, param_axes
+from p5jax.parallel import distributed, runtime
+from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.pipeline.batching import process_slice
+from p5jax.pipeline.config import PipelineConfig
+from p5jax.pipeline.iterator import supervised_batches, train_iterator
+from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
+from p5jax.runs.run import Run, RunConfig
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.step import batch_sums
+from p5jax.training.trainer import TrainConfig, ended, train
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What is measured during training, always on the validation split.
+
+    examples: per family, for validation/loss. rank_users: users of the sequential family ranked
+    over the whole catalogue with `rank_prompt`, for validation/HR@10 and NDCG@10 (0: none).
+    """
+
+    examples: int = 256
+    rank_users: int = 0
+    rank_prompt: str = "2-3"
+
+
+CONFIGS = (
+    *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
+    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig),
+)
+
+
+def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+    """Train, or resume, the run that gin files and NAME=VALUE overrides describe.
+
+    Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
+    """
+    set_up(gin_files, overrides)
+    validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
+    optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    mesh_config = config.build(MeshConfig)
+    mesh = make_mesh(mesh_config)
+    share = process_share(mesh)
+    run = configured_run()
+    if distributed.is_primary():
+        (run.path / "config.gin").write_text(config.operative_config())
+    result = train(
+        partial(batch_sums, run.model),
+        _initial_params(run, training.seed),
+        param_axes(run.model),
+        train_iterator(run.families, run.vocabulary, pipeline, *share),
+        optimizer,
+        mesh,
+        training,
+        run.path,
+        fingerprint=_fingerprint(run, pipeline, optimizer, training),
+        validate=_rank_validator(run, validation) if validation.rank_users else None,
+        validation_batches=[
+            process_slice(batch, *share)
+            for batch in supervised_batches(
+                _validation_examples(run.families, validation), run.vocabulary, pipeline
+            )
+        ],
+        fsdp=mesh_config.fsdp,
+    )
+    return ended(result)
+
+
+def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Bind what gin files and NAME=VALUE overrides say of a run, and prepare this process."""
+    config.register(*CONFIGS)
+    config.configure(gin_files, overrides)
+    runtime.set_up()
+
+
+def configured_run() -> Run:
+    """Make, or open, the run that is bound; UserError when its data leak."""
+    run_config = config.build(RunConfig)
+    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
+    _refuse_leaks(run)
+    return run
+
+
+def _refuse_leaks(run: Run) -> None:
+    leaks = find_leaks(run.dataset)
+    if leaks:
+        raise UserError(f"{run.dataset.path}: {leaks[0]}; see p5jax data audit")
+    if run.dataset.leaky:
+        distributed.report("note: item ids are `released`: leaky, as in the published P5")
+
+
+def _model_config(run_config: RunConfig) -> T5Config:
+    """Return the model's sizes: gin's, or an initial checkpoint's with gin's dropout and dtype.
+
+    A t5x checkpoint carries no sizes: gin's must be its own.
+    """
+    # The run knows its vocabulary, and sets the size.
+    wanted = config.build(T5Config, vocab_size=0)
+    if not run_config.initial_checkpoint:
+        return wanted
+    if is_t5x(run_config.initial_checkpoint):
+        check_t5x(run_config.initial_checkpoint, wanted)
+        return wanted
+    sizes, _ = import_hf(run_config.initial_checkpoint)
+    return replace(
+        sizes,
+        dropout_rate=wanted.dropout_rate,
+        decoder_dropout_rate=wanted.decoder_dropout_rate,
+        dtype=wanted.dtype,
+        whole_words=wanted.whole_words or sizes.whole_words,
+    )
+
+
+def _initial_params(run: Run, seed: int) -> Any:
+    source, model = run.manifest["initial_checkpoint"], run.model.config
+    if not source:
+        return init_params(run.model, jax.random.key(seed))
+    if is_t5x(source):
+        return import_t5x(source, model)
+    starts = model.word_starts if model.whole_words else b""
+    return import_hf(source, vocab_size=model.vocab_size, word_starts=starts)[1]
+
+
+def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
+    """What a run depends on, JSON-able: a resumed run must have the same."""
+    parts: dict[str, Any] = {type(part).__name__: asdict(part) for part in configs}
+    for irrelevant in ("log_every", "keep", "checkpoint_every"):
+        del parts["TrainConfig"][irrelevant]
+    for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
+        del parts["PipelineConfig"][irrelevant]
+    keys = ("dataset", "vocabulary", "templates", "families", "family_config", "model")
+    parts |= {key: run.manifest[key] for key in keys}
+    parts["dataset"] = run.dataset.fingerprint
+    return json.loads(json.dumps(parts))
+
+
+def _validation_examples(
+    families: dict[str, Family], validation: ValidationConfig
+) -> Iterator[Example]:
+    """Yield the first examples of each family's validation split, each under one seen prompt."""
+    for name, family in families.items():
+        prompts = [t.id for t in family.templates.values() if t.seen]
+        for prompt in prompts:
+            count = min(family.size("validation", prompt), -(-validation.examples // len(prompts)))
+            for index in range(count):
+                rng = example_rng(0, 0, name, index)
+                yield family.example("validation", index, rng, prompt)
+
+
+def _rank_validator(
+    run: Run, validation: ValidationConfig
+) -> Callable[[Any, int], dict[str, float]]:
+    """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
+
+    def validate(params: Any, step: int) -> dict[str, float]:
+        run.params = params
+        result = evaluate_family(
+            run,
+            "sequential",
+            validation.rank_prompt,
+            "validation",
+            limit=validation.rank_users,
+            report=lambda line: None,
+        )
+        names = ("HR@10", "NDCG@10")
+        return {f"validation/{name}": float(result.metrics[name][0]) for name in names}
+
+    return validate

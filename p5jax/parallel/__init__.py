@@ -1,0 +1,1 @@
+"""Devices and processes: mesh, sharding rules, what processes tell each other."""

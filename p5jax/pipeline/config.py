@@ -1,0 +1,75 @@
+"""How training batches are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from p5jax.core.errors import UserError
+
+BATCHINGS = ("auto", "longest", "buckets", "packed")
+_WINDOW_EXAMPLES, _LEAST_WINDOW = 2048, 8
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How training batches are made.
+
+    batch_size: examples per step over all processes; on average when packed.
+    source_lengths: padded source lengths, ascending; the last is the longest source accepted, and
+        the length of a packed row.
+    target_length: longest target with its end-of-sequence; longer ones are cut.
+    batching: "longest" (pad to the batch's longest, what P5 does), "buckets" (sort by length
+        within a window, few shapes), "packed" (several examples in a row, one shape), or "auto":
+        buckets on a CPU, where attention's cost grows with the row; packed on a GPU or TPU.
+    rates: family -> rate; families not named are left out. Empty: proportional to their sizes,
+        so that an epoch holds every example once.
+    window: batches whose examples are sorted or packed together; 0: as many as hold 2,048
+        examples, at least 8.
+    shards: a folder of `p5jax data export-shards` to read the draws from, "" to render them; past
+        the last draw comes the first again.
+    threads: threads that prepare windows ahead, 0 for none. workers: processes that do so, for
+        accelerators that outrun one core.
+    """
+
+    batch_size: int = 32
+    source_lengths: tuple[int, ...] = (32, 128, 448, 512)
+    target_length: int = 64
+    batching: str = "auto"
+    rates: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    window: int = 0
+    shards: str = ""
+    threads: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batching not in BATCHINGS:
+            raise UserError(
+                f"batching: found {self.batching!r}, expected one of {', '.join(BATCHINGS)}"
+            )
+        lengths = tuple(self.source_lengths)
+        if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
+            raise UserError(f"source_lengths: found {lengths}, expected ascending lengths")
+        for name, least in (("batch_size", 1), ("target_length", 1), ("window", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+
+    @property
+    def target_lengths(self) -> tuple[int, ...]:
+        """Padded target lengths in "buckets": ids and ratings fit the first."""
+        return tuple(sorted({-(-self.target_length // 4), self.target_length}))
+
+    @property
+    def window_batches(self) -> int:
+        """Batches in a window."""
+        return self.window or max(_LEAST_WINDOW, _WINDOW_EXAMPLES // self.batch_size)
+
+
+def resolved_batching(config: PipelineConfig) -> str:
+    """Return the batching that "auto" stands for on this machine."""
+    if config.batching != "auto":
+        return config.batching
+    import jax
+
+    return "buckets" if jax.default_backend() == "cpu" else "packed"

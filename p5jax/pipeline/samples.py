@@ -1,0 +1,95 @@
+"""The draws of the training stream: which example comes at each place, rendered and tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from p5jax.core.errors import UserError
+from p5jax.pipeline.batching import Tokens
+from p5jax.pipeline.mixture import Mixture
+from p5jax.prompts.sampling import example_rng
+from p5jax.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from p5jax.pipeline.config import PipelineConfig
+    from p5jax.prompts.families import Example, Family
+
+
+class Draws(Protocol):
+    """The stream's examples as tokens, at any place."""
+
+    @property
+    def period(self) -> int | None:
+        """After how many draws the first comes again; None: never."""
+
+    def __call__(self, start: int, count: int) -> list[Tokens]:
+        """Return draws start ... start + count - 1."""
+
+
+class RenderedDraws:
+    """Draws that are rendered when they are asked for."""
+
+    period = None
+
+    def __init__(
+        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+    ):
+        sizes = {name: family.size("train") for name, family in families.items()}
+        self.families = dict(families)
+        self.vocabulary = vocabulary
+        self.config = config
+        self.mixture = Mixture(sizes, config.rates, config.seed)
+
+    @property
+    def epoch(self) -> int:
+        """The draws of an epoch: as many as the mixture's families have training examples."""
+        return sum(self.mixture.sizes)
+
+    def identity(self) -> dict[str, Any]:
+        """Return, JSON-able, what decides the tokens at every place."""
+        mixture, config = self.mixture, self.config
+        families = [self.families[name] for name in mixture.names]
+        return {
+            "seed": config.seed,
+            "source_length": config.source_lengths[-1],
+            "target_length": config.target_length,
+            "vocabulary": self.vocabulary.fingerprint,
+            **families[0].source.identity(),  # all families of a dataset share one
+            "families": {
+                family.name: {
+                    "examples": size,
+                    "rate": f"{share} of {sum(mixture.shares)}",
+                    "templates": family.templates_fingerprint,
+                }
+                for family, size, share in zip(families, mixture.sizes, mixture.shares, strict=True)
+            },
+        }
+
+    def __call__(self, start: int, count: int) -> list[Tokens]:
+        tokens = []
+        for name, epoch, index in self.mixture.draw(start, count):
+            rng = example_rng(self.config.seed, epoch, name, index)
+            example = self.families[name].example("train", index, rng)
+            tokens.append(tokenise(example, self.vocabulary, self.config))
+        return tokens
+
+
+def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -> Tokens:
+    """Encode an example, end-of-sequence on both sides; UserError when the source is too long."""
+    source = encoded_source(example, vocabulary, config.source_lengths[-1])
+    target = vocabulary.encode(example.targets)[: config.target_length - 1]
+    return Tokens(source, np.array([*target, vocabulary.eos_id], np.int32))
+
+
+def encoded_source(example: Example, vocabulary: Vocabulary, longest: int) -> np.ndarray:
+    """Encode an example's source [s] int32; UserError when it has more than `longest` tokens."""
+    tokens = vocabulary.encode(example.inputs)
+    if len(tokens) >= longest:
+        raise UserError(
+            f"prompt {example.prompt_id}: found {len(tokens) + 1} tokens,"
+            f" expected at most {longest}"
+        )
+    return np.array([*tokens, vocabulary.eos_id], np.int32)

@@ -1,0 +1,162 @@
+"""`p5jax data export-shards`: a run's training draws, tokenised once and written to shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from p5jax.core import config
+from p5jax.core.errors import UserError
+from p5jax.core.interruption import Interruption
+from p5jax.core.progress import Progress, Report, print_progress
+from p5jax.jobs.train import configured_run, set_up
+from p5jax.pipeline.config import PipelineConfig
+from p5jax.pipeline.iterator import worked_ahead
+from p5jax.pipeline.samples import RenderedDraws
+from p5jax.pipeline.shards import (
+    FORMAT_VERSION,
+    MANIFEST,
+    encode,
+    read_manifest,
+    record_dtype,
+    refuse_difference,
+    write_manifest,
+    write_shard,
+)
+
+_CHUNK = 1024  # draws that a thread or process makes at a time
+
+
+class _Stopped(Exception):
+    """A signal came."""
+
+
+def export_from_gin(
+    gin_files: Sequence[str],
+    overrides: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    epochs: int = 1,
+    shards: int = 16,
+) -> int:
+    """Write the shards of the run that gin files and NAME=VALUE overrides describe, making its run
+    folder as training would; return export_shards' status."""
+    set_up(gin_files, overrides)
+    if jax.process_count() > 1:
+        raise UserError(
+            f"export-shards: found {jax.process_count()} processes, expected one"
+            " (PipelineConfig.workers uses more cores)"
+        )
+    pipeline = config.build(PipelineConfig)
+    run = configured_run()
+    rendered = RenderedDraws(run.families, run.vocabulary, pipeline)
+    return export_shards(rendered, out, epochs=epochs, shards=shards)
+
+
+def export_shards(
+    rendered: RenderedDraws,
+    out: str | os.PathLike[str],
+    *,
+    epochs: int = 1,
+    shards: int = 16,
+    report: Report = print_progress,
+) -> int:
+    """Write the first `epochs` epochs of a training stream to `shards` files; return the status.
+
+    An epoch is as many draws as the mixture's families have training examples: every example once,
+    where no rates are given. Threads and workers of the pipeline's configuration make the draws.
+    Files that are there are not written again: 0 when all are, 128 + N after signal N, after which
+    the same call goes on. UserError when `out` holds anything else.
+    """
+    draws = epochs * rendered.epoch
+    if epochs < 1 or not 1 <= shards <= draws:
+        raise UserError(
+            f"export-shards: found {epochs} epochs in {shards} shards, expected at least 1 of each"
+            f" and at most {rendered.epoch} shards an epoch"
+        )
+    pipeline, out = rendered.config, Path(out)
+    dtype = record_dtype(rendered.vocabulary.size, pipeline.source_lengths[-1])
+    manifest = {
+        "shard_format": FORMAT_VERSION,
+        "stream": rendered.identity(),
+        "epochs": epochs,
+        "draws": draws,
+        "shards": shards,
+        "dtype": dtype.str,
+    }
+    ends = [number * draws // shards for number in range(shards + 1)]
+    parts = {
+        out / f"draws-{number:05d}-of-{shards:05d}.array_record": range(*ends[number : number + 2])
+        for number in range(shards)
+    }
+    _claim(out, manifest)
+    waiting = {file: part for file, part in parts.items() if not file.is_file()}
+    done = draws - sum(map(len, waiting.values()))
+    progress = Progress("export", "prompts", draws, report, done)
+    with Interruption() as interruption:
+        chunks = _chunks(rendered, waiting.values(), dtype)
+        try:
+            for file, part in waiting.items():
+                of_part = islice(chunks, -(-len(part) // _CHUNK))
+                write_shard(file, _watched(of_part, interruption, progress))
+        except _Stopped:
+            report("stopped; the same command goes on after the files that are written")
+            return 128 + (interruption.signal or 0)
+        finally:
+            chunks.close()
+    files = {
+        file.name: {"draws": len(part), "bytes": file.stat().st_size}
+        for file, part in parts.items()
+    }
+    write_manifest(out, manifest | {"files": files})
+    size = sum(file["bytes"] for file in files.values())
+    report(f"{out}: {draws} prompts in {shards} files, {size / 2**20:.1f} MiB")
+    return 0
+
+
+def _chunks(
+    rendered: RenderedDraws, parts: Iterable[range], dtype: np.dtype
+) -> grain.DatasetIterator:
+    """Iterate over the parts' records, at most _CHUNK at a time, made ahead."""
+    spans = [
+        (start, min(_CHUNK, part.stop - start))
+        for part in parts
+        for start in range(part.start, part.stop, _CHUNK)
+    ]
+
+    def records(span: tuple[int, int]) -> list[bytes]:
+        # Encoded where they are made: workers would send each array in a shared memory of its own.
+        return [encode(tokens, dtype) for tokens in rendered(*span)]
+
+    return worked_ahead(grain.MapDataset.source(spans).map(records), rendered.config)
+
+
+def _watched(
+    chunks: Iterable[list[bytes]], interruption: Interruption, progress: Progress
+) -> Iterator[list[bytes]]:
+    """Pass chunks on, reporting how far they are, until a signal comes."""
+    for chunk in chunks:
+        if interruption.signal is not None:
+            raise _Stopped
+        yield chunk
+        progress.add(len(chunk))
+
+
+def _claim(out: Path, manifest: dict) -> None:
+    """Make the folder, or check that it holds the same export."""
+    there = read_manifest(out)
+    if there is None:
+        if out.exists() and (
+            not out.is_dir() or any(c.name != f"{MANIFEST}.partial" for c in out.iterdir())
+        ):
+            raise UserError(f"{out}: exists and is no folder of shards; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        write_manifest(out, manifest)
+        return
+    refuse_difference(out, {k: v for k, v in there.items() if k != "files"}, manifest)

@@ -1,0 +1,1 @@
+"""Sequential models that PPR prompts."""

@@ -1,0 +1,125 @@
+"""Where held-out items stand in the whole catalogue (leave-one-out), by any scorer.
+
+A scorer is called with (users [N], items int32 [N, S] right-aligned from 1, candidates [N, C] or
+None for all items) and returns scores [N, C] or [N, I].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from p5jax.core.errors import UserError
+from p5jax.data.dataset import Dataset
+from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
+from p5jax.evaluation.results import FamilyResult
+from p5jax.parallel.placing import place_rows, to_host
+from p5jax.ppr.backbone.model import Backbone
+from p5jax.ppr.backbone.sequences import right_aligned
+
+Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+BATCH_SIZE = 512  # users
+
+
+class BackboneScorer:
+    """Scores of a backbone as it is, for any histories; users only name the rows."""
+
+    def __init__(self, model: Backbone, params: Any) -> None:
+        self.model, self.params = model, params
+
+    def __call__(
+        self, users: np.ndarray, items_NxS: np.ndarray, candidates: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Histories longer than the backbone's max_history are cut to their most recent items."""
+        items = place_rows(self.params, items_NxS[:, -self.model.config.max_history :])
+        chosen = None if candidates is None else place_rows(self.params, candidates)
+        scores = _scores(self.model, self.params, items, chosen)
+        return to_host(scores)[: len(items_NxS)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores(
+    model: Backbone, params: Any, items_BxS: jax.Array, candidates: jax.Array | None
+) -> jax.Array:
+    state: Any = model.apply({"params": params}, items_BxS, method="user_state")
+    table: Any = model.apply({"params": params}, method="item_table")
+    if candidates is None:
+        return state @ table.T  # [B, I]
+    return jnp.einsum("bd,bcd->bc", state, table[candidates])
+
+
+def target_ranks(
+    scores_NxI: np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray
+) -> tuple[np.ndarray, list[list[int]]]:
+    """Return each target's rank and each user's first ten items, without the history.
+
+    A rank is the number of items that score strictly better and are not in the history. histories:
+    dataset items, so many arrays; targets: [N]. UserError when a target's score is no number.
+    """
+    scores = np.array(scores_NxI, np.float32)
+    own = scores[np.arange(len(targets)), targets]
+    if np.isnan(own).any():
+        raise UserError("scores: found what is no number, expected a trained model")
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    scores[rows, np.concatenate([np.zeros(0, np.int64), *histories])] = -np.inf
+    ranks = (scores > own[:, None]).sum(axis=1)
+    count = min(LIST_LENGTH, scores.shape[1])
+    best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
+    best = np.take_along_axis(best, order, 1)
+    lists = [row[np.isfinite(scores[place, row])].tolist() for place, row in enumerate(best)]
+    return ranks, lists
+
+
+def catalogue_ranks(
+    scorer: Scorer,
+    dataset: Dataset,
+    split: str,
+    users: np.ndarray,
+    width: int,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[list[int]]]]:
+    """Yield (users, targets, ranks, lists) of the split's pairs for batches of users.
+
+    The scorer sees the last `width` items before the target, in arrays of one shape: a last batch
+    is filled with empty histories.
+    """
+    users = np.asarray(users)
+    size = min(batch_size, len(users))
+    for start in range(0, len(users), batch_size):
+        part = users[start : start + batch_size]
+        histories = [dataset.history(user, split) for user in part]
+        targets = np.array([dataset.target(user, split) for user in part])
+        rows = np.zeros((size, width), np.int32)
+        rows[: len(part)] = right_aligned(histories, width)
+        asked = np.resize(part, size)
+        scores = scorer(asked, rows, None)[: len(part)]
+        yield part, targets, *target_ranks(scores, histories, targets)
+
+
+def catalogue_result(
+    scorer: Scorer,
+    name: str,
+    dataset: Dataset,
+    split: str,
+    users: np.ndarray | None = None,
+    *,
+    width: int,
+    batch_size: int = BATCH_SIZE,
+) -> FamilyResult:
+    """Metrics with intervals and per-user values of `users` (default: all), as p5jax evaluate's."""
+    users = np.arange(dataset.num_users) if users is None else np.asarray(users)
+    if not len(users):
+        raise UserError("users: found none, expected some to rank for")
+    parts = list(catalogue_ranks(scorer, dataset, split, users, width, batch_size))
+    ranked, targets, ranks = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    lists = [row for part in parts for row in part[3]]
+    return ranking_result(
+        *("sequential", name, "catalogue", ranked, targets, ranks, lists, dataset.num_items),
+        seen=None,
+    )

@@ -1,0 +1,243 @@
+"""SASRec (Kang and McAuley 2018), a causal transformer over item sequences that takes a prompt.
+
+CL4SRec is the same encoder, pre-trained with a contrastive loss beside (see pretraining). Letters:
+B batch, S history length, D model, H heads, P prompt rows, L layers, I items. Items in sequences
+are 1 … I, 0 is padding on the left, I + 1 stands for a masked item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import unfreeze
+from flax.linen import partitioning
+
+from p5jax.core.errors import UserError
+from p5jax.models.attention import MASKED
+from p5jax.models.layers import normal
+
+Array = jax.Array
+STDDEV = 0.01  # of every initial weight
+EPSILON = 1e-6  # of the layer norms
+ROW_MULTIPLE = 128  # table rows, so that the mesh's model axis divides them
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes of a backbone; the defaults are PPR's reference shape with a shorter history.
+
+    num_items: I of the dataset. max_history: most recent interactions that are read.
+    """
+
+    num_items: int
+    emb_dim: int = 64
+    num_layers: int = 1
+    num_heads: int = 1
+    mlp_dim: int = 64
+    max_history: int = 50
+    dropout_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("emb_dim", "num_layers", "num_heads", "mlp_dim", "max_history"):
+            if getattr(self, name) < 1:
+                raise UserError(f"BackboneConfig.{name}: found {getattr(self, name)}, expected 1+")
+        if self.emb_dim % self.num_heads:
+            raise UserError(
+                f"BackboneConfig.emb_dim: found {self.emb_dim}, expected a multiple of"
+                f" num_heads = {self.num_heads}"
+            )
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise UserError(
+                f"BackboneConfig.dropout_rate: found {self.dropout_rate}, expected 0 to below 1"
+            )
+
+    @property
+    def mask_item(self) -> int:
+        """The number that stands for a masked item in sequences."""
+        return self.num_items + 1
+
+
+class Backbone(nn.Module):
+    """Histories to states; the score of item i is the user's state times `item_table()[i]`."""
+
+    config: BackboneConfig
+
+    def setup(self) -> None:
+        c = self.config
+        rows = -(-(c.num_items + 1) // ROW_MULTIPLE) * ROW_MULTIPLE
+        self.item_embedding = _Table(rows, c.emb_dim, ("vocab", "embed"))
+        self.position_embedding = _Table(c.max_history, c.emb_dim, ("relpos_buckets", "embed"))
+        self.dropout = nn.Dropout(c.dropout_rate)
+        self.layers = [_Layer(c) for _ in range(c.num_layers)]
+
+    def item_table(self) -> Array:
+        """The items' embeddings, [I, D]: those read are those scored."""
+        return self.item_embedding()[: self.config.num_items]
+
+    def embed(self, items_BxS: Array) -> Array:
+        """Item plus position embedding, [B, S] int32 -> [B, S, D]; padding is zero.
+
+        A position counts back from the most recent item, the last column. ValueError when S is
+        more than max_history.
+        """
+        length = items_BxS.shape[1]
+        if length > self.config.max_history:
+            raise ValueError(f"found {length} columns, expected {self.config.max_history} at most")
+        items = jnp.take(self.item_embedding(), items_BxS - 1, axis=0, mode="clip")
+        positions = self.position_embedding()[:length][::-1]
+        return (items + positions) * (items_BxS > 0)[..., None]
+
+    def encode_embedded(
+        self,
+        embedded_BxSxD: Array,
+        present_BxS: Array,
+        prompt: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """States of the prompt's rows and the behaviour's, [B, P + S, D]; padding's are zero.
+
+        present: bool, False for padding. prompt: [B, P, L, D] or None for P = 0; its rows stand
+        before the behaviour, are visible to every later row, and the input of layer l there is
+        prompt[:, :, l] whatever the layer below made of them.
+        """
+        x = self.dropout(embedded_BxSxD, deterministic=deterministic)
+        present, rows = present_BxS, 0
+        if prompt is not None:
+            rows = prompt.shape[1]
+            x = jnp.concatenate([prompt[:, :, 0], x], axis=1)
+            always = jnp.ones((x.shape[0], rows), bool)
+            present = jnp.concatenate([always, present_BxS], axis=1)  # [B, P + S]
+        size = x.shape[1]
+        visible = jnp.tril(jnp.ones((size, size), bool)) & present[:, None, :]  # [B, Q, K]
+        for number, layer in enumerate(self.layers):
+            if prompt is not None and number:
+                x = jnp.concatenate([prompt[:, :, number], x[:, rows:]], axis=1)
+            x = layer(x, visible, deterministic) * present[..., None]
+        return x
+
+    def __call__(
+        self, items_BxS: Array, prompt: Array | None = None, deterministic: bool = True
+    ) -> Array:
+        """States of right-aligned histories: [B, S] int32 -> [B, P + S, D]."""
+        return self.encode_embedded(self.embed(items_BxS), items_BxS > 0, prompt, deterministic)
+
+    def user_state(
+        self, items_BxS: Array, prompt: Array | None = None, deterministic: bool = True
+    ) -> Array:
+        """The state that predicts the next item, [B, D].
+
+        It is the last column's; for an empty history the last prompt row's, and zero without one.
+        """
+        states = self(items_BxS, prompt, deterministic)
+        last = states[:, -1]
+        if prompt is None or not prompt.shape[1]:
+            return last
+        return jnp.where(items_BxS[:, -1:] > 0, last, states[:, prompt.shape[1] - 1])
+
+
+class _Layer(nn.Module):
+    """Self-attention, then a feed-forward block; each is added to its input, then normalised."""
+
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, deterministic: bool) -> Array:
+        c = self.config
+        dropout = nn.Dropout(c.dropout_rate)
+        attended = _Attention(c, name="attention")(x, visible, deterministic)
+        x = _LayerNorm(name="post_attention_layer_norm")(
+            x + dropout(attended, deterministic=deterministic)
+        )
+        hidden = nn.relu(_Dense(c.mlp_dim, ("embed", "mlp"), name="wi")(x))
+        hidden = dropout(hidden, deterministic=deterministic)
+        hidden = _Dense(c.emb_dim, ("mlp", "embed"), name="wo")(hidden)
+        return _LayerNorm(name="post_mlp_layer_norm")(
+            x + dropout(hidden, deterministic=deterministic)
+        )
+
+
+class _Attention(nn.Module):
+    config: BackboneConfig
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, deterministic: bool) -> Array:
+        c = self.config
+        batch, length, _ = x.shape
+        query, key, value = (
+            _Dense(c.emb_dim, ("embed", "joined_kv"), name=name)(x).reshape(
+                batch, length, c.num_heads, c.emb_dim // c.num_heads
+            )
+            for name in ("query", "key", "value")
+        )
+        query = query * (c.emb_dim // c.num_heads) ** -0.5
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+        weights = jax.nn.softmax(jnp.where(visible[:, None], logits, MASKED), axis=-1)
+        weights = nn.Dropout(c.dropout_rate)(weights, deterministic=deterministic)
+        x = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, c.emb_dim)
+        return _Dense(c.emb_dim, ("joined_kv", "embed"), name="out")(x)
+
+
+class _Table(nn.Module):
+    rows: int
+    features: int
+    axes: tuple[str, str]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        shape = (self.rows, self.features)
+        return partitioning.param_with_axes(
+            "embedding", normal(STDDEV), shape, jnp.float32, axes=self.axes
+        )
+
+
+class _Dense(nn.Module):
+    features: int
+    axes: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = partitioning.param_with_axes(
+            "kernel", normal(STDDEV), (x.shape[-1], self.features), jnp.float32, axes=self.axes
+        )
+        bias = partitioning.param_with_axes(
+            "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
+        )
+        return x @ kernel + bias
+
+
+class _LayerNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = partitioning.param_with_axes(
+            "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
+        )
+        bias = partitioning.param_with_axes(
+            "bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32, axes=("embed",)
+        )
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + EPSILON) * scale + bias
+
+
+def init_params(model: Backbone, key: Array) -> dict[str, Any]:
+    """Fresh parameters, nested dicts of float32."""
+    return dict(unfreeze(_init(model, key)["params"]))
+
+
+def param_axes(model: Backbone) -> dict[str, Any]:
+    """The parameters' tree with a tuple of logical axis names at each leaf."""
+    axes = jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))["params_axes"]
+    return jax.tree.map(
+        tuple,
+        unfreeze(partitioning.get_axis_names(axes)),
+        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    )
+
+
+def _init(model: Backbone, key: Array) -> Mapping[str, Any]:
+    return model.init(key, jnp.zeros((1, 1), jnp.int32))

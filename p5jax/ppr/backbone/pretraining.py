@@ -1,0 +1,221 @@
+"""Pre-training of a backbone on the sequences of chosen users, by the ordinary trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from p5jax.core.errors import UserError, nearest
+from p5jax.data.dataset import Dataset
+from p5jax.evaluation.rank_metrics import hit_rate, ndcg
+from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_ranks
+from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
+from p5jax.ppr.backbone.views import ViewConfig, random_view
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.step import Batch, Objective
+from p5jax.training.trainer import TrainConfig, TrainResult, train
+
+LOSSES = ("cross_entropy", "sampled", "bpr")
+# Adam as published; the best model by its ranking of validation pairs.
+OPTIMIZER = OptimizerConfig(schedule="constant", weight_decay=0.0)
+TRAINING = TrainConfig(
+    steps=5000, validate_every=500, best_metric="validation/NDCG@10", best_mode="max"
+)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What pre-training minimises: a next-item loss, averaged over positions.
+
+    loss: "cross_entropy" over all items, "sampled" over the negatives of SequenceConfig, or "bpr".
+    contrastive_weight: of CL4SRec's loss beside it (0: SASRec), with its temperature.
+    """
+
+    loss: str = "cross_entropy"
+    contrastive_weight: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UserError(
+                f"LossConfig.loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}"
+                f"{nearest(self.loss, LOSSES)}"
+            )
+        if self.contrastive_weight < 0:
+            found = self.contrastive_weight
+            raise UserError(f"LossConfig.contrastive_weight: found {found}, expected 0 or more")
+        if self.temperature <= 0:
+            raise UserError(f"LossConfig.temperature: found {self.temperature}, expected above 0")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """All settings of a pre-training; the dataset gives the backbone its number of items.
+
+    validation_users: so many of the users, always the same, are ranked over the whole catalogue on
+    their validation pairs for validation/HR@10 and NDCG@10 (0: none).
+    """
+
+    backbone: BackboneConfig = field(default_factory=partial(BackboneConfig, num_items=0))
+    loss: LossConfig = field(default_factory=LossConfig)
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    optimizer: OptimizerConfig = OPTIMIZER
+    training: TrainConfig = TRAINING
+    validation_users: int = 1000
+    fsdp: bool = False
+
+    def __post_init__(self) -> None:
+        negatives = self.sequences.negatives
+        if (self.loss.loss == "cross_entropy") != (negatives == 0):
+            expected = "0" if negatives else "1 or more"
+            raise UserError(
+                f"SequenceConfig.negatives: found {negatives}, expected {expected} for the loss"
+                f" {self.loss.loss}"
+            )
+
+
+def pretrain(
+    dataset: Dataset,
+    config: PretrainConfig,
+    run_dir: str | os.PathLike[str],
+    users: np.ndarray | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[PprRun, TrainResult]:
+    """Pre-train, or resume, a backbone on the training items of `users` (default: all).
+
+    The last two interactions of each user are never trained on. Returns the run, whose parameters
+    are the best checkpoint's, and how the training ended. UserError when run_dir holds a run of
+    other users, data or settings.
+    """
+    users = np.arange(dataset.num_users) if users is None else np.unique(users)
+    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+    backbone = replace(config.backbone, num_items=dataset.num_items)
+    settings = _settings(config)
+    run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings)
+    model = run.model
+    result = train(
+        next_item_objective(model, config.loss, config.views),
+        init_params(model, jax.random.key(config.training.seed)),
+        param_axes(model),
+        SequenceIterator(
+            dataset, users, config.sequences, backbone.max_history, *process_share(mesh)
+        ),
+        config.optimizer,
+        mesh,
+        config.training,
+        run.path,
+        fingerprint={name: run.manifest[name] for name in ("users", "backbone", "settings")},
+        validate=_validator(model, dataset, users, config) if config.validation_users else None,
+        fsdp=config.fsdp,
+    )
+    run.mesh = mesh
+    return run, result
+
+
+def _settings(config: PretrainConfig) -> dict[str, Any]:
+    """What the result depends on beside data, users and sizes."""
+    parts = asdict(config)
+    del parts["backbone"], parts["fsdp"]
+    for irrelevant in ("log_every", "keep", "checkpoint_every"):
+        del parts["training"][irrelevant]
+    return json.loads(json.dumps(parts))
+
+
+def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:
+    """The objective over batches of SequenceIterator: every position predicts its next item.
+
+    Evaluated without an rng it has neither dropout nor the contrastive part.
+    """
+
+    def objective(
+        params: Any, batch: Batch, rng: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        items, weights = batch["items"], (batch["targets"] > 0).astype(jnp.float32)
+        states = _apply(model, params, items, rng, 0, "__call__")  # [B, S, D]
+        sums = _next_item_sums(model, params, states, batch, weights, loss.loss)
+        if loss.contrastive_weight and rng is not None:
+            keys = [jax.random.fold_in(rng, number) for number in (1, 2)]
+            first, second = (
+                _apply(
+                    model,
+                    params,
+                    random_view(key, items, views, model.config.mask_item),
+                    key,
+                    number,
+                    "user_state",
+                )
+                for number, key in enumerate(keys, start=3)
+            )  # [B, D]
+            present = weights[:, -1] > 0
+            each = contrastive(first, second, loss.temperature, present)
+            mean = each.sum() / jnp.maximum(present.sum(), 1)
+            # A mean over users beside the mean over positions: the trainer divides by the weight.
+            sums["loss_sum"] += loss.contrastive_weight * mean * sums["weight"]
+        return sums["loss_sum"], sums
+
+    return objective
+
+
+def _apply(
+    model: Backbone, params: Any, items: jax.Array, rng: jax.Array | None, fold: int, method: str
+) -> Any:
+    rngs = None if rng is None else {"dropout": jax.random.fold_in(rng, fold)}
+    return model.apply(
+        {"params": params}, items, deterministic=rng is None, rngs=rngs, method=method
+    )
+
+
+def _next_item_sums(
+    model: Backbone, params: Any, states: jax.Array, batch: Batch, weights: jax.Array, loss: str
+) -> dict[str, jax.Array]:
+    table: Any = model.apply({"params": params}, method="item_table")  # [I, D]
+    targets = jnp.maximum(batch["targets"] - 1, 0)
+    sums = {
+        "weight": weights.sum(),
+        "examples": jnp.any(weights > 0, axis=1).sum().astype(jnp.float32),
+    }
+    if loss == "cross_entropy":
+        each, hit = cross_entropy(states, table, targets)
+        sums |= {"hits": (hit * weights).sum(), "scored": weights.sum()}
+    else:
+        positive = jnp.einsum("bsd,bsd->bs", states, table[targets])
+        negatives = jnp.einsum("bsd,bsnd->bsn", states, table[batch["negatives"] - 1])
+        if loss == "bpr":
+            each = bpr(positive, negatives)
+        else:
+            each = sampled_cross_entropy(positive, negatives, model.config.num_items)
+    return {**sums, "loss_sum": (each * weights).sum()}
+
+
+def _validator(
+    model: Backbone, dataset: Dataset, users: np.ndarray, config: PretrainConfig
+) -> Callable[[Any, int], dict[str, float]]:
+    """Return a function (params, step) -> metrics of some users' validation pairs."""
+    count = min(config.validation_users, len(users))
+    some = np.sort(np.random.default_rng(0).choice(users, count, replace=False))
+
+    def validate(params: Any, step: int) -> dict[str, float]:
+        width = model.config.max_history
+        scorer = BackboneScorer(model, params)
+        parts = catalogue_ranks(scorer, dataset, "validation", some, width)
+        ranks = np.concatenate([ranks for _, _, ranks, _ in parts])
+        return {
+            "validation/HR@10": float(hit_rate(ranks, 10).mean()),
+            "validation/NDCG@10": float(ndcg(ranks, 10).mean()),
+        }
+
+    return validate

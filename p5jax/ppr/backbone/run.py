@@ -1,0 +1,132 @@
+"""The folder of a pre-trained backbone: what it was made from, and its parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.data.dataset import Dataset
+from p5jax.evaluation.baseline_results import catalogue_baselines
+from p5jax.evaluation.evaluators import params_digest
+from p5jax.evaluation.results import FamilyResult, write_results
+from p5jax.parallel import distributed
+from p5jax.parallel.partitioning import param_shardings
+from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.sequences import users_hash
+from p5jax.runs.manifest import claim, dataset_entry, load_dataset, read_manifest
+from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.trainer import CHECKPOINT_FOLDER
+
+FORMAT_VERSION = 1
+MANIFEST = "ppr.json"
+_COMMAND = "p5jax ppr pretrain"
+
+
+class PprRun:
+    """One pre-trained backbone, loaded: dataset, model and (lazily) its best parameters."""
+
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], dataset: Dataset, mesh: Mesh | None = None
+    ) -> None:
+        self.path, self.manifest, self.dataset, self.mesh = path, manifest, dataset, mesh
+        self.model = Backbone(BackboneConfig(**manifest["backbone"]))
+
+    @cached_property
+    def params(self) -> Any:
+        """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
+        shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
+        if self.mesh is not None:
+            shapes = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                shapes,
+                param_shardings(self.mesh, param_axes(self.model), shapes),
+            )
+        return restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+
+    @cached_property
+    def scorer(self) -> BackboneScorer:
+        """The backbone as a scorer of any histories."""
+        return BackboneScorer(self.model, self.params)
+
+    def trained_on(self, users: np.ndarray) -> bool:
+        """Whether these are the users that the backbone was pre-trained on."""
+        return self.manifest["users"]["hash"] == users_hash(users)
+
+    @staticmethod
+    def create(
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        users: np.ndarray,
+        backbone: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> PprRun:
+        """Make a new folder, or open the one there when it was made from the same things.
+
+        UserError, naming the first difference, when the folder there was made from others.
+        """
+        path = Path(path).absolute()
+        file = path / MANIFEST
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "dataset": dataset_entry(dataset, path),
+            "users": {"count": len(users), "hash": users_hash(users)},
+            "backbone": dict(backbone),
+            "settings": dict(settings),
+        }
+        manifest = json.loads(json.dumps(manifest))
+        begun = bool(available_steps(path / CHECKPOINT_FOLDER))
+        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
+        text = json.dumps(manifest, indent=1) + "\n"
+        distributed.from_primary(lambda: _write(path, text))
+        return PprRun(path, manifest, dataset)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
+        """Open a folder; UserError when it is none or its dataset does not match."""
+        path = Path(path)
+        manifest = read_manifest(path / MANIFEST, FORMAT_VERSION, _COMMAND)
+        return PprRun(path, manifest, load_dataset(path, manifest, _COMMAND), mesh)
+
+    def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
+        """Rank the whole catalogue for the split's pairs, beside the zero-parameter baselines.
+
+        For all users (`users` None) the results are written to RUN/evaluation/<split>/, as those of
+        p5jax evaluate.
+        """
+        width = self.model.config.max_history
+        result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
+        results = [result, *catalogue_baselines(self.dataset, result, split)]
+        if users is None:
+            header = {
+                "split": split,
+                "dataset": self.dataset.name,
+                "dataset_fingerprint": self.dataset.fingerprint,
+                "leaky_item_ids": self.dataset.leaky,
+                "params": params_digest(self.params),
+            }
+            folder = self.path / "evaluation" / split
+            distributed.from_primary(lambda: write_results(folder, results, header))
+        return results
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_file() or (
+        not (path / MANIFEST).is_file()
+        and any(child.name != f"{MANIFEST}.partial" for child in path.glob("*"))
+    ):
+        raise UserError(f"{path}: exists and is not a run of {_COMMAND}; choose another RUN_DIR")
+    path.mkdir(parents=True, exist_ok=True)
+    replace_text(path / MANIFEST, text)

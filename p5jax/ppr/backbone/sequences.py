@@ -1,0 +1,210 @@
+"""Training batches of user sequences: windows, negatives, an exact state.
+
+Everything is a function of the seed, the epoch and the place in it. One epoch takes every user
+once; a batch holds users whose windows fit one width, so that little is computed for padding.
+Letters: B batch, S width, N negatives, I items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p5jax.core.errors import UserError
+from p5jax.data.dataset import Dataset
+from p5jax.pipeline.batching import process_slice
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """How sequences become batches.
+
+    batch_size: users of a batch, over all devices. widths: of the batches, ascending, beside the
+    backbone's max_history; more of them mean less padding and more programs to compile.
+    negatives: items drawn for each position, none of which the user has in training.
+    """
+
+    batch_size: int = 256
+    widths: tuple[int, ...] = (8, 16)
+    negatives: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("negatives", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                found = getattr(self, name)
+                raise UserError(f"SequenceConfig.{name}: found {found}, expected {least} or more")
+        if list(self.widths) != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
+            raise UserError(
+                f"SequenceConfig.widths: found {self.widths}, expected ascending numbers from 1"
+            )
+
+
+def right_aligned(histories: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """The last `width` items of each history as int32 [N, width]: item + 1, padded on the left."""
+    rows = np.zeros((len(histories), width), np.int32)
+    for row, history in zip(rows, histories, strict=True):
+        kept = history[-width:]
+        row[width - len(kept) :] = np.asarray(kept) + 1
+    return rows
+
+
+def users_hash(users: np.ndarray) -> str:
+    """A name for a set of users, in any order."""
+    numbers = np.sort(np.asarray(users)).astype("<i8")
+    return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
+
+
+class SequenceIterator:
+    """An endless iterator of a process's rows of the batches of some users' training items.
+
+    The last two interactions of a user are held out (leave-one-out) and never read. A batch is
+    {"items", "targets": int32 [B, S], "negatives": int32 [B, S, N] where N > 0}: a position's
+    target is the item that follows, all numbered from 1 (item + 1), right-aligned, 0 for padding.
+    A user with more than max_history + 1 training items has a random window of them in each epoch,
+    one with fewer than two has nothing to predict and is left out; the last batch of a width is
+    filled with empty rows. UserError when no user is left, when nothing can be a negative, or when
+    batch_size does not divide over the processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        users: np.ndarray,
+        config: SequenceConfig,
+        max_history: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        users = np.unique(np.asarray(users, np.int64))
+        counts = np.diff(dataset.offsets)[users] - 2
+        self.users = users[counts >= 2]
+        if not len(self.users):
+            raise UserError(f"{dataset.path}: found no user with two training interactions")
+        self._counts = counts[counts >= 2]
+        self._starts = dataset.offsets[self.users]
+        self._items, self._num_items = dataset.sequence_items, dataset.num_items
+        self.config, self.max_history = config, max_history
+        self._widths = np.array([*(w for w in config.widths if w < max_history), max_history])
+        self._process = process_index, process_count
+        if config.batch_size % process_count:
+            raise UserError(
+                f"batch_size: found {config.batch_size}, expected a multiple of the"
+                f" {process_count} processes"
+            )
+        self._known = self._pairs() if config.negatives else np.zeros(0, np.int64)
+        self._epoch = self._position = 0
+        self._plan: list[np.ndarray] | None = None
+        self._ends = np.zeros(0, np.int64)
+
+    def __iter__(self) -> SequenceIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._plan is None:
+            self._plan = self._plan_epoch()
+        if self._position == len(self._plan):
+            self._epoch, self._position, self._plan = self._epoch + 1, 0, None
+            return next(self)
+        batch = self._batch(self._plan[self._position])
+        self._position += 1
+        return process_slice(batch, *self._process)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches take every user once."""
+        sizes = np.bincount(self._buckets(), minlength=len(self._widths))
+        return int((-(-sizes // self.config.batch_size)).sum())
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the place of the next batch, JSON-able and the same on every process."""
+        return {"epoch": self._epoch, "position": self._position, "sequences": self._identity()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that get_state returned; UserError when users or settings differ."""
+        ours, theirs = self._identity(), state["sequences"]
+        for name in ours:
+            if ours[name] != theirs.get(name):
+                raise UserError(
+                    f"sequences: found {name} = {theirs.get(name)}, expected {ours[name]}"
+                )
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        self._plan = None
+
+    def _identity(self) -> dict[str, Any]:
+        c = self.config
+        return {
+            "users": users_hash(self.users),
+            "batch_size": c.batch_size,
+            "widths": self._widths.tolist(),
+            "negatives": c.negatives,
+            "seed": c.seed,
+        }
+
+    def _buckets(self) -> np.ndarray:
+        """The width, by its number, that each user's window fits, [U]."""
+        inputs = np.minimum(self._counts - 1, self.max_history)
+        return np.searchsorted(self._widths, inputs)
+
+    def _plan_epoch(self) -> list[np.ndarray]:
+        """The users of each batch, by their row in self.users, and where their windows end."""
+        rng = np.random.default_rng([self.config.seed, self._epoch])
+        spare = np.maximum(self._counts - 1 - self.max_history, 0)
+        self._ends = self._starts + self._counts - rng.integers(0, spare + 1)
+        order, buckets = rng.permutation(len(self.users)), self._buckets()
+        plan = []
+        for bucket in range(len(self._widths)):
+            members = order[buckets[order] == bucket]
+            size = self.config.batch_size
+            plan += [members[start : start + size] for start in range(0, len(members), size)]
+        return [plan[place] for place in rng.permutation(len(plan))]
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        buckets = self._buckets()
+        width = int(self._widths[buckets[rows[0]]])
+        ends = self._ends[rows]  # one past the last target
+        first = np.maximum(self._starts[rows], ends - width - 1)
+        place = ends[:, None] - 1 - width + np.arange(width)  # of the input at each column
+        real = place >= first[:, None]
+        place = np.where(real, place, 0)
+        shape = (self.config.batch_size, width)
+        batch = {name: np.zeros(shape, np.int32) for name in ("items", "targets")}
+        batch["items"][: len(rows)] = np.where(real, self._items[place] + 1, 0)
+        batch["targets"][: len(rows)] = np.where(real, self._items[place + real] + 1, 0)
+        if self.config.negatives:
+            batch["negatives"] = self._negatives(rows, width)
+        return batch
+
+    def _pairs(self) -> np.ndarray:
+        """The (user row, item) pairs of training as ascending numbers."""
+        total = int(self._counts.sum())
+        begins = np.repeat(np.cumsum(self._counts) - self._counts, self._counts)
+        place = np.repeat(self._starts, self._counts) + np.arange(total) - begins
+        rows = np.repeat(np.arange(len(self.users)), self._counts)
+        pairs = np.unique(rows * self._num_items + self._items[place])
+        if np.bincount(pairs // self._num_items).max() == self._num_items:
+            raise UserError("negatives: found a user who has every item, expected some to be left")
+        return pairs
+
+    def _negatives(self, rows: np.ndarray, width: int) -> np.ndarray:
+        """Draw evenly from the items that each user has not in training, [B, S, N] from 1."""
+        rng = np.random.default_rng([self.config.seed, self._epoch, self._position])
+        shape = (self.config.batch_size, width, self.config.negatives)
+        drawn = rng.integers(0, self._num_items, shape)
+        user = np.zeros(shape, np.int64) + np.resize(rows, len(drawn))[:, None, None]
+        wrong = self._is_known(user, drawn)
+        while wrong.any():
+            drawn[wrong] = rng.integers(0, self._num_items, int(wrong.sum()))
+            wrong[wrong] = self._is_known(user[wrong], drawn[wrong])
+        return (drawn + 1).astype(np.int32)
+
+    def _is_known(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        pair = user * self._num_items + item
+        place = np.searchsorted(self._known, pair)
+        return self._known[np.minimum(place, len(self._known) - 1)] == pair

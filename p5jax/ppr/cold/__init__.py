@@ -1,0 +1,1 @@
+"""Cold users: protocol, evaluation, results."""

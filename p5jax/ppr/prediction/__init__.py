@@ -1,0 +1,1 @@
+"""Profile attributes predicted from the others and from behaviour."""

@@ -1,0 +1,297 @@
+"""A prompted model with a linear head on the user vector, trained to tell an attribute.
+
+Letters: B batch, S history length, M attributes, U users, G classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+from p5jax.evaluation.evaluators import params_digest
+from p5jax.parallel import distributed
+from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
+from p5jax.parallel.placing import place_rows, to_host
+from p5jax.pipeline.batching import process_slice
+from p5jax.ppr.backbone.model import STDDEV, param_axes
+from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.cold.protocol import ColdStart
+from p5jax.ppr.generator import Linear, PromptConfig, axes_of, fresh_params
+from p5jax.ppr.model import BACKBONE, PromptedModel
+from p5jax.ppr.prediction.task import PredictionTask
+from p5jax.ppr.tuning import MODES, validation_users
+from p5jax.runs.manifest import read_manifest, refuse_difference
+from p5jax.training.checkpoints import restore_params
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.step import Batch, Objective
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, ended, train
+
+FORMAT_VERSION = 1
+MANIFEST = "prediction.json"
+_COMMAND = "p5jax ppr predict"
+PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """How the classifier is trained: what a mode of MODES trains, and the head.
+
+    steps of Adam with a `learning_rate` that does not change (0: the mode's own); the one with the
+    least loss on `validation_share` of the training users is kept, of every `validate_every`.
+    """
+
+    mode: str = "light"
+    steps: int = 500
+    validate_every: int = 25
+    learning_rate: float = 0.0
+    seed: int = 0
+    batch_size: int = 64
+    validation_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            known = ", ".join(MODES)
+            raise UserError(f"PredictionConfig.mode: found {self.mode!r}, expected {known}")
+        if self.batch_size < 1 or not 0 < self.validation_share < 1:
+            raise UserError(
+                f"PredictionConfig: found batch_size {self.batch_size} and validation_share "
+                f"{self.validation_share}, expected 1 or more and between 0 and 1"
+            )
+        if self.seed < 0:
+            raise UserError(f"PredictionConfig.seed: found {self.seed}, expected 0 or more")
+
+
+class ProfileClassifier(nn.Module):
+    """Class scores [B, G] of profiles [B, M] and histories [B, S]."""
+
+    prompted_model: PromptedModel
+    classes: int
+
+    def setup(self) -> None:
+        self.prompted = self.prompted_model.clone()
+        self.head = Linear(self.classes, ("embed", "mlp"), STDDEV)
+
+    def __call__(
+        self, profiles: jax.Array, items_BxS: jax.Array, deterministic: bool = True
+    ) -> jax.Array:
+        """The linear head on u_p."""
+        vector, _ = self.prompted(profiles, items_BxS, deterministic)
+        return self.head(vector)
+
+
+class UserIterator:
+    """An endless iterator of a process's rows of batches of users, each once in an epoch.
+
+    A batch is {"profiles": int32 [B, M], "items": int32 [B, S], "labels": int32 [B], "weights":
+    float32 [B]}; rows that fill an epoch's last batch have weight 0.
+    """
+
+    def __init__(
+        self,
+        task: PredictionTask,
+        users: np.ndarray,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        self._task, self._users, self._size, self._seed = task, users, batch_size, seed
+        self._process = process_index, process_count
+        self._epoch = self._position = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._position * self._size >= len(self._users):
+            self._epoch, self._position = self._epoch + 1, 0
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._users)
+        start = self._position * self._size
+        self._position += 1
+        batch = batch_of(self._task, order[start : start + self._size], self._size)
+        return process_slice(batch, *self._process)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the place of the next batch, JSON-able and the same on every process."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a place that get_state returned."""
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+
+
+def batch_of(task: PredictionTask, users: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Return one batch of `users`, filled up to `size` rows with weight 0."""
+    filled = np.resize(users, size)
+    return {
+        "profiles": task.others.codes_UxM[filled],
+        "items": task.items_UxS[filled],
+        "labels": task.labels[filled],
+        "weights": (np.arange(size) < len(users)).astype(np.float32),
+    }
+
+
+def batches_of(
+    task: PredictionTask, users: np.ndarray, size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches of all `users` in order."""
+    for start in range(0, len(users), size):
+        yield batch_of(task, users[start : start + size], size)
+
+
+def classification_objective(model: ProfileClassifier) -> Objective:
+    """Softmax cross-entropy of the labels, averaged over the rows that count."""
+
+    def objective(
+        params: Any, batch: Batch, rng: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        rngs = None if rng is None else {"dropout": rng}
+        inputs = batch["profiles"], batch["items"]
+        logits: Any = model.apply({"params": params}, *inputs, rng is None, rngs=rngs)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        weights = batch["weights"]
+        hits = (logits.argmax(axis=-1) == batch["labels"]) * weights
+        sums = {"loss_sum": (each * weights).sum(), "hits": hits.sum()}
+        sums |= dict.fromkeys(("weight", "examples", "scored"), weights.sum())
+        return sums["loss_sum"], sums
+
+    return objective
+
+
+def predict_attribute(
+    run: PprRun,
+    split: ColdStart,
+    task: PredictionTask,
+    out: str | os.PathLike[str],
+    config: PredictionConfig,
+    prompt: PromptConfig,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray | None, int]:
+    """Train, or resume, a classifier in the folder `out`.
+
+    Returns the classes of the task's test users, int32, by the step with the least loss on held-out
+    training users, and the exit status: after signal N there are no classes, and 128 + N. UserError
+    when the backbone has seen cold users, and when `out` holds something else.
+    """
+    if not run.trained_on(split.warm):
+        raise UserError(
+            f"{run.path}: pre-trained on other users than the warm ones of this protocol"
+        )
+    recent = task.items_UxS[:, -run.model.config.max_history :]
+    task, mode = replace(task, items_UxS=recent), MODES[config.mode]
+    model = ProfileClassifier(
+        PromptedModel(run.model.config, prompt, task.others.sizes, mode.prompted),
+        task.classes,
+    )
+    mesh = mesh or run.mesh or make_mesh(MeshConfig())
+    users, held_out = validation_users(task.train, config.validation_share)
+    folder = Path(out).absolute()
+    manifest = _manifest(run, split, task, config, prompt, folder)
+    distributed.from_primary(lambda: _open(folder, manifest))
+    result = train(
+        classification_objective(model),
+        *_start(run, model, task, config.seed),
+        UserIterator(task, users, config.batch_size, config.seed, *process_share(mesh)),
+        OptimizerConfig(
+            learning_rate=config.learning_rate or mode.learning_rate,
+            schedule="constant",
+            warmup_fraction=0.0,
+            weight_decay=0.0,
+        ),
+        mesh,
+        TrainConfig(
+            steps=config.steps,
+            seed=config.seed,
+            log_every=min(100, config.steps),
+            validate_every=config.validate_every,
+            checkpoint_every=config.steps,
+        ),
+        folder,
+        fingerprint={name: manifest[name] for name in ("prediction", "prompt", "protocol", "task")},
+        validation_batches=[
+            process_slice(batch, *process_share(mesh))
+            for batch in batches_of(task, held_out, config.batch_size)
+        ],
+        trainable=(*(f"{PROMPTED}/{pattern}" for pattern in mode.trainable), "head/*"),
+    )
+    status = ended(result)
+    if status:
+        return None, status
+    params = restore_params(folder / CHECKPOINT_FOLDER, jax.tree.map(_shape, result.params))
+    return classify(model, params, task, config.batch_size), 0
+
+
+def _manifest(
+    run: PprRun,
+    split: ColdStart,
+    task: PredictionTask,
+    config: PredictionConfig,
+    prompt: PromptConfig,
+    folder: Path,
+) -> dict[str, Any]:
+    known = {"others": task.others.codes_UxM, "labels": task.labels}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "attribute": task.attribute,
+        "backbone": {
+            "path": str(run.path.resolve()),
+            "relative": os.path.relpath(run.path.resolve(), folder.resolve()),
+            "params": params_digest(run.params),
+        },
+        "dataset": run.dataset.fingerprint,
+        "protocol": asdict(split.config),
+        "prediction": asdict(config),
+        "prompt": asdict(prompt),
+        "task": params_digest({**known, "train": task.train, "test": task.test}),
+    }
+    return json.loads(json.dumps(manifest))
+
+
+def _open(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or see that it is this prediction's."""
+    file = folder / MANIFEST
+    if file.is_file():
+        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
+        return
+    if folder.is_file() or any(c.name != f"{MANIFEST}.partial" for c in folder.glob("*")):
+        raise UserError(f"{folder}: exists and is not a folder of {_COMMAND}; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps(manifest, indent=1) + "\n")
+
+
+def _start(
+    run: PprRun, model: ProfileClassifier, task: PredictionTask, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters to start from, the backbone's and fresh ones, and their logical axes."""
+    example = task.others.codes_UxM[:1], task.items_UxS[:1]
+    params = fresh_params(model, jax.random.key(seed), *example)
+    axes = axes_of(model, *example)
+    params[PROMPTED] = {**params[PROMPTED], BACKBONE: run.params}
+    axes[PROMPTED] = {**axes[PROMPTED], BACKBONE: param_axes(run.model)}
+    return params, axes
+
+
+def classify(
+    model: ProfileClassifier, params: Any, task: PredictionTask, batch_size: int
+) -> np.ndarray:
+    """Return the most probable class of each test user, int32 [test users]."""
+    apply = jax.jit(model.apply)
+    classes = []
+    for batch in batches_of(task, task.test, batch_size):
+        rows = (place_rows(params, batch[name]) for name in ("profiles", "items"))
+        logits = to_host(apply({"params": params}, *rows))
+        classes.append(logits.argmax(axis=-1)[: int(batch["weights"].sum())])
+    return np.concatenate(classes).astype(np.int32)
+
+
+def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,1 @@
+"""Soft prefixes before a frozen T5."""

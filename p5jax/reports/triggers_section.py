@@ -1,0 +1,86 @@
+"""A search for trigger tokens as a section of the HTML report."""
+
+from __future__ import annotations
+
+import json
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p5jax.core.errors import UserError
+from p5jax.evaluation.results import SUMMARY, load_results
+from p5jax.reports.charts import curves
+from p5jax.runs.run import Run
+from p5jax.triggers.evaluation import SHOWN
+from p5jax.triggers.layout import PROMPT_ID
+from p5jax.triggers.prompt import HISTORY, load, read_manifest
+
+
+def section(folder: str | os.PathLike[str], run: Run) -> str:
+    """The prompt, the metric over rounds, the accepted changes, and the gains of the users where
+    `p5jax triggers evaluate` has been run; UserError as `load`."""
+    folder = Path(folder)
+    prompt, manifest = load(folder, run), read_manifest(folder)
+    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()[: manifest["round"]]
+    try:
+        history = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{folder / HISTORY}: found {error}, expected a round a line") from error
+    changed = int((prompt.users != prompt.default).any(axis=1).sum())
+    state = "finished" if manifest["finished"] else "unfinished"
+    parts = [
+        f"<h2>Trigger tokens: {escape(folder.name)}</h2>",
+        f"<div class=example><p>{escape(manifest['prompt'])}</div>",
+        f"<p>{escape(prompt.family)}, {state} after {len(history)} rounds, seed"
+        f" {manifest['settings']['seed']}; {changed} users have tokens of their own.</p>",
+    ]
+    if history:
+        values = [(r["round"], r["value"]) for r in history]
+        marked = [(r["round"], r["value"]) for r in history if r["accepted"]]
+        parts.append(
+            curves(
+                "value on the validation users that choose no candidate",
+                "round",
+                {"value": values},
+                marked,
+            )
+        )
+        parts.append(_changes(history))
+    for split in ("test", "validation"):
+        results = folder / "evaluation" / f"triggers-{split}"
+        if (results / SUMMARY).is_file():
+            parts.append(_gains(results, prompt.family, split))
+    return "".join(parts)
+
+
+def _changes(history: list[dict[str, Any]]) -> str:
+    rows = [
+        f"<tr><td>{r['round']}<td>{r['kind']}<td>{r['slot'] + 1}<td>{r['gain']:+.5f}"
+        f"<td>{r.get('p_value', float('nan')):.4f}"
+        for r in history
+        if r["accepted"]
+    ]
+    header = "<tr><th>round<th>token<th>place<th>gain<th>p"
+    return f"<h3>Accepted changes</h3><table>{header}{''.join(rows)}</table>"
+
+
+def _gains(folder: Path, family: str, split: str) -> str:
+    """How many users gain and lose against the seen manual prompt, by metric."""
+    by_id = {result.prompt_id: result for result in load_results(folder)}
+    found = by_id.pop(PROMPT_ID)
+    (manual,) = by_id.values()
+    keys = [("user", "ascending"), ("item", "ascending")]
+    before, after = (result.per_user.sort_by(keys) for result in (manual, found))
+    rows = []
+    for name in SHOWN[family]:
+        gain = after[name].to_numpy() - before[name].to_numpy()
+        better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+        rows.append(
+            f"<tr><td>{escape(name)}<td>{np.mean(gain):+.4f}<td>{better}<td>{worse}"
+            f"<td>{len(gain) - better - worse}"
+        )
+    header = f"<tr><th>against {escape(manual.prompt_id)}<th>mean gain<th>better<th>worse<th>same"
+    return f"<h3>Users of the {split} split</h3><table>{header}{''.join(rows)}</table>"

@@ -1,0 +1,203 @@
+"""The run folder: everything needed to use, resume or judge one trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from p5jax.core.errors import UserError, nearest
+from p5jax.core.files import replace_text
+from p5jax.data.dataset import Dataset
+from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
+from p5jax.parallel import distributed
+from p5jax.parallel.partitioning import param_shardings
+from p5jax.prompts.families import Family, FamilyConfig, make_families
+from p5jax.prompts.template import PromptTemplate
+from p5jax.prompts.template_files import load_templates, save_templates
+from p5jax.runs.manifest import dataset_entry, load_dataset, read_manifest, refuse_difference
+from p5jax.text.corpus import corpus
+from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.checkpoints import restore_params
+
+FORMAT_VERSION = 1
+_COMMAND = "p5jax train"
+# run.json is written last; a folder with only these is a run whose making was cut short.
+_WRITTEN_FIRST = ("vocabulary", ".vocabulary.", "templates.toml", "run.json.partial")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of; `dataset` and `run_dir` must be set.
+
+    templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py; prompts: the ids of those
+    to use, () for all. families: () for all that the dataset feeds.
+    vocabulary: a SentencePiece model file, or "" to train one of `vocabulary_size` pieces.
+    initial_checkpoint: a Hugging Face folder, an official P5 .pth file, a t5x checkpoint
+        (MODEL_DIR/checkpoint_N, gs://t5-data/…) or a run's own (RUN/checkpoints/checkpoint_N), of
+        the sizes that gin gives; or "" for a random start.
+    """
+
+    dataset: str
+    run_dir: str
+    templates: str = "amazon"
+    prompts: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    vocabulary: str = ""
+    vocabulary_size: int = 4000
+    initial_checkpoint: str = ""
+
+
+class Run:
+    """One run folder, loaded: dataset, vocabulary, prompts, model and (lazily) its parameters."""
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict,
+        dataset: Dataset,
+        vocabulary: Vocabulary,
+        mesh: Mesh | None = None,
+    ):
+        self.path = path
+        self.mesh = mesh
+        self.manifest = manifest
+        self.dataset = dataset
+        self.vocabulary = vocabulary
+        self.templates: dict[str, PromptTemplate] = load_templates(str(path / "templates.toml"))
+        self.family_config = FamilyConfig(**manifest["family_config"])
+        word_starts = np.packbits(vocabulary.word_starts).tobytes()
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in manifest["model"].items()
+        }
+        self.model = Transformer(T5Config(**fields, word_starts=word_starts))
+
+    @cached_property
+    def families(self) -> dict[str, Family]:
+        """The run's prompt families over its dataset."""
+        names = tuple(self.manifest["families"])
+        return make_families(
+            self.dataset, self.templates, self.vocabulary, self.family_config, names
+        )
+
+    @cached_property
+    def params(self) -> Any:
+        """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
+        shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
+        if self.mesh is not None:
+            shardings = param_shardings(self.mesh, param_axes(self.model), shapes)
+            shapes = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                shapes,
+                shardings,
+            )
+        return restore_params(self.path / "checkpoints", shapes)
+
+    @staticmethod
+    def create(config: RunConfig, family_config: FamilyConfig, model: T5Config) -> Run:
+        """Make a new run folder, or open the one there when it was made from the same things.
+
+        UserError, naming the first difference, when the folder there was made from others.
+        """
+        path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
+        templates = chosen_templates(config)
+        distributed.from_primary(lambda: _make_folder(path, config, dataset, templates))
+        vocabulary = Vocabulary.load(path / "vocabulary")
+        manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
+        file = path / "run.json"
+        if file.is_file():
+            refuse_difference(file, _read_manifest(path), manifest)
+        # Written again all the same: the dataset may have moved.
+        text = json.dumps(manifest, indent=1) + "\n"
+        distributed.from_primary(lambda: replace_text(file, text))
+        return Run(path, manifest, dataset, vocabulary)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:
+        """Open a run folder; UserError when it, its dataset or its vocabulary does not match.
+
+        On a mesh its model is evaluated and ranks over all its devices, else on the first.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        dataset = load_dataset(path, manifest, _COMMAND)
+        vocabulary = Vocabulary.load(path / "vocabulary")
+        if vocabulary.fingerprint != manifest["vocabulary"]:
+            raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
+        return Run(path, manifest, dataset, vocabulary, mesh)
+
+
+def _make_folder(
+    path: Path, config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
+) -> None:
+    """Write a new run folder but for its manifest, unless there is one already."""
+    if (path / "run.json").is_file():
+        return
+    if path.is_file() or any(not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")):
+        raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
+    path.mkdir(parents=True, exist_ok=True)
+    make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+    save_templates(templates, path / "templates.toml")
+
+
+def _read_manifest(path: Path) -> dict:
+    return read_manifest(path / "run.json", FORMAT_VERSION, _COMMAND)
+
+
+def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
+    """Return the templates that a run uses, by id; UserError naming an unknown prompt."""
+    templates = load_templates(config.templates)
+    for prompt in config.prompts:
+        if prompt not in templates:
+            raise UserError(
+                f"RunConfig.prompts: {prompt!r} is not in {config.templates}"
+                f"{nearest(prompt, templates)}"
+            )
+    return {id: t for id, t in templates.items() if not config.prompts or id in config.prompts}
+
+
+def make_vocabulary(
+    config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
+) -> Vocabulary:
+    """Return a run's vocabulary: of its SentencePiece model, or trained on the dataset's text."""
+    if config.vocabulary:
+        return Vocabulary.from_model(config.vocabulary, dataset.id_tokens)
+    texts = corpus(dataset, templates.values())
+    return Vocabulary.train(texts, config.vocabulary_size, dataset.id_tokens)
+
+
+def _manifest(
+    config: RunConfig,
+    dataset: Dataset,
+    vocabulary: Vocabulary,
+    templates: dict[str, PromptTemplate],
+    family_config: FamilyConfig,
+    model: T5Config,
+) -> dict:
+    asked = config.families or None  # None: those that the data and the prompts can feed
+    model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
+    fields = dataclasses.asdict(model)
+    del fields["word_starts"]
+    prompts = json.dumps([dataclasses.asdict(t) for t in templates.values()])
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset_entry(dataset, config.run_dir),
+        "vocabulary": vocabulary.fingerprint,
+        "vocabulary_source": config.vocabulary or f"{config.vocabulary_size} pieces",
+        "templates": hashlib.sha256(prompts.encode()).hexdigest(),
+        "families": list(make_families(dataset, templates, vocabulary, family_config, asked)),
+        "family_config": dataclasses.asdict(family_config),
+        "model": fields,
+        "initial_checkpoint": config.initial_checkpoint,
+    }
+    return json.loads(json.dumps(manifest))

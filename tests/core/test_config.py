@@ -1,0 +1,115 @@
+"""The gin edge: values reach the configs, and whatever nothing would use is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from p5jax.core import config
+from p5jax.core.errors import UserError
+from p5jax.jobs.train import CONFIGS
+from p5jax.models.t5 import T5Config
+from p5jax.pipeline.config import PipelineConfig
+from p5jax.training.trainer import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    config.register(*CONFIGS)
+
+
+def configure(tmp_path, text, *overrides):
+    file = tmp_path / "run.gin"
+    file.write_text(text)
+    config.configure([str(file)], overrides)
+
+
+def test_file_then_override(tmp_path):
+    configure(tmp_path, "N = 3\nTrainConfig.steps = %N\nTrainConfig.seed = 5\n", "N=7")
+    built = config.build(TrainConfig)
+    assert (built.steps, built.seed, built.keep) == (7, 5, TrainConfig().keep)
+    assert type(built) is TrainConfig
+
+
+def test_included_model_and_given_fields(tmp_path):
+    configure(tmp_path, "include 'models/tiny.gin'\n")
+    model = config.build(T5Config, vocab_size=11)
+    assert (model.emb_dim, model.num_encoder_layers, model.vocab_size) == (128, 2, 11)
+
+
+def test_unquoted_path_is_a_string(tmp_path):
+    configure(tmp_path, "RunConfig.dataset = %DATASET\nRunConfig.run_dir = 'r'\n", "DATASET=/a/b-c")
+    assert config.build(CONFIGS[0]).dataset == "/a/b-c"
+
+
+def test_a_prompt_id_is_a_string_and_gin_s_own_values_stay(tmp_path):
+    text = "N = 'x'\nTrainConfig.best_metric = %N\n"
+    configure(tmp_path, text, "N=2-13")
+    assert config.build(TrainConfig).best_metric == "2-13"
+    configure(tmp_path, "S = 'y'\n" + text, "N=%S", "PipelineConfig.source_lengths=(8, 16)")
+    assert config.build(TrainConfig).best_metric == "y"
+    assert config.build(PipelineConfig).source_lengths == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("N = 3\nTrainConfig.steps = %N\n", ["M=4"], "macro M is set but nothing uses it"),
+        ("STEPS = 3\nTrainConfig.steps = %STEPS\n", ["STEP=4"], "did you mean STEPS"),
+        ("TrainConfig.stepps = 3\n", [], r"run.gin:1: TrainConfig has no field 'stepps'.*steps"),
+        ("\nTrainCnfig.steps = 3\n", [], r"run.gin:2: unknown name 'TrainCnfig'.*TrainConfig"),
+        ("include 'models/tny.gin'\n", [], "models/tny.gin"),
+        ("TrainConfig.steps = = 3\n", [], "line 1"),
+        ("", ["TrainConfig.steps"], "expected --gin.NAME=VALUE"),
+    ],
+)
+def test_refused_when_bound(tmp_path, text, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        configure(tmp_path, text, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "cls", "message"),
+    [
+        ("TrainConfig.steps = 'many'\n", TrainConfig, "found 'many', expected int"),
+        ("TrainConfig.steps = %STEPS\n", TrainConfig, "STEPS must be set: add --gin.STEPS="),
+        ("PipelineConfig.batching = 'bags'\n", PipelineConfig, "'bags'.*buckets"),
+    ],
+)
+def test_refused_when_built(tmp_path, text, cls, message):
+    configure(tmp_path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        config.build(cls)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"runs/quikstart.gin.*runs/quickstart.gin"):
+        config.find_gin_file("runs/quikstart.gin")
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in (config.gin_folder() / "runs").iterdir()))
+def test_every_run_file_builds(file):
+    config.configure([f"runs/{file}"], ["DATASET=d", "RUN_DIR=r"])
+    given = {T5Config: {"vocab_size": 1}}
+    for cls in CONFIGS:
+        built = config.build(cls, **given.get(cls, {}))
+        assert dataclasses.is_dataclass(built)
+        if cls is CONFIGS[0]:
+            assert (built.dataset, built.run_dir) == ("d", "r")
+
+
+def test_operative_config_can_be_run_again(tmp_path):
+    configure(tmp_path, "N = 3\nTrainConfig.steps = %N\n", "N=9")
+    text = config.operative_config()
+    configure(tmp_path, text)
+    assert config.build(TrainConfig).steps == 9
+
+
+def test_model_files_are_short():
+    files = list((config.gin_folder() / "models").glob("*.gin"))
+    assert files
+    for file in files:
+        assert len(file.read_text().splitlines()) <= 10, file

@@ -1,0 +1,234 @@
+"""The Amazon reader: versions, metadata, damage; and the line reading all readers share."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p5jax.core.errors import UserError
+from p5jax.data.readers.amazon import read_amazon
+
+
+def review_2014(user: str, item: str, stars: object = 5.0, time: object = 100, **more) -> dict:
+    return {
+        "reviewerID": user,
+        "asin": item,
+        "reviewerName": f"Name of {user}",
+        "helpful": [0, 0],
+        "reviewText": "It is <b>good</b> &amp; cheap.",
+        "overall": stars,
+        "summary": "Good",
+        "unixReviewTime": time,
+        **more,
+    }
+
+
+def review_2023(user: str, item: str, stars: float = 4.0, time: int = 1_600_000_000_123) -> dict:
+    return {
+        "rating": stars,
+        "title": "Fine",
+        "text": "Does<br />its job.",
+        "images": [],
+        "asin": item + "-variant",
+        "parent_asin": item,
+        "user_id": user,
+        "timestamp": time,
+    }
+
+
+def write(path: Path, rows: list) -> Path:
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["reviews_Tea_5.json", "Tea_5.json.gz"])
+def test_reads_2014_and_2018(tmp_path, name):
+    rows = [
+        review_2014("u2", "a", 3.0, 20),
+        review_2014("u1", "a", 1.0, 10, verified=True, style={"Size:": "L"}),
+        review_2014("u2", "b", 5.0, 30, summary=None),
+    ]
+    del rows[1]["reviewText"], rows[1]["reviewerName"]
+    raw = read_amazon([write(tmp_path / name, rows)])
+    assert raw.name == "Tea"
+    assert (raw.user_keys, raw.item_keys) == (["u2", "u1"], ["a", "b"])
+    np.testing.assert_array_equal(raw.user, [0, 1, 0])
+    np.testing.assert_array_equal(raw.item, [0, 0, 1])
+    np.testing.assert_array_equal(raw.rating, [3, 1, 5])
+    np.testing.assert_array_equal(raw.timestamp, [20, 10, 30])
+    assert raw.time_unit == "second"
+    assert raw.headline.to_pylist() == ["Good", "Good", None]
+    texts = [text and " ".join(text.split()) for text in raw.text.to_pylist()]
+    assert texts == ["It is good & cheap.", None, "It is good & cheap."]
+    assert raw.user_columns == {"name": ["Name of u2", None]}
+
+
+def test_reads_2023_by_parent_with_milliseconds(tmp_path):
+    raw = read_amazon([write(tmp_path / "Tea.jsonl.gz", [review_2023("u", "P1")])])
+    assert raw.item_keys == ["P1"]
+    assert raw.time_unit == "millisecond"
+    assert raw.timestamp.tolist() == [1_600_000_000_123]
+    assert raw.text.to_pylist() == ["Does its job."]
+
+
+def test_several_files_and_mixed_versions(tmp_path):
+    first = write(tmp_path / "a.json", [review_2014("u", "a")])
+    second = write(tmp_path / "b.json", [review_2014("u", "b")])
+    raw = read_amazon([first, second])
+    assert raw.item_keys == ["a", "b"]
+    assert len(raw.sources) == 2
+    newer = write(tmp_path / "c.json", [review_2023("u", "b")])
+    with pytest.raises(UserError, match=r"c\.json:1: .*'user_id'.*a\.json:1.*'reviewerID'"):
+        read_amazon([first, newer])
+
+
+def test_metadata_of_each_version(tmp_path):
+    reviews = write(tmp_path / "r.json", [review_2014("u", k) for k in ("x1", "x2", "x3", "x4")])
+    old = write(
+        tmp_path / "meta.json",
+        [
+            "{'asin': 'x1', 'title': 'Tea\\'s &amp; more', 'price': 3.5, 'brand': 'Leaf',"
+            " 'categories': [['Food', 'Tea'], ['Gifts']]}",
+            "{'asin': 'unreviewed', 'title': 'Nothing'}",
+        ],
+    )
+    new = write(
+        tmp_path / "meta2.json.gz",
+        [
+            {"asin": "x2", "title": "Two", "brand": "", "category": ["A", "B", "B"], "price": "$2"},
+            {"asin": "x2", "title": "Two again", "brand": "Late"},
+            {"parent_asin": "x3", "title": "Three", "store": "Shop", "categories": [], "price": 7},
+            {"asin": "x4", "title": " ", "price": ".a{color:red} 12 " + "b" * 50},
+        ],
+    )
+    columns = read_amazon([reviews], [old, new]).item_columns
+    assert columns["title"] == ["Tea's & more", "Two", "Three", None]
+    assert columns["brand"] == ["Leaf", "Late", "Shop", None]
+    assert columns["categories"] == ["Food | Tea", "A | B", None, None]
+    assert columns["price"] == ["3.50", "$2", "7.00", None]
+
+
+def test_metadata_is_never_executed(tmp_path):
+    reviews = write(tmp_path / "r.json", [review_2014("u", "x1")])
+    mark = tmp_path / "executed"
+    line = f"{{'asin': 'x1', 'title': open({str(mark)!r}, 'w').write('x')}}"
+    with pytest.raises(UserError, match=r"meta\.json:1: .*neither JSON .* nor a Python literal"):
+        read_amazon([reviews], [write(tmp_path / "meta.json", [line])])
+    assert not mark.exists()
+
+
+def without(field: str) -> dict:
+    row = review_2014("u", "a")
+    del row[field]
+    return row
+
+
+BAD = {
+    "not JSON": ('{"reviewerID": "u", ', r"not JSON"),
+    "not an object": ("[1, 2]", r"found list, expected a JSON object"),
+    "rating text": (
+        review_2014("u", "a", "abc"),
+        r"field 'overall': found 'abc', expected a number",
+    ),
+    "rating range": (review_2014("u", "a", 6), r"field 'overall': found 6, expected 1 to 5"),
+    "rating NaN": (review_2014("u", "a", float("nan")), r"field 'overall': found nan"),
+    "rating bool": (review_2014("u", "a", True), r"field 'overall': found True"),
+    "no rating": (without("overall"), r"field 'overall' is missing"),
+    "no user": (without("reviewerID"), r"field 'reviewerID' is missing"),
+    "no item": (without("asin"), r"field 'asin' is missing"),
+    "no time": (without("unixReviewTime"), r"field 'unixReviewTime' is missing"),
+    "empty user": (review_2014(" ", "a"), r"field 'reviewerID': found ' ', expected a non-empty"),
+    "time text": (review_2014("u", "a", 5, "May"), r"field 'unixReviewTime': found 'May'"),
+    "huge time": (review_2014("u", "a", 5, 10**300), r"field 'unixReviewTime': found 1e\+300"),
+    "number as text": (review_2014("u", "a", reviewText=7), r"field 'reviewText': found 7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path, case):
+    line, message = BAD[case]
+    good = review_2014("u", "b")
+    path = write(tmp_path / "r.json", [good, line, review_2014("v", "b")])
+    with pytest.raises(UserError, match=rf"r\.json:2: .*{message}") as caught:
+        read_amazon([path])
+    assert "\n" not in str(caught.value)
+    raw = read_amazon([path], skip_bad_lines=True)
+    assert raw.skipped_lines == 1
+    assert raw.user_keys == ["u", "v"]
+    assert len(raw.user) == 2
+
+
+def test_a_line_that_is_not_utf8(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_bytes(json.dumps(review_2014("u", "b")).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(UserError, match=r"r\.json:2: found byte 0xff, expected UTF-8"):
+        read_amazon([path])
+    assert read_amazon([path], skip_bad_lines=True).skipped_lines == 1
+
+
+def test_lone_surrogates_can_be_stored(tmp_path):
+    path = write(tmp_path / "r.json", [review_2014("u", "a", reviewText="odd \ud83d end")])
+    assert read_amazon([path]).text.to_pylist() == ["odd ? end"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_truncated_gzip_is_always_an_error(tmp_path, skip):
+    rng = np.random.default_rng(0)
+    rows = [review_2014("u", str(n), summary=rng.bytes(40).hex()) for n in range(500)]
+    whole = write(tmp_path / "whole.json.gz", rows).read_bytes()
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(
+        UserError, match=r"cut\.json\.gz: .*cut short.*last good line is (\d+)"
+    ) as e:
+        read_amazon([path], skip_bad_lines=skip)
+    last = int(str(e.value).split("last good line is ")[1].split()[0])
+    assert last < 500
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 50] = bytes(50)
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"cut\.json\.gz"):
+        read_amazon([path], skip_bad_lines=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_an_empty_file_is_an_error(tmp_path, content):
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"r\.json: found an empty file, expected a JSON review"):
+        read_amazon([path])
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
+        read_amazon([tmp_path / "none.json"])
+    with pytest.raises(UserError, match=r"is a folder"):
+        read_amazon([tmp_path])
+
+
+def test_musical_instruments(shared):
+    path = shared / "data/amazon/musical_instruments/reviews_Musical_Instruments_5.json.gz"
+    raw = read_amazon([path])
+    assert raw.name == "Musical_Instruments"
+    with gzip.open(path, "rt") as file:
+        records = [json.loads(line) for line in file]
+    assert len(raw.user) == len(records) == 10_261
+    assert [raw.user_keys[u] for u in raw.user] == [r["reviewerID"] for r in records]
+    assert [raw.item_keys[i] for i in raw.item] == [r["asin"] for r in records]
+    assert raw.rating.tolist() == [r["overall"] for r in records]
+
+
+def test_gift_cards_metadata(shared):
+    folder = shared / "data/amazon/gift_cards"
+    raw = read_amazon([folder / "Gift_Cards_5.json.gz"], [folder / "meta_Gift_Cards.json.gz"])
+    titles = dict(zip(raw.item_keys, raw.item_columns["title"], strict=True))
+    assert titles["B004Q7CK9M"] == "Amazon.com Gift Card in a Greeting Card (Various Designs)"
+    assert all(titles.values())

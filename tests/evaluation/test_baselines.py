@@ -1,0 +1,275 @@
+"""The zero-parameter baselines against a literal reading of their definitions and known figures."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from p5jax.core.errors import UserError
+from p5jax.data.dataset import Dataset, write_dataset
+from p5jax.evaluation.baselines import (
+    NAMES,
+    baseline_ranks,
+    candidate_ranks,
+    ranks_of,
+    top_k,
+    training_counts,
+)
+from p5jax.evaluation.rank_metrics import ranking_table
+
+METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
+PUBLISHED = {
+    "beauty": {
+        "popularity": (0.0081, 0.0044, 0.0120, 0.0056),
+        "id_arithmetic": (0.0524, 0.0490, 0.0548, 0.0497),
+        "markov": (0.0517, 0.0391, 0.0670, 0.0441),
+        "co_occurrence": (0.0622, 0.0457, 0.0836, 0.0525),
+    },
+    "toys": {
+        "popularity": (0.0056, 0.0039, 0.0090, 0.0049),
+        "id_arithmetic": (0.0757, 0.0714, 0.0775, 0.0720),
+        "markov": (0.0592, 0.0444, 0.0710, 0.0483),
+        "co_occurrence": (0.0763, 0.0574, 0.0978, 0.0644),
+    },
+}
+
+
+def dataset_of(folder, sequences, item_ids, scheme="released", num_items=None) -> Dataset:
+    """Write and load a dataset with the given item sequences and no reviews."""
+    lengths = [len(sequence) for sequence in sequences]
+    num_items = num_items or len(item_ids)
+    from_end = np.concatenate([np.arange(n)[::-1] for n in lengths])
+    split = np.select([from_end == 0, from_end == 1], [2, 1], 0).astype(np.int8)
+    rows = {
+        "user": pa.array(np.repeat(np.arange(len(lengths)), lengths), pa.int32()),
+        "item": pa.array(np.concatenate(sequences), pa.int32()),
+        "rating": pa.nulls(sum(lengths), pa.float32()),
+        "timestamp": pa.array(np.concatenate([np.arange(n) for n in lengths]), pa.int64()),
+        "split": pa.array(split),
+    }
+    interactions = pa.table(rows)
+    reviews = interactions.slice(0, 0)
+    for name in ("headline", "text", "feature", "sentence"):
+        reviews = reviews.append_column(name, pa.array([], pa.string()))
+    keys = [f"I{i}" for i in range(num_items)]
+    items = {"item": pa.array(range(num_items), pa.int32()), "key": keys}
+    items |= {
+        n: pa.nulls(num_items, pa.string()) for n in ("title", "brand", "categories", "price")
+    }
+    users = {"user": pa.array(range(len(lengths)), pa.int32())}
+    users |= {"key": [f"U{u}" for u in range(len(lengths))]}
+    users |= {"name": pa.nulls(len(lengths), pa.string())}
+    write_dataset(
+        folder,
+        name="test",
+        format="sequences",
+        sources=[],
+        protocol={},
+        counts={},
+        users=pa.table(users),
+        items=pa.table(items | {"item_id": pa.array(item_ids, pa.string())}),
+        interactions=interactions,
+        reviews=reviews,
+        item_ids={"scheme": scheme, "seed": 0, "leaky": scheme == "released"},
+    )
+    return Dataset.load(folder)
+
+
+class Literal:
+    """The definitions of the baselines, one user and one item at a time."""
+
+    def __init__(self, sequences, numbers):
+        self.sequences, self.numbers = sequences, numbers
+        self.num_items = len(numbers)
+        training = [list(sequence[:-2]) for sequence in sequences]
+        self.popularity = [sum(t.count(i) for t in training) for i in range(self.num_items)]
+        shape = (self.num_items, self.num_items)
+        self.follows, self.near = np.zeros(shape), np.zeros(shape)
+        for t in training:
+            for i in range(len(t)):
+                if i + 1 < len(t):
+                    self.follows[t[i], t[i + 1]] += 1
+                for j in range(i + 1, len(t)):
+                    self.near[t[i], t[j]] += 1 / (j - i)
+                    self.near[t[j], t[i]] += 0.5 / (j - i)
+
+    def scores(self, name, history):
+        if name == "popularity":
+            return [0.0] * self.num_items
+        if name == "markov":
+            return list(self.follows[history[-1]]) if history else [0.0] * self.num_items
+        result = []
+        for b in range(self.num_items):
+            total = 0.0
+            for d, a in enumerate(history[::-1][:20]):
+                product = max(self.popularity[a], 1) * max(self.popularity[b], 1)
+                total += 0.6**d * self.near[a, b] / product**0.3
+            result.append(total)
+        return result
+
+    def arithmetic(self, history):
+        known = [self.numbers[i] for i in history]
+        highest, last, found = max(known), known[-1], []
+        for step in range(1, max(self.numbers) + 1):
+            for number in (highest + step, last + step):
+                if number in self.numbers and number not in known and number not in found:
+                    found.append(number)
+        return [self.numbers.index(number) for number in found[:10]]
+
+    def rank(self, name, history, target, candidates=None):
+        if name == "id_arithmetic":
+            listed = self.arithmetic(history)
+            return listed.index(target) if target in listed else np.inf
+        scores = self.scores(name, history)
+        key = {b: (round(scores[b], 9), self.popularity[b]) for b in range(self.num_items)}
+        if candidates is None:
+            others = set(range(self.num_items)) - set(history)
+            return sum(key[b] > key[target] for b in others)
+        place = list(candidates).index(target)
+        return sum(key[b] > key[target] for b in candidates) + sum(
+            key[b] == key[target] for b in candidates[:place]
+        )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Forty users over thirty items with gaps in their numbers, and the literal definitions."""
+    rng = np.random.default_rng(11)
+    weights = rng.dirichlet(np.full(30, 0.5))
+    weights = (weights + 0.005) / (weights + 0.005).sum()
+    sequences = [
+        rng.choice(30, rng.integers(3, 29), replace=False, p=weights).tolist() for _ in range(40)
+    ]
+    numbers = rng.permutation(np.arange(1, 61))[:30].tolist()
+    folder = tmp_path_factory.mktemp("small") / "dataset"
+    return dataset_of(folder, sequences, [str(n) for n in numbers]), Literal(sequences, numbers)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_ranks_follow_the_definitions(small, split):
+    dataset, literal = small
+    found = baseline_ranks(dataset, split)
+    assert tuple(found) == NAMES
+    held = {"validation": 2, "test": 1}[split]
+    for name, ranks in found.items():
+        expected = [literal.rank(name, s[:-held], s[-held]) for s in literal.sequences]
+        np.testing.assert_array_equal(ranks, expected, err_msg=name)
+
+
+def test_training_counts(small):
+    dataset, literal = small
+    np.testing.assert_array_equal(training_counts(dataset), literal.popularity)
+
+
+def test_training_internal_id_arithmetic(small):
+    """The same rule inside training: the last training item from those before it."""
+    dataset, literal = small
+    found = ranks_of(dataset, "id_arithmetic", "train")
+    expected = [
+        literal.rank("id_arithmetic", s[:-3], s[-3]) for s in literal.sequences if len(s) > 3
+    ]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_candidate_ranks(small, split):
+    dataset, literal = small
+    held = {"validation": 2, "test": 1}[split]
+    rng = np.random.default_rng(0)
+    lists = []
+    for s in literal.sequences:
+        others = np.setdiff1d(np.arange(30), s)
+        lists.append(rng.permutation([s[-held], *rng.choice(others, 2, replace=False)]))
+    lists = np.array(lists)
+    for name, ranks in candidate_ranks(dataset, split, lists).items():
+        expected = [
+            literal.rank(name, s[:-held], s[-held], row.tolist())
+            for s, row in zip(literal.sequences, lists, strict=True)
+        ]
+        np.testing.assert_array_equal(ranks, expected, err_msg=name)
+
+
+def test_candidates_without_the_target(small):
+    dataset, literal = small
+    lists = np.tile([[s[0]] for s in literal.sequences], 3)
+    with pytest.raises(ValueError, match="the target, is missing"):
+        candidate_ranks(dataset, "test", lists)
+
+
+def test_equal_candidates_fall_by_place(tmp_path):
+    """With nothing to tell candidates apart, the expected HR@k is k of the list, not 1."""
+    dataset = dataset_of(tmp_path / "d", [[0, 1, 2]] * 300, [str(i + 1) for i in range(53)])
+    rng = np.random.default_rng(0)
+    lists = np.stack([rng.permutation([2, *range(3, 52)]) for _ in range(300)])
+    ranks = candidate_ranks(dataset, "test", lists)["popularity"]
+    assert abs(ranking_table(ranks)["HR@10"] - 0.2) < 0.08
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_top_k(small, name):
+    dataset, literal = small
+    found = top_k(dataset, "test", name, 4)
+    assert found.dtype == np.int32
+    for row, sequence in zip(found, literal.sequences, strict=True):
+        history = sequence[:-1]
+        if name == "id_arithmetic":
+            expected = literal.arithmetic(history)[:4]
+        else:
+            scores = literal.scores(name, history)
+            free = sorted(set(range(30)) - set(history))
+            keys = {b: (-round(scores[b], 9), -literal.popularity[b], b) for b in free}
+            expected = sorted(free, key=keys.__getitem__)[:4]
+        assert row.tolist() == expected + [-1] * (4 - len(expected))
+
+
+def test_top_k_agrees_with_ranks(small):
+    """A target strictly ahead of all others but r stands within the first r + 1 ties aside."""
+    dataset, _ = small
+    for name, ranks in baseline_ranks(dataset, "test").items():
+        best = top_k(dataset, "test", name, 30)
+        for user, row in enumerate(best):
+            place = np.flatnonzero(row == dataset.target(user, "test"))
+            assert len(place) == int(np.isfinite(ranks[user]))
+            assert not len(place) or place[0] >= ranks[user]
+
+
+def test_id_arithmetic_by_hand(tmp_path):
+    """Ids 5, 9, 3 seen: 10, 4, 11, (5 known), 12, 6 …, the last test item 4 being second."""
+    sequence = [4, 8, 2, 3]  # numbers 5, 9, 3, then 4
+    dataset = dataset_of(tmp_path / "d", [sequence], [str(i + 1) for i in range(12)])
+    assert ranks_of(dataset, "id_arithmetic", "test").tolist() == [1]
+    listed = [
+        int(dataset.item_ids[i]) for i in top_k(dataset, "test", "id_arithmetic", 10)[0] if i >= 0
+    ]
+    assert listed == [10, 4, 11, 12, 6, 7, 8]
+
+
+def test_token_ids_have_no_arithmetic(tmp_path):
+    ids = [f"<i0_{i}>" for i in range(5)]
+    dataset = dataset_of(tmp_path / "d", [[0, 1, 2, 3], [1, 2, 4]], ids, scheme="token")
+    assert set(baseline_ranks(dataset)) == {"popularity", "markov", "co_occurrence"}
+
+
+def test_unknown_name(small):
+    with pytest.raises(UserError, match="did you mean popularity"):
+        top_k(small[0], "test", "popularty", 5)
+
+
+@pytest.mark.parametrize("category", sorted(PUBLISHED))
+def test_published_figures(shared, tmp_path, category):
+    """Beauty and Toys with the released ids, to 5e-4, and the cost of getting there."""
+    path = shared / "data" / "amazon" / category / "sequential_data.txt"
+    lines = path.read_text().splitlines()
+    sequences = [np.array(line.split()[1:], np.int64) - 1 for line in lines]
+    num_items = max(int(sequence.max()) for sequence in sequences) + 1
+    dataset = dataset_of(tmp_path / "d", sequences, [str(i + 1) for i in range(num_items)])
+    start = time.perf_counter()
+    found = baseline_ranks(dataset, "test")
+    assert time.perf_counter() - start < 60
+    for name, figures in PUBLISHED[category].items():
+        table = ranking_table(found[name])
+        assert [table[metric] for metric in METRICS] == pytest.approx(figures, abs=5e-4), name
+        assert table["n"] == len(lines)

@@ -1,0 +1,210 @@
+"""Text decoding against uncached decoding, enumeration of all texts, and transformers."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_model import small_model
+
+from p5jax.core.errors import UserError
+from p5jax.inference.decoding import beam_search, greedy, nucleus, sample
+from p5jax.models.t5 import Transformer, init_params
+
+EOS, VOCABULARY, LENGTH = 1, 6, 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return init_params(model, jax.random.key(3))
+
+
+@pytest.fixture(scope="module")
+def sources():
+    tokens = np.random.default_rng(0).integers(2, VOCABULARY, (6, 7))
+    tokens[2, 4:] = 0
+    return jnp.asarray(tokens, jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Every text of at most LENGTH tokens that ends with eos or is cut at LENGTH, padded."""
+    found = []
+    for n in range(1, LENGTH + 1):
+        for tokens in itertools.product([t for t in range(VOCABULARY) if t != EOS], repeat=n - 1):
+            ends = range(VOCABULARY) if n == LENGTH else [EOS]
+            found += [(*tokens, end) for end in ends]
+    return found
+
+
+@pytest.fixture(scope="module")
+def logp(model, params, sources, texts):
+    """Log-probability of every text for every source [B, N] by uncached teacher forcing."""
+    targets = np.array([(*t, *[0] * (LENGTH - len(t))) for t in texts], np.int32)
+    inside = np.arange(LENGTH) < np.array([len(t) for t in texts])[:, None]
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+
+    @jax.jit
+    def token_logp(source):
+        tiled = jnp.tile(source, (len(texts), 1))
+        logits = model.apply({"params": params}, tiled, shifted, targets, enable_dropout=False)
+        return jax.nn.log_softmax(logits)
+
+    rows = []
+    for source in sources:
+        each = np.take_along_axis(np.asarray(token_logp(source)), targets[:, :, None], 2)
+        rows.append((each[:, :, 0] * inside).sum(axis=1))
+    return np.array(rows)
+
+
+def test_probabilities_of_all_texts_sum_to_one(logp):
+    np.testing.assert_allclose(np.exp(logp).sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_greedy_follows_the_uncached_argmax(model, params, sources):
+    @jax.jit
+    def logits_of(targets):
+        return model.apply({"params": params}, sources, targets, targets, enable_dropout=False)
+
+    output = np.asarray(greedy(model, params, sources, 9))
+    shifted = np.zeros((len(sources), 10), np.int32)
+    ended = np.zeros(len(sources), bool)
+    for position in range(9):
+        token = np.asarray(logits_of(shifted))[:, position].argmax(axis=-1)
+        shifted[:, position + 1] = np.where(ended, 0, token)
+        ended |= token == EOS
+    np.testing.assert_array_equal(output, shifted[:, 1:])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_wide_beam_finds_the_best_of_all_texts(model, params, sources, texts, logp, alpha):
+    beam = VOCABULARY ** (LENGTH - 1)
+    output, scores = (
+        np.asarray(x) for x in beam_search(model, params, sources, LENGTH, beam, alpha)
+    )
+    expected = logp / np.array([len(t) for t in texts]) ** alpha
+    for user, row in enumerate(expected):
+        order = np.argsort(-row)[:3]
+        np.testing.assert_allclose(scores[user, :3], row[order], atol=2e-5)
+        for found, best in zip(output[user], order, strict=False):
+            assert tuple(found[: len(texts[best])]) == texts[best]
+
+
+def test_scores_of_a_narrow_beam_are_true(model, params, sources, texts, logp):
+    output, scores = (np.asarray(x) for x in beam_search(model, params, sources, LENGTH, 3, 1.0))
+    for user, rank in np.ndindex(scores.shape):
+        tokens = output[user, rank].tolist()
+        text = tuple(tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens)
+        expected = logp[user, texts.index(text)] / len(text)
+        np.testing.assert_allclose(scores[user, rank], expected, atol=2e-5)
+
+
+def test_samples_follow_the_model(model, params, sources, texts, logp):
+    repeated = jnp.repeat(sources[:1], 4000, axis=0)
+    output = np.asarray(sample(model, params, repeated, LENGTH, jax.random.key(0), 1.0, 1.0))
+    drawn: dict[tuple[int, ...], int] = {}
+    for row in output.tolist():
+        text = tuple(row[: row.index(EOS) + 1] if EOS in row else row)
+        drawn[text] = drawn.get(text, 0) + 1
+    shares = np.array([drawn.get(text, 0) / 4000 for text in texts])
+    probability = np.exp(logp[0])
+    error = np.sqrt(probability * (1 - probability) / 4000)
+    assert (np.abs(shares - probability) < 5 * error + 1e-3).all()
+
+
+def test_low_temperature_and_small_nucleus_are_greedy(model, params, sources):
+    expected = np.asarray(greedy(model, params, sources, 6))
+    key = jax.random.key(1)
+    for temperature, top_p in ((1e-4, 1.0), (1.0, 1e-6)):
+        output = sample(model, params, sources, 6, key, temperature, top_p)
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_nucleus_keeps_the_smallest_sufficient_set():
+    logits = np.log([[0.1, 0.5, 0.15, 0.25]])
+    for top_p, kept in ((0.4, {1}), (0.6, {1, 3}), (0.8, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        finite = np.isfinite(np.asarray(nucleus(jnp.asarray(logits), top_p)))[0]
+        assert set(np.flatnonzero(finite)) == kept
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 0.0), (1.0, 1.5)])
+def test_impossible_settings_are_refused(model, params, sources, temperature, top_p):
+    with pytest.raises(UserError, match="expected a number above 0"):
+        sample(model, params, sources, 4, jax.random.key(0), temperature, top_p)
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory):
+    """A random torch T5, and the same weights in p5jax."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from p5jax.models.checkpoints.hf import import_hf
+
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=12,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=EOS,
+        decoder_start_token_id=0,
+    )
+    reference = transformers.T5ForConditionalGeneration(config).eval()
+    folder = tmp_path_factory.mktemp("hf")
+    reference.save_pretrained(folder)
+    imported, params = import_hf(folder)
+    return reference, Transformer(imported), params
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    tokens = np.random.default_rng(5).integers(2, 12, (16, 11)).astype(np.int32)
+    tokens[3, 5:] = 0
+    tokens[6, 8:] = 0
+    return tokens
+
+
+def generated(reference, prompts, length, **options):
+    import torch
+
+    inputs = torch.tensor(prompts, dtype=torch.long)
+    output = reference.generate(
+        inputs,
+        attention_mask=(inputs != 0).long(),
+        max_new_tokens=length,
+        do_sample=False,
+        **options,
+    ).numpy()[:, 1:]
+    output = np.pad(output, ((0, 0), (0, length - output.shape[1])))
+    # Its beam search fills up with eos when the padding id is 0.
+    after_end = (output == EOS).cumsum(axis=1) - (output == EOS) > 0
+    return np.where(after_end, 0, output)
+
+
+def test_greedy_is_that_of_transformers(hugging_face, prompts):
+    reference, model, params = hugging_face
+    expected = generated(reference, prompts, 12, num_beams=1)
+    assert (expected == EOS).any()  # some texts end early
+    np.testing.assert_array_equal(greedy(model, params, prompts, 12), expected)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_beam_search_is_that_of_transformers(hugging_face, prompts, alpha):
+    reference, model, params = hugging_face
+    expected = generated(
+        reference, prompts, 12, num_beams=4, length_penalty=alpha, early_stopping="never"
+    )
+    output, _ = beam_search(model, params, prompts, 12, 4, alpha)
+    np.testing.assert_array_equal(np.asarray(output)[:, 0], expected)

@@ -1,0 +1,205 @@
+"""Runs that are stopped, killed, or spread over devices and processes end as the others do."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from toy_training import (
+    OPTIMIZER,
+    STEPS,
+    Batches,
+    assert_same_bits,
+    train_records,
+    train_toy,
+)
+
+from p5jax.core.errors import UserError
+from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.trainer import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).parents[1] / "toy_training.py"
+pytestmark = pytest.mark.usefixtures("xla_cache")
+
+
+# ---- interruption and resuming ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_resumed_run_is_the_same(tmp_path, uninterrupted, number):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    batches = Batches(at={6: lambda: os.kill(os.getpid(), number)})
+    result = train_toy(tmp_path, batches)
+    assert (result.status, result.signal, result.step) == ("interrupted", number, 7)
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+    assert available_steps(tmp_path / "checkpoints") == [5, 7]
+    stream = io.StringIO()
+    result = train_toy(tmp_path, Batches(), stream=stream)
+    assert "resuming after step 7" in stream.getvalue()
+    run_dir, expected = uninterrupted
+    assert (result.status, result.best) == ("finished", expected.best)
+    assert_same_bits(result.params, expected.params)
+    assert train_records(tmp_path) == train_records(run_dir)
+
+
+def test_a_validation_left_out_by_a_signal_is_made_up_for(tmp_path, uninterrupted):
+    batches = Batches(at={9: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert train_toy(tmp_path, batches).step == 10
+    result = train_toy(tmp_path)
+    run_dir, expected = uninterrupted
+    assert result.best == expected.best
+    assert train_records(tmp_path) == train_records(run_dir)
+
+
+def test_accumulation_resumes_the_same(tmp_path):
+    optimizer = dataclasses.replace(OPTIMIZER, accumulate=3)
+    expected = train_toy(tmp_path / "a", optimizer=optimizer)
+    batches = Batches(at={22: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert train_toy(tmp_path / "b", batches, optimizer=optimizer).step == 8
+    result = train_toy(tmp_path / "b", optimizer=optimizer)
+    assert_same_bits(result.params, expected.params)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    config = TrainConfig(steps=4, log_every=2)
+    first = train_toy(tmp_path, config=config)
+    again = train_toy(tmp_path, config=config)
+    assert again.status == "finished"
+    assert again.metrics == first.metrics
+    assert_same_bits(again.params, first.params)
+
+
+def test_a_run_of_other_things_is_not_resumed(tmp_path):
+    config = TrainConfig(steps=2)
+    fingerprint = {"dataset": "abc", "pipeline": {"lengths": (64, 128), "rows": 8}}
+    train_toy(tmp_path, config=config, fingerprint=fingerprint)
+    train_toy(tmp_path, config=config, fingerprint=fingerprint)
+    with pytest.raises(UserError, match=r"cannot resume: dataset was 'abc' and is now 'abd'$"):
+        train_toy(tmp_path, config=config, fingerprint={**fingerprint, "dataset": "abd"})
+    other = {**fingerprint, "pipeline": {"lengths": (64, 128), "rows": 9}}
+    with pytest.raises(UserError, match=r"cannot resume: pipeline.rows was 8 and is now 9$"):
+        train_toy(tmp_path, config=config, fingerprint=other)
+    other = {"a": 1, "b": "long" * 1000, "dataset": "abd", "pipeline": fingerprint["pipeline"]}
+    with pytest.raises(UserError) as caught:
+        train_toy(tmp_path, config=config, fingerprint={**other, "e": 5, "f": 6})
+    message = str(caught.value)
+    assert "a was None and is now 1; b was None and is now 'longlong" in message
+    assert message.endswith("; dataset was 'abc' and is now 'abd'; and 2 more")
+    assert len(message) < len(str(tmp_path)) + 300
+    with pytest.raises(UserError, match="found no array state/param_states"):
+        train_toy(
+            tmp_path,
+            config=config,
+            fingerprint=fingerprint,
+            optimizer=OptimizerConfig(name="adafactor"),
+        )
+
+
+# ---- in processes of their own ----
+
+
+def _start(task: str, run_dir: Path, *arguments: str, devices: int = 1) -> subprocess.Popen[str]:
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, str(SCRIPT), task, str(run_dir), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def _finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out
+
+
+def _final(run_dir: Path) -> dict[str, Any]:
+    with np.load(run_dir / "final.npz") as file:
+        return dict(file)
+
+
+def test_killed_runs_resume_to_the_same_bits(tmp_path):
+    """kill -9 while the first checkpoint is being written, and again later, in mid-run."""
+    whole = _start("toy", tmp_path / "whole", "-1")
+    _finish(_start("toy", tmp_path / "killed", "5"), -signal.SIGKILL)
+    _finish(_start("toy", tmp_path / "killed", "13"), -signal.SIGKILL)
+    assert available_steps(tmp_path / "killed" / "checkpoints")
+    _finish(_start("toy", tmp_path / "killed", "-1"))
+    _finish(whole)
+    expected, found = _final(tmp_path / "whole"), _final(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, strict=True)
+    assert train_records(tmp_path / "killed") == train_records(tmp_path / "whole")
+    names = {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()}
+    assert names == {p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()}
+
+
+def test_one_device_is_eight_devices(tmp_path):
+    """20 steps of the Transformer with dropout: data 4 x model 2, with and without fsdp, against a
+    single device."""
+    pytest.importorskip("p5jax.models.t5")
+    one = _start("transformer", tmp_path / "one", "1", "1")
+    eight = _start("transformer", tmp_path / "eight", "4", "2", devices=8)
+    split = _start("transformer", tmp_path / "split", "4", "2", "fsdp", devices=8)
+    assert "mesh data 1 x model 1: 1 " in _finish(one)
+    assert "mesh data 4 x model 2: 8 " in _finish(eight)
+    assert "mesh data 4 x model 2, fsdp: 8 " in _finish(split)
+    one_loss, *losses = [
+        [r["train/loss"] for r in train_records(tmp_path / name) if "train/loss" in r]
+        for name in ("one", "eight", "split")
+    ]
+    assert len(one_loss) == 5
+    expected, found, others = (_final(tmp_path / name) for name in ("one", "eight", "split"))
+    for mine, arrays in zip(losses, (found, others), strict=True):
+        np.testing.assert_allclose(one_loss, mine, rtol=1e-5)
+        for name, value in expected.items():
+            np.testing.assert_allclose(arrays[name], value, atol=2e-5, err_msg=name)
+    # a checkpoint of eight devices is read on one
+    restored = restore_params(tmp_path / "eight" / "checkpoints", which="latest")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_array_equal(np.asarray(leaf), found[name])
+
+
+@pytest.mark.check
+def test_two_processes_are_one_and_stop_together(tmp_path, uninterrupted):
+    """Each reads half of the rows; a signal to one of them stops both, and both resume."""
+    for stop_at, step in (("6", 8), ("-1", STEPS)):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        pair = [_start("process", tmp_path, stop_at, port, str(i)) for i in range(2)]
+        assert [_finish(p).splitlines()[-1] for p in pair] == [f"step {step}"] * 2
+    run_dir, expected = uninterrupted
+    for name, value in expected.params.items():
+        np.testing.assert_allclose(_final(tmp_path)[name], value, atol=2e-5, err_msg=name)
+    losses = [
+        [r["train/loss"] for r in train_records(path) if "train/loss" in r]
+        for path in (tmp_path, run_dir)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_training_needs_no_tensorflow_or_torch():
+    code = (
+        "import sys, p5jax.training.trainer\n"
+        "print([m for m in ('tensorflow', 'seqio', 'torch', 'transformers') if m in sys.modules])"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]"

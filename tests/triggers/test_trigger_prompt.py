@@ -1,0 +1,184 @@
+"""A stopped search goes on to the same tokens; the saved prompt, and what it is used for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from trigger_run import random_run
+
+from p5jax.core.errors import UserError
+from p5jax.serving.bulk import BulkConfig, rank_users
+from p5jax.serving.recommender import Recommender
+from p5jax.triggers import prompt as saved
+from p5jax.triggers.layout import Layout
+from p5jax.triggers.prompt import identity, load
+from p5jax.triggers.rounds import SearchConfig
+from p5jax.triggers.search import search
+from p5jax.triggers.surrogate import SurrogateConfig
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    return random_run(world.path, tmp_path_factory.mktemp("triggers") / "run")
+
+
+def lively(**changes):
+    """A search that changes task tokens and user tokens, which a careful one of noise does not."""
+    surrogate = SurrogateConfig(batch_size=16, max_length=8)
+    settings = {"gradient_examples": 16, "epochs": 4, "candidates": 20, "surrogate": surrogate}
+    settings |= {"accept_level": 1.0, "racing_level": 0.0}
+    return SearchConfig("sequential", Layout(3, 1), **(settings | changes))
+
+
+def history(folder):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("search") / "uninterrupted"
+    assert search(run, lively(), out, report=lambda line: None) == 0
+    assert {r["kind"] for r in history(out) if r["accepted"]} == {"task", "user"}
+    assert table_of(out)[1]
+    return out
+
+
+def table_of(folder):
+    manifest = json.loads((folder / "triggers.json").read_text())
+    return manifest["task_tokens"], pq.read_table(folder / manifest["users"]).to_pylist()
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 6])
+def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
+    """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
+
+    class Killed(BaseException):
+        pass
+
+    out, save, count = tmp_path / "killed", saved.save, iter(range(100))
+
+    def dying(*arguments):
+        if next(count) == rounds:
+            raise Killed
+        save(*arguments)
+
+    monkeypatch.setattr("p5jax.triggers.prompt.save", dying)
+    with pytest.raises(Killed):
+        search(run, lively(), out, report=lambda line: None)
+    monkeypatch.undo()
+    assert search(run, lively(), out, report=lambda line: None) == 0
+    assert table_of(out) == table_of(finished)
+    assert history(out) == history(finished)
+
+
+def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, finished, tmp_path):
+    """kill -9 of a process in mid-search; another one ends it."""
+    script = (
+        "import sys; from test_trigger_prompt import lively; from trigger_run import random_run;"
+        "from p5jax.triggers.search import search;"
+        "sys.exit(search(random_run(*sys.argv[1:3]), lively(), sys.argv[3]))"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", script, str(world.path), str(run.path), str(out)]
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    victim = subprocess.Popen(command, env=environment)
+    lines = out / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not (lines.is_file() and lines.read_text().count("\n") >= 3):
+        assert victim.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim.kill()
+    assert victim.wait() == -9
+    assert not json.loads((out / "triggers.json").read_text())["finished"]
+    subprocess.run(command, env=environment, check=True, timeout=240)
+    assert table_of(out) == table_of(finished)
+    assert history(out) == history(finished)
+
+
+def test_a_saved_prompt_comes_back(run, finished, world):
+    prompt = load(finished, run)
+    manifest = json.loads((finished / "triggers.json").read_text())
+    assert manifest["identity"] == identity(run)
+    assert prompt.task.tolist() == manifest["task_tokens"]
+    table = {row["user"]: row for row in table_of(finished)[1]}
+    words = prompt.user_words(run.vocabulary)
+    for user, key in enumerate(world.user_keys):
+        expected = table[key]["tokens"] if key in table else manifest["default_user_tokens"]
+        assert prompt.users[user].tolist() == expected
+        assert run.vocabulary.encode(words[user]) == expected
+
+
+def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
+    def broken(change):
+        copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(finished, copy)
+        manifest = json.loads((copy / "triggers.json").read_text())
+        change(copy, manifest)
+        (copy / "triggers.json").write_text(json.dumps(manifest))
+        with pytest.raises(UserError) as caught:
+            load(copy, run)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def other_vocabulary(folder, manifest):
+        manifest["identity"]["vocabulary"] = "0" * 64
+
+    def corrupted(folder, manifest):
+        table = folder / manifest["users"]
+        table.write_bytes(table.read_bytes()[:20])
+
+    def stranger(folder, manifest):
+        rows = {"user": ["nobody"], "tokens": [manifest["default_user_tokens"]], "words": ["x"]}
+        pq.write_table(pa.table(rows), folder / manifest["users"])
+
+    def no_word(folder, manifest):
+        manifest["task_tokens"][0] = 1
+
+    assert "found with vocabulary 000000000000" in broken(other_vocabulary)
+    assert "expected the users' table" in broken(corrupted)
+    assert "nobody" in broken(stranger)
+    assert "token 1, expected one that is a whole word" in broken(no_word)
+    with pytest.raises(UserError, match=r"found no triggers\.json"):
+        load(tmp_path / "nowhere", run)
+    with pytest.raises(UserError, match="holds a search with seed = 0, expected 1"):
+        search(run, lively(seed=1), finished, report=lambda line: None)
+
+
+def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_path):
+    """In bulk as one by one; the folder remembers by which prompt."""
+    prompt = load(finished, run)
+    recommender = Recommender(run, prompt)
+    settings = BulkConfig(k=3, method="exact", batch_size=32)
+    assert rank_users(recommender, tmp_path / "all", settings, lambda line: None) == 0
+    rows = {row["user"]: row for row in pq.read_table(tmp_path / "all").to_pylist()}
+    changed = np.flatnonzero((prompt.users != prompt.default).any(axis=1))[:3]
+    users = [run.dataset.user_keys[user] for user in changed]
+    for user, alone in zip(users, recommender.recommend(users, 3, method="exact"), strict=True):
+        assert rows[user]["log_probabilities"] == pytest.approx(
+            [item.log_probability for item in alone.items], abs=1e-4
+        )
+    with pytest.raises(UserError, match="holds a ranking with triggers"):
+        rank_users(Recommender(run), tmp_path / "all", settings, lambda line: None)
+
+
+def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished, monkeypatch):
+    prompt, asked = load(finished, run), []
+    recommender = Recommender(run, prompt)
+    monkeypatch.setattr(recommender, "_answer", asked.append)
+    recommender.generate("user buys a toy " * 200)
+    tokens = run.vocabulary.encode(asked[0])
+    assert len(tokens) == run.family_config.max_source - 1
+    assert tokens[-prompt.layout.slots :] == [*prompt.task.tolist(), *prompt.default.tolist()]
