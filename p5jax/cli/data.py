@@ -121,10 +121,10 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.out}: {vocabulary.num_pieces} pieces, {vocabulary.size} ids")
 
 
-def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.pipeline.shard_export import export_from_gin
 
-    return export_from_gin(
+    export_from_gin(
         arguments.gin_file,
         overrides,
         arguments.out,

@@ -14,7 +14,7 @@ from p5jax.cli import tasks as cli_tasks
 from p5jax.cli import triggers as cli_triggers
 from p5jax.cli.data import print_json, print_results
 from p5jax.cli.mesh import add_mesh, opened
-from p5jax.core.errors import UserError, in_words
+from p5jax.core.errors import Interrupted, UserError, in_words
 
 # Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
 
@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"p5jax: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        from p5jax.parallel import distributed
+
+        distributed.report(str(stop))
+        return 128 + stop.signal
     except KeyboardInterrupt:
         print("p5jax: interrupted", file=sys.stderr)
         return 130
@@ -169,18 +174,18 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _quickstart(arguments: argparse.Namespace) -> int:
+def _quickstart(arguments: argparse.Namespace) -> None:
     from p5jax.jobs.quickstart import quickstart
 
-    return quickstart(arguments.out)
+    quickstart(arguments.out)
 
 
-def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.train import train_from_gin
     from p5jax.parallel import runtime
 
     with runtime.session():
-        return train_from_gin(arguments.gin_file, overrides)
+        train_from_gin(arguments.gin_file, overrides)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -247,7 +252,7 @@ def _warn_of_leak(dataset: Any) -> None:
         print("note: item ids are `released`: leaky, no fair recommendations", file=sys.stderr)
 
 
-def _rank(arguments: argparse.Namespace) -> int:
+def _rank(arguments: argparse.Namespace) -> None:
     from p5jax.parallel import distributed
     from p5jax.serving.bulk import BulkConfig, rank_users
     from p5jax.serving.recommender import Recommender
@@ -258,7 +263,7 @@ def _rank(arguments: argparse.Namespace) -> int:
         if distributed.is_primary():
             _warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
-        return rank_users(Recommender(run, triggers), arguments.out, config)
+        rank_users(Recommender(run, triggers), arguments.out, config)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

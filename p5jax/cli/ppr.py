@@ -91,26 +91,26 @@ def _add_soft(commands: Any, command: Any) -> None:
     add_mesh(compare)
 
 
-def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.pretrain import pretrain_from_gin
     from p5jax.parallel import runtime
 
     with runtime.session():
-        return pretrain_from_gin(arguments.gin_file, overrides)
+        pretrain_from_gin(arguments.gin_file, overrides)
 
 
-def _tune(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _tune(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.tune import tune_from_gin
     from p5jax.parallel import runtime
 
     files = arguments.gin_file or ["ppr/tune.gin"]
     with runtime.session():
-        return tune_from_gin(
+        tune_from_gin(
             arguments.folder, arguments.out, arguments.mode, arguments.seed, files, overrides
         )
 
 
-def _study(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _study(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.tune import study_from_gin
     from p5jax.parallel import runtime
     from p5jax.ppr.study import NOISE, total_seconds
@@ -118,15 +118,13 @@ def _study(arguments: argparse.Namespace, overrides: list[str]) -> int:
     files = arguments.gin_file or ["ppr/study.gin"]
     noise = NOISE if arguments.noise else ()
     with runtime.session():
-        table, status = study_from_gin(
+        table = study_from_gin(
             *(arguments.folder, arguments.out, arguments.seeds, arguments.ablate, noise),
             *(arguments.source, files, overrides),
         )
-    if table is not None:
-        _print_rows(table, "finetune")
-        parts = total_seconds(arguments.out).items()
-        _print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
-    return status
+    _print_rows(table, "finetune")
+    parts = total_seconds(arguments.out).items()
+    _print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -135,19 +133,17 @@ def _report(arguments: argparse.Namespace) -> None:
     print(write_report(arguments.folder))
 
 
-def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _predict(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.predict import predict_from_gin
     from p5jax.parallel import runtime
 
     a = arguments
     with runtime.session():
-        text, status = predict_from_gin(
+        text = predict_from_gin(
             *(a.folder, a.attribute, a.out, a.mode, a.seed),
             *(a.gin_file or ["ppr/predict.gin"], overrides),
         )
-    if text:
-        _print(text)
-    return status
+    _print(text)
 
 
 def _print_rows(table: Any, reference: str) -> None:
@@ -179,12 +175,12 @@ def _recommend(arguments: argparse.Namespace) -> None:
         print(f"{place:3}  {item.score:9.4f}  {item.item}  {item.title or ''}".rstrip())
 
 
-def _soft(arguments: argparse.Namespace, overrides: list[str]) -> int:
+def _soft(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.tune import soft_from_gin
     from p5jax.parallel import runtime
 
     with runtime.session():
-        return soft_from_gin(arguments.gin_file, overrides)
+        soft_from_gin(arguments.gin_file, overrides)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -61,22 +61,21 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
     search.add_argument("--method", default="beam", choices=("certified", "exact", "beam"))
 
 
-def _search(arguments: argparse.Namespace) -> int:
+def _search(arguments: argparse.Namespace) -> None:
     from p5jax.triggers.search import search
 
     with opened(arguments) as run:
-        return search(run, _config(arguments), arguments.out)
+        search(run, _config(arguments), arguments.out)
 
 
-def _ablate(arguments: argparse.Namespace) -> int:
+def _ablate(arguments: argparse.Namespace) -> None:
     from p5jax.triggers.ablation import ablate
     from p5jax.triggers.evaluation import format_rows
 
     with opened(arguments) as run:
         config, limit = _config(arguments), arguments.limit
-        status, rows = ablate(run, config, arguments.vary, arguments.out, limit)
+        rows = ablate(run, config, arguments.vary, arguments.out, limit)
     _print(format_rows(rows))
-    return status
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Errors a user can mend."""
+"""Errors that a user can mend, and the end of interrupted work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """A mistake in what the user gave; one line says what was found and what was expected."""
+
+
+class Interrupted(Exception):
+    """Work that a signal stopped in good order: what is done is saved, the same call resumes it.
+
+    signal: its number. The text says how far the work came.
+    """
+
+    def __init__(self, signal: int, text: str) -> None:
+        super().__init__(text)
+        self.signal = signal
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

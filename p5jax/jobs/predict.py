@@ -29,12 +29,11 @@ def predict_from_gin(
     seed: int | None,
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
-) -> tuple[str, int]:
+) -> str:
     """Train, or resume, a classifier on the backbone in `folder` and test it on cold users.
 
-    Returns the metrics as text and the exit status; after signal N no text and 128 + N. The test
-    users' classes go to OUT/per_user.parquet. `mode` and `seed` (also the protocol's), where given,
-    are those of gin.
+    Returns the metrics as text. The test users' classes go to OUT/per_user.parquet. `mode` and
+    `seed` (also the protocol's), where given, replace gin's.
     """
     config.register(*CONFIGS)
     config.configure(gin_files, overrides)
@@ -49,9 +48,7 @@ def predict_from_gin(
     schema = fit_profiles(run.dataset, split.training_users, config.build(ProfileConfig))
     task = prediction_task(split, schema.profiles(run.dataset), attribute)
     prompt = config.build(PromptConfig)
-    classes, status = predict_attribute(run, split, task, out, settings, prompt)
-    if classes is None:
-        return "", status
+    classes = predict_attribute(run, split, task, out, settings, prompt)
     table = prediction_table(task, classes)
     distributed.from_primary(lambda: write_per_user(Path(out) / PER_USER, table))
-    return format_prediction(attribute, table), status
+    return format_prediction(attribute, table)

@@ -14,11 +14,12 @@ from p5jax.parallel import distributed, runtime
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.ppr.backbone.model import BackboneConfig
 from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig
 from p5jax.ppr.backbone.views import ViewConfig
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.trainer import TrainConfig, ended
+from p5jax.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ CONFIGS = (
 )
 
 
-def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> PprRun:
     """Pre-train, or resume, the backbone that gin files and NAME=VALUE overrides describe.
 
-    Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
+    Interrupted after an orderly stop by a signal.
     """
     config.register(*CONFIGS)
     config.configure(gin_files, overrides)
@@ -61,10 +62,10 @@ def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
     warm = None
     if places.users == "warm":
         warm = cold_start(dataset, config.build(ColdStartConfig)).warm
-    run, result = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
+    run = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
     if distributed.is_primary():
         replace_text(run.path / "config.gin", config.operative_config())
-    return ended(result)
+    return run
 
 
 def pretraining_from_gin() -> PretrainConfig:

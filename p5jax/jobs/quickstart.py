@@ -9,8 +9,8 @@ from pathlib import Path
 from p5jax.core.errors import UserError
 
 
-def quickstart(out: str | os.PathLike[str]) -> int:
-    """Run every step into `out` (dataset/ beside the run's own files); return the exit status.
+def quickstart(out: str | os.PathLike[str]) -> None:
+    """Run every step into `out`, the dataset beside it.
 
     A quickstart that was interrupted resumes; one that finished is evaluated again.
     """
@@ -40,13 +40,11 @@ def quickstart(out: str | os.PathLike[str]) -> int:
     audited = audit(Dataset.load(dataset_dir))
     print(format_audit(audited))
     if audited["leaks"]:
-        return 1
+        raise UserError(f"{dataset_dir}: {audited['leaks'][0]}")
 
     step(2, f"train into {run_dir}")
     overrides = [f"DATASET={dataset_dir}", f"RUN_DIR={run_dir}"]
-    status = train_from_gin(["runs/quickstart.gin"], overrides)
-    if status:
-        return status
+    train_from_gin(["runs/quickstart.gin"], overrides)
 
     step(3, "evaluate the five families on seen and unseen prompts")
     results = evaluate_run(Run.load(run_dir), split="test")
@@ -55,4 +53,3 @@ def quickstart(out: str | os.PathLike[str]) -> int:
     step(4, "write the report")
     print(write_report(run_dir))
     print("\nNext: p5jax recommend", run_dir, "--user", Dataset.load(dataset_dir).user_keys[0])
-    return 0

@@ -26,7 +26,7 @@ from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import batch_sums
-from p5jax.training.trainer import TrainConfig, ended, train
+from p5jax.training.trainer import TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ CONFIGS = (
 )
 
 
-def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
+def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> Run:
     """Train, or resume, the run that gin files and NAME=VALUE overrides describe.
 
-    Returns the exit status: 0 when finished, 128 + N after an orderly stop by signal N.
+    Interrupted after an orderly stop by a signal.
     """
     set_up(gin_files, overrides)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
@@ -62,7 +62,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
     run = configured_run()
     if distributed.is_primary():
         (run.path / "config.gin").write_text(config.operative_config())
-    result = train(
+    train(
         partial(batch_sums, run.model),
         _initial_params(run, training.seed),
         param_axes(run.model),
@@ -81,7 +81,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> i
         ],
         fsdp=mesh_config.fsdp,
     )
-    return ended(result)
+    return run
 
 
 def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:

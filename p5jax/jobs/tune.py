@@ -31,7 +31,7 @@ from p5jax.ppr.tuned import Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.runs.run import Run
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.trainer import TrainConfig, ended
+from p5jax.training.trainer import TrainConfig
 
 _COLD = (ColdStartConfig, ProfileConfig, TuneConfig, PromptConfig, MeshConfig)
 _PRETRAINING = (
@@ -47,10 +47,10 @@ def tune_from_gin(
     seed: int | None,
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
-) -> int:
-    """Tune, or resume, a model from the backbone in `folder`; returns the exit status.
+) -> Tuned:
+    """Tune, or resume, a model from the backbone in `folder`; Interrupted by a signal.
 
-    `mode` and `seed` (also the protocol's), where given, are those of gin.
+    `mode` and `seed` (also the protocol's), where given, replace gin's.
     """
     _configure(_COLD, gin_files, overrides)
     protocol, settings = config.build(ColdStartConfig), config.build(TuneConfig)
@@ -63,7 +63,7 @@ def tune_from_gin(
     split = cold_start(run.dataset, protocol)
     schema = fit_profiles(run.dataset, split.training_users, config.build(ProfileConfig))
     prompt = config.build(PromptConfig)
-    return ended(tune(run, split, schema, settings, prompt, out)[1])
+    return tune(run, split, schema, settings, prompt, out)
 
 
 def study_from_gin(
@@ -75,8 +75,8 @@ def study_from_gin(
     source: str | None,
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
-) -> tuple[pa.Table | None, int]:
-    """Run, or go on with, a study; returns per-user results of all seeds and the exit status.
+) -> pa.Table:
+    """Run, or resume, a study; returns per-user results of all seeds.
 
     `source` is the folder of another dataset's backbone, for a cross-domain study.
     """
@@ -132,8 +132,8 @@ def evaluate_tuned(folder: str, tuned: Sequence[str], mesh: MeshConfig) -> ColdR
     return ColdResults(table, loaded[0].path.name, run.dataset)
 
 
-def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> int:
-    """Train, or resume, a soft prompt on a P5 run; returns the exit status."""
+def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
+    """Train, or resume, a soft prompt on a P5 run; Interrupted by a signal."""
     _configure(
         (SoftConfig, PromptConfig, ProfileConfig, PipelineConfig, OptimizerConfig, MeshConfig)
         + (TrainConfig,),
@@ -142,7 +142,7 @@ def soft_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> in
     )
     soft = config.build(SoftConfig)
     run = Run.load(soft.run, _mesh())
-    return train_soft(
+    train_soft(
         run,
         soft,
         config.build(PromptConfig),

@@ -28,7 +28,7 @@ from jax._src import distributed as jax_distributed
 from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
-from p5jax.core.errors import UserError, in_words
+from p5jax.core.errors import Interrupted, UserError, in_words
 from p5jax.core.progress import print_progress
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -248,6 +248,8 @@ def together() -> Iterator[None]:
     """
     try:
         yield
+    except Interrupted:  # all have agreed on it and end by themselves
+        raise
     except BaseException as error:
         if _group.num_processes > 1 and (_is_loss(error) or not _all_leave()):
             _exit_alone(error)

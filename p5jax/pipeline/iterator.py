@@ -17,8 +17,9 @@ import numpy as np
 from absl import flags
 
 from p5jax.core.errors import UserError
-from p5jax.pipeline.batching import Batch, Tokens, padded_batch, process_slice, smallest_fit
+from p5jax.pipeline.batching import Batch, Tokens, padded_batch, smallest_fit
 from p5jax.pipeline.config import PipelineConfig
+from p5jax.pipeline.epochs import EpochIterator
 from p5jax.pipeline.samples import encoded_source, tokenise
 from p5jax.pipeline.windows import Windows
 from p5jax.text.vocabulary import Vocabulary
@@ -37,59 +38,24 @@ __all__ = [
 _ENDLESS = 1 << 40  # windows
 
 
-class BatchIterator:
-    """An endless iterator of a process's share of the global batches, with an exact state."""
+class BatchIterator(EpochIterator):
+    """Training batches; an epoch of the iterator is a window of the stream."""
 
     def __init__(self, windows: Windows, process_index: int, process_count: int):
+        super().__init__(windows.rows, process_index, process_count)
         self._windows = windows
-        self.rows = windows.rows  # of a global batch
-        self._process = process_index, process_count
-        self._window = self._position = 0
-        self._batches: list[Batch] | None = None
-        self._grain: grain.DatasetIterator | None = None
 
-    def __iter__(self) -> BatchIterator:
-        return self
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """Return the global batches of a window."""
+        return self._windows(number)
 
-    def __next__(self) -> Batch:
-        if self._batches is not None and self._position >= len(self._batches):
-            self._window, self._position, self._batches = self._window + 1, 0, None
-        if self._batches is None:
-            if self._grain is None:
-                self._grain = self._start()
-            self._batches = next(self._grain)
-            return next(self)
-        batch = self._batches[self._position]
-        self._position += 1
-        return process_slice(batch, *self._process)
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the stream."""
+        return self._windows.identity()
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the place of the next batch, JSON-able and the same on every process."""
-        return {
-            "window": self._window,
-            "position": self._position,
-            "pipeline": self._windows.identity(),
-        }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that get_state returned; UserError when the pipeline differs."""
-        ours, theirs = self._windows.identity(), state["pipeline"]
-        for name in ours:
-            if ours[name] != theirs.get(name):
-                raise UserError(
-                    f"pipeline state: found {name} = {theirs.get(name)}, expected {ours[name]}"
-                )
-        self.close()
-        self._window, self._position = int(state["window"]), int(state["position"])
-
-    def close(self) -> None:
-        """Stop the threads and processes that work ahead."""
-        if self._grain is not None:
-            self._grain.close()
-        self._grain = self._batches = None
-
-    def _start(self) -> grain.DatasetIterator:
-        windows = grain.MapDataset.range(self._window, _ENDLESS).map(self._windows)
+    def epochs(self, first: int) -> Iterator[Sequence[Batch]]:
+        """Yield the windows from `first` on, made ahead by Grain."""
+        windows = grain.MapDataset.range(first, _ENDLESS).map(self._windows)
         return worked_ahead(windows, self._windows.config)
 
 

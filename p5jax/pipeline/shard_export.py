@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from p5jax.core import config
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report, print_progress
 from p5jax.jobs.train import configured_run, set_up
@@ -33,10 +33,6 @@ from p5jax.pipeline.shards import (
 _CHUNK = 1024  # draws that a thread or process makes at a time
 
 
-class _Stopped(Exception):
-    """A signal came."""
-
-
 def export_from_gin(
     gin_files: Sequence[str],
     overrides: Sequence[str],
@@ -44,9 +40,9 @@ def export_from_gin(
     *,
     epochs: int = 1,
     shards: int = 16,
-) -> int:
+) -> None:
     """Write the shards of the run that gin files and NAME=VALUE overrides describe, making its run
-    folder as training would; return export_shards' status."""
+    folder as training would."""
     set_up(gin_files, overrides)
     if jax.process_count() > 1:
         raise UserError(
@@ -56,7 +52,7 @@ def export_from_gin(
     pipeline = config.build(PipelineConfig)
     run = configured_run()
     rendered = RenderedDraws(run.families, run.vocabulary, pipeline)
-    return export_shards(rendered, out, epochs=epochs, shards=shards)
+    export_shards(rendered, out, epochs=epochs, shards=shards)
 
 
 def export_shards(
@@ -66,13 +62,13 @@ def export_shards(
     epochs: int = 1,
     shards: int = 16,
     report: Report = print_progress,
-) -> int:
-    """Write the first `epochs` epochs of a training stream to `shards` files; return the status.
+) -> None:
+    """Write the first `epochs` epochs of a training stream to `shards` files.
 
     An epoch is as many draws as the mixture's families have training examples: every example once,
     where no rates are given. Threads and workers of the pipeline's configuration make the draws.
-    Files that are there are not written again: 0 when all are, 128 + N after signal N, after which
-    the same call goes on. UserError when `out` holds anything else.
+    Files that are there are not written again. Interrupted by a signal, after which the same call
+    resumes. UserError when `out` holds anything else.
     """
     draws = epochs * rendered.epoch
     if epochs < 1 or not 1 <= shards <= draws:
@@ -105,9 +101,6 @@ def export_shards(
             for file, part in waiting.items():
                 of_part = islice(chunks, -(-len(part) // _CHUNK))
                 write_shard(file, _watched(of_part, interruption, progress))
-        except _Stopped:
-            report("stopped; the same command goes on after the files that are written")
-            return 128 + (interruption.signal or 0)
         finally:
             chunks.close()
     files = {
@@ -117,7 +110,6 @@ def export_shards(
     write_manifest(out, manifest | {"files": files})
     size = sum(file["bytes"] for file in files.values())
     report(f"{out}: {draws} prompts in {shards} files, {size / 2**20:.1f} MiB")
-    return 0
 
 
 def _chunks(
@@ -143,7 +135,10 @@ def _watched(
     """Pass chunks on, reporting how far they are, until a signal comes."""
     for chunk in chunks:
         if interruption.signal is not None:
-            raise _Stopped
+            raise Interrupted(
+                interruption.signal,
+                "stopped; the same command resumes after the files that are written",
+            )
         yield chunk
         progress.add(len(chunk))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +38,7 @@ from p5jax.ppr.tuning import TuneConfig
 from p5jax.runs.manifest import claim
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
+Made = TypeVar("Made")
 FORMAT_VERSION = 1
 MANIFEST, PER_USER, SECONDS = "study.json", "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
@@ -96,15 +97,15 @@ def study(
     source: PprRun | None = None,
     mesh: Mesh | None = None,
     report: Report = distributed.report,
-) -> tuple[pa.Table | None, int]:
-    """Run, or go on with, a study; returns all per-user results and the exit status.
+) -> pa.Table:
+    """Run, or resume, a study; returns all per-user results.
 
     With a `source`, the backbone of another dataset that shares users, the profiles are the users'
     states there, and cold users are drawn among the shared ones (see cross_domain).
 
     For each seed DIR/seed-N holds `pretrain`, a folder per method, and the per-user results; what
-    is finished is not repeated. After signal S the status is 128 + S, there are no results, and the
-    same call goes on. UserError when `out` holds a study of other data or settings.
+    is finished is not repeated. Interrupted by a signal, after which the same call
+    resumes. UserError when `out` holds a study of other data or settings.
     """
     if source is not None and config.noise:
         raise UserError("noise: found shares of replaced attributes, expected none with a source")
@@ -114,13 +115,11 @@ def study(
     for seed in range(config.seeds):
         place = folder / f"seed-{seed}"
         part = _Seed(dataset, config, seed, place, mesh, report, source)
-        status = part.run()
-        if status:
-            return None, status
+        part.run()
         table = read_per_user(place / PER_USER)  # of other ablations too, if they were asked for
         asked = pa.array([*config.methods(), PRETRAINED, *BASELINES])
         tables.append(table.filter(pc.is_in(table["method"], asked)))
-    return pa.concat_tables(tables), 0
+    return pa.concat_tables(tables)
 
 
 class _Seed:
@@ -151,29 +150,24 @@ class _Seed:
             found = pair.profiles(states, source.model.config.max_history)
             self.profile = found.standardised(self.split.training_users).vectors
 
-    def run(self) -> int:
-        """Do what is not done yet; returns the exit status."""
+    def run(self) -> None:
+        """Do what is not done yet."""
         methods = self.config.methods()
         there = self._results()
         if there is not None and set(methods) <= set(there["method"].to_pylist()):
             self.report(f"seed {self.seed}: finished")
-            return 0
+            return
         self._refuse_leaks()
-        backbone, status = self._timed(PRETRAINED, self._pretrain)
-        scorers: dict[str, Scorer] = {PRETRAINED: backbone.scorer} if not status else {}
+        backbone = self._timed(PRETRAINED, self._pretrain)
+        scorers: dict[str, Scorer] = {PRETRAINED: backbone.scorer}
         for name, settings in methods.items():
-            if status:
-                return status
-            tuned, status = self._timed(name, partial(self._tune, backbone, settings, name))
-            scorers[name] = tuned.scorer if not status else backbone.scorer
-        if status:
-            return status
-        table, _ = self._timed("evaluate", lambda: (evaluate(self.split, scorers), 0))
+            tuned = self._timed(name, partial(self._tune, backbone, settings, name))
+            scorers[name] = tuned.scorer
+        table = self._timed("evaluate", partial(evaluate, self.split, scorers))
         if there is not None:  # what was asked for before stays
             new = pc.is_in(there["method"], table["method"].combine_chunks())
             table = pa.concat_tables([table, there.filter(pc.invert(new))])
         distributed.from_primary(lambda: write_per_user(self.folder / PER_USER, table))
-        return 0
 
     def _results(self) -> pa.Table | None:
         path = self.folder / PER_USER
@@ -185,7 +179,7 @@ class _Seed:
         if leaks:
             raise UserError(f"{self.dataset.path}: {leaks[0]}")
 
-    def _pretrain(self) -> tuple[PprRun, int]:
+    def _pretrain(self) -> PprRun:
         own = self.config.pretraining
         seeded = replace(
             own,
@@ -193,28 +187,35 @@ class _Seed:
             sequences=replace(own.sequences, seed=self.seed),
         )
         path = self.folder / PRETRAINED
-        run, result = pretrain(self.dataset, seeded, path, self.split.warm, self.mesh)
-        return run, result.exit_status
+        return pretrain(self.dataset, seeded, path, self.split.warm, self.mesh)
 
-    def _tune(self, backbone: PprRun, settings: TuneConfig, name: str) -> tuple[Tuned, int]:
+    def _tune(self, backbone: PprRun, settings: TuneConfig, name: str) -> Tuned:
         settings = replace(settings, seed=self.seed, noise_seed=self.seed)
         path = self.folder / folder_name(name)
         prompt = self.config.prompt
-        tuned, result = tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
-        return tuned, result.exit_status
+        return tune(backbone, self.split, self.profile, settings, prompt, path, self.mesh)
 
-    def _timed(self, name: str, part: Callable[[], tuple[Any, int]]) -> tuple[Any, int]:
+    def _timed(self, name: str, part: Callable[[], Made]) -> Made:
         """Do a part; its seconds are added to those of earlier starts."""
         self.report(f"seed {self.seed}: {name}")
         started = time.monotonic()
-        found = part()
+        try:
+            made = part()
+        finally:
+            seconds = self._add_seconds(name, time.monotonic() - started)
+        self.report(f"seed {self.seed}: {name} took {seconds} s")
+        return made
+
+    def _add_seconds(self, name: str, more: float) -> float:
+        """Note the seconds of a start; returns those of all starts."""
         file = self.folder / SECONDS
         seconds = json.loads(file.read_text()) if file.is_file() else {}
-        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 1)
+        seconds[name] = round(seconds.get(name, 0.0) + more, 1)
         text = json.dumps(seconds, indent=1) + "\n"
-        distributed.from_primary(lambda: replace_text(file, text))
-        self.report(f"seed {self.seed}: {name} took {seconds[name]} s")
-        return found
+        if distributed.is_primary():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(file, text)
+        return seconds[name]
 
 
 def noise_method(share: float) -> str:

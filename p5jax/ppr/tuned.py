@@ -37,7 +37,7 @@ from p5jax.ppr.tuning import (
 from p5jax.runs.manifest import claim, read_manifest
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, TrainResult, train
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 FORMAT_VERSION = 1
 MANIFEST, SCHEMA, VECTORS = "tuned.json", "profiles.json", "vectors.npy"
@@ -117,11 +117,11 @@ def tune(
     prompt: PromptConfig,
     out: str | os.PathLike[str],
     mesh: Mesh | None = None,
-) -> tuple[Tuned, TrainResult]:
+) -> Tuned:
     """Tune, or resume, a prompted model on the cold training users of a split.
 
-    Part of them choose the best step. UserError when the backbone has seen cold users, and when
-    `out` holds something else.
+    Part of them choose the best step. Interrupted by a signal. UserError when the backbone has
+    seen cold users, and when `out` holds something else.
     """
     folder = Path(out).absolute()
     mesh = mesh or backbone.mesh or make_mesh(MeshConfig())
@@ -136,7 +136,7 @@ def tune(
     cases, mode = split.cases(config.kind, users), MODES[config.mode]
     recent = cases.items_NxS[:, -backbone.model.config.max_history :]
     cases = replace(cases, items_NxS=recent)
-    result = train(
+    train(
         tuning_objective(tuned.model, config),
         tuned.initial(config.seed),
         tuned.axes(),
@@ -162,7 +162,7 @@ def tune(
         validate=_validator(tuned, split, held_out) if len(held_out) else None,
         trainable=_trainable(mode, tuned.model),
     )
-    return tuned, result
+    return tuned
 
 
 def _trainable(mode: Mode, model: PromptedModel) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Letters: B batch, S history length, N negatives, D model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.pipeline.batching import process_slice
+from p5jax.pipeline.batching import Batch as Arrays
+from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
 from p5jax.ppr.backbone.pretraining import LOSSES
 from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
@@ -116,7 +117,7 @@ def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.nd
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
 
 
-class CaseIterator:
+class CaseIterator(EpochIterator):
     """An endless iterator of a process's rows of batches of cases, each once in an epoch.
 
     A batch is {"profiles": [B, M] or [B, X], "items": int32 [B, S] (item + 1), "targets": int32
@@ -133,11 +134,7 @@ class CaseIterator:
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
-        if config.batch_size % process_count:
-            raise UserError(
-                f"TuneConfig.batch_size: found {config.batch_size}, expected a multiple of the"
-                f" {process_count} processes"
-            )
+        super().__init__(config.batch_size, process_index, process_count)
         if not len(cases):
             raise UserError(
                 f"TuneConfig.kind: found no {cases.kind} case of the tuning users, expected one"
@@ -146,32 +143,22 @@ class CaseIterator:
         self._cases, self._features = cases, features
         self._config, self._seed = config, config.seed
         self._num_items = split.num_items
-        self._process = process_index, process_count
         self._own = {user: split.sequence(user) for user in np.unique(cases.users).tolist()}
-        self._epoch = self._position = 0
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def epoch(self, number: int) -> Sequence[Arrays]:
+        """Return the batches of an epoch, in order."""
         size, total = self._config.batch_size, len(self._cases)
-        if self._position * size >= total:
-            self._epoch, self._position = self._epoch + 1, 0
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(total)
-        rows = order[self._position * size : (self._position + 1) * size]
-        batch = self._batch(rows)
-        self._position += 1
-        return process_slice(batch, *self._process)
+        order = np.random.default_rng([self._seed, number]).permutation(total)
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the place of the next batch, JSON-able and the same on every process."""
-        return {"epoch": self._epoch, "position": self._position}
+        def make(position: int) -> Arrays:
+            rng = np.random.default_rng([self._seed, number, position])
+            return self._batch(order[position * size : (position + 1) * size], rng)
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a place that get_state returned."""
-        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        return LazyBatches(-(-total // size), make)
 
-    def _batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Arrays:
         size, count = self._config.batch_size, self._config.negatives
         filled, cases = np.resize(rows, size), self._cases
-        rng = np.random.default_rng([self._seed, self._epoch, self._position])
         users = cases.users[filled]
         negatives = np.stack([self._draw(rng, user, count) for user in users.tolist()])
         return {

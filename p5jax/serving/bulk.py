@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.files import replace_text
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report
@@ -58,13 +58,13 @@ def rank_users(
     out: str | os.PathLike[str],
     config: BulkConfig = BulkConfig(),
     report: Report = distributed.report,
-) -> int:
-    """Write every user's k best next items to `out`/part-*.parquet; return the exit status.
+) -> None:
+    """Write every user's k best next items to `out`/part-*.parquet.
 
     A row holds the user's key, the items' keys, best first, their log-probabilities and whether the
     list is exact. Users come in the order of their prompts' lengths, so that batches have few
-    shapes. Parts that are there are not computed again: 0 when all are, 128 + N after signal N,
-    after which the same call goes on. UserError when `out` holds another ranking.
+    shapes. Parts that are there are not computed again. Interrupted by a signal, after which the
+    same call resumes. UserError when `out` holds another ranking.
     A run on a mesh ranks on all its devices and processes, each of which must call this.
     """
     recommender.check_k(config.k)
@@ -88,14 +88,14 @@ def rank_users(
             for first in range(0, len(parts[number]), config.batch_size):
                 stop = distributed.agreed_signal(interruption.signal)
                 if stop is not None:
-                    report("stopped; the same command goes on after the files that are written")
-                    return 128 + stop
+                    raise Interrupted(
+                        stop, "stopped; the same command resumes after the files that are written"
+                    )
                 users = parts[number][first : first + config.batch_size]
                 rows += _ranked(recommender, config, users, [prompts[user] for user in users])
                 progress.add(len(users))
             if distributed.is_primary():
                 _write(_file(out, number), rows)
-    return 0
 
 
 def _file(out: Path, number: int) -> Path:

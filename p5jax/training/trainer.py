@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
@@ -72,30 +72,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: `status` "finished", or "interrupted" by the signal number `signal`.
+    """What a finished run ends with.
 
     `params` are the last step's, on the mesh; `metrics` the last training and validation records;
     `best` is {"step", "value"} or None.
     """
 
-    status: str
-    signal: int | None
     step: int
     params: Any
     metrics: dict[str, float]
     best: dict[str, Any] | None
-
-    @property
-    def exit_status(self) -> int:
-        """0 when finished, 128 + N after signal N."""
-        return 128 + (self.signal or 0) if self.status == "interrupted" else 0
-
-
-def ended(result: TrainResult) -> int:
-    """Return a training's exit status, and say of an interrupted one how it goes on."""
-    if result.exit_status:
-        distributed.report(f"stopped at step {result.step}; the same command resumes it")
-    return result.exit_status
 
 
 def train(
@@ -124,7 +110,8 @@ def train(
     what the run depends on) must be the one it was started with. `validation_batches` (this
     process's rows) give validation/loss and, where the objective scores, validation/accuracy;
     `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
-    UserError when the loss is not finite, naming the step; the last good checkpoint stays.
+    Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
+    finite, naming the step; the last good checkpoint stays.
     """
     tx, schedule = make_optimizer(optimizer, config.steps)
     steps = Steps(
@@ -237,7 +224,7 @@ class _Loop:
         self._shapes: set[Any] = set()
 
     def run(self, interruption: Interruption) -> TrainResult:
-        """Go on to the last step or until a signal."""
+        """Go on to the last step; Interrupted by a signal."""
         config = self.config
         if self._due(config.validate_every) and self.validated != self.step:
             self._validate()  # the interrupted run left this out
@@ -250,12 +237,12 @@ class _Loop:
                 self._save()
                 self.checkpoints.wait()
                 self.writers.message(f"interrupted after step {self.step}; checkpoint saved")
-                return self._result("interrupted", stop)
+                raise Interrupted(stop, f"stopped at step {self.step}; the same command resumes it")
             improved = self._due(config.validate_every) and self._validate()
             if improved or self._due(config.checkpoint_every):
                 self._save()
         self.checkpoints.wait()
-        return self._result("finished", None)
+        return TrainResult(self.step, self.state["target"], dict(self.metrics), self.best)
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
@@ -393,7 +380,3 @@ class _Loop:
         if jax.process_count() > 1 and self.step % self.config.log_every:
             return None
         return distributed.agreed_signal(interruption.signal)
-
-    def _result(self, status: str, number: int | None) -> TrainResult:
-        params = self.state["target"]
-        return TrainResult(status, number, self.step, params, dict(self.metrics), self.best)

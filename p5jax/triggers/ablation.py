@@ -33,11 +33,11 @@ def ablate(
     out: str | Path,
     limit: int | None = None,
     report: Report = distributed.report,
-) -> tuple[int, list[Row]]:
+) -> list[Row]:
     """Search once for each value of the setting `vary`, in OUT/VARY-VALUE, then compare on test.
 
-    Returns the exit status and the rows; after a signal (128 + N) there are none, and the same call
-    goes on. UserError for an unknown setting, or user_place without user tokens.
+    Interrupted by a signal, after which the same call resumes. UserError for an unknown
+    setting, or user_place without user tokens.
     """
     if vary not in ABLATIONS:
         raise UserError(f"vary: found {vary!r}, expected {', '.join(ABLATIONS)}")
@@ -49,7 +49,5 @@ def ablate(
         changed = replace(getattr(config, part), **{vary: value})
         folders.append(Path(out) / f"{vary}-{value}")
         report(f"{vary} = {value}")
-        status = search(run, replace(config, **{part: changed}), folders[-1], report)
-        if status:
-            return status, []
-    return 0, evaluate_triggers(run, folders, limit=limit, report=report)
+        search(run, replace(config, **{part: changed}), folders[-1], report)
+    return evaluate_triggers(run, folders, limit=limit, report=report)

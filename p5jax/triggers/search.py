@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.files import replace_text
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Report
@@ -20,19 +20,19 @@ from p5jax.triggers.rounds import Rounds, SearchConfig
 
 def search(
     run: Run, config: SearchConfig, out: str | Path, report: Report = distributed.report
-) -> int:
-    """Search for trigger tokens and keep them in `out`; returns the exit status.
+) -> None:
+    """Search for trigger tokens and keep them in `out`.
 
-    Every round is saved: after a signal (128 + N) or a crash the same call goes on and ends with
-    the tokens of a search that was not stopped. UserError when `out` holds another search. A run on
-    a mesh is searched on all its devices and processes, each of which must call this.
+    Every round is saved: after a signal (Interrupted) or a crash the same call resumes and ends
+    with the tokens of a search that was not stopped. UserError when `out` holds another search.
+    A run on a mesh is searched on all its devices and processes, each of which must call this.
     """
     folder = Path(out)
     settings = json.loads(json.dumps(asdict(config)))
     there = _previous(folder, settings)
     if there and there["finished"]:
         report(f"{folder}: this search is finished")
-        return 0
+        return
     state = Rounds(run, config)
     if there:
         _restore(state, saved.load(folder, run), there["state"])
@@ -42,14 +42,14 @@ def search(
         while not state.finished:
             stop = distributed.agreed_signal(interruption.signal)
             if stop is not None:
-                report(f"stopped after round {state.round}; the same command goes on")
-                return 128 + stop
+                raise Interrupted(
+                    stop, f"stopped after round {state.round}; the same command resumes"
+                )
             record, prompt = state.advance(), state.prompt()
             if distributed.is_primary():
                 progress = {"state": state.state(), "settings": settings}
                 _write(folder, record, prompt, run, progress | {"finished": state.finished})
             report(_line(record))
-    return 0
 
 
 def _write(

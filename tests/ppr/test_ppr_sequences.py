@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
-from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator, right_aligned, users_hash
+from p5jax.ppr.backbone.sequences import (
+    SequenceConfig,
+    SequenceIterator,
+    right_aligned,
+    users_fingerprint,
+)
 
 ITEMS = 40
 SMALL = SequenceConfig(batch_size=4, widths=(3,))
@@ -205,8 +210,8 @@ def test_processes_share_the_rows():
 def test_right_aligned_and_the_hash_of_users():
     rows = right_aligned([np.array([4, 0]), np.array([], int), np.array([1, 2, 3, 4])], 3)
     np.testing.assert_array_equal(rows, [[0, 5, 1], [0, 0, 0], [3, 4, 5]])
-    assert users_hash(np.array([3, 1])) == users_hash(np.array([1, 3], np.int32))
-    assert users_hash(np.array([3, 1])) != users_hash(np.array([3, 2]))
+    assert users_fingerprint(np.array([3, 1])) == users_fingerprint(np.array([1, 3], np.int32))
+    assert users_fingerprint(np.array([3, 1])) != users_fingerprint(np.array([3, 2]))
     for bad in ((5, 3), (3, 3), (0,)):
         with pytest.raises(UserError, match="SequenceConfig.widths"):
             SequenceConfig(widths=bad)

@@ -26,7 +26,7 @@ from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import Batch, Objective
-from p5jax.training.trainer import TrainConfig, TrainResult, train
+from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")
 # Adam as published; the best model by its ranking of validation pairs.
@@ -94,11 +94,11 @@ def pretrain(
     run_dir: str | os.PathLike[str],
     users: np.ndarray | None = None,
     mesh: Mesh | None = None,
-) -> tuple[PprRun, TrainResult]:
+) -> PprRun:
     """Pre-train, or resume, a backbone on the training items of `users` (default: all).
 
     The last two interactions of each user are never trained on. Returns the run, whose parameters
-    are the best checkpoint's, and how the training ended. UserError when run_dir holds a run of
+    are the best checkpoint's. Interrupted by a signal. UserError when run_dir holds a run of
     other users, data or settings.
     """
     users = np.arange(dataset.num_users) if users is None else np.unique(users)
@@ -107,7 +107,7 @@ def pretrain(
     settings = _settings(config)
     run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings)
     model = run.model
-    result = train(
+    train(
         next_item_objective(model, config.loss, config.views),
         init_params(model, jax.random.key(config.training.seed)),
         param_axes(model),
@@ -123,7 +123,7 @@ def pretrain(
         fsdp=config.fsdp,
     )
     run.mesh = mesh
-    return run, result
+    return run
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:

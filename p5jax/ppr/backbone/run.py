@@ -23,7 +23,7 @@ from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
-from p5jax.ppr.backbone.sequences import users_hash
+from p5jax.ppr.backbone.sequences import users_fingerprint
 from p5jax.runs.manifest import claim, dataset_entry, load_dataset, read_manifest
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.trainer import CHECKPOINT_FOLDER
@@ -63,7 +63,7 @@ class PprRun:
 
     def trained_on(self, users: np.ndarray) -> bool:
         """Whether these are the users that the backbone was pre-trained on."""
-        return self.manifest["users"]["hash"] == users_hash(users)
+        return self.manifest["users"]["hash"] == users_fingerprint(users)
 
     @staticmethod
     def create(
@@ -82,7 +82,7 @@ class PprRun:
         manifest = {
             "format_version": FORMAT_VERSION,
             "dataset": dataset_entry(dataset, path),
-            "users": {"count": len(users), "hash": users_hash(users)},
+            "users": {"count": len(users), "hash": users_fingerprint(users)},
             "backbone": dict(backbone),
             "settings": dict(settings),
         }

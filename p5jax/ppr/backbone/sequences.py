@@ -8,7 +8,7 @@ Letters: B batch, S width, N negatives, I items.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,8 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
-from p5jax.pipeline.batching import process_slice
-
-Batch = dict[str, np.ndarray]
+from p5jax.pipeline.batching import Batch
+from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ def right_aligned(histories: Sequence[np.ndarray], width: int) -> np.ndarray:
     return rows
 
 
-def users_hash(users: np.ndarray) -> str:
+def users_fingerprint(users: np.ndarray) -> str:
     """A name for a set of users, in any order."""
     numbers = np.sort(np.asarray(users)).astype("<i8")
     return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
 
 
-class SequenceIterator:
+class SequenceIterator(EpochIterator):
     """An endless iterator of a process's rows of the batches of some users' training items.
 
     The last two interactions of a user are held out (leave-one-out) and never read. A batch is
@@ -82,6 +81,7 @@ class SequenceIterator:
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
+        super().__init__(config.batch_size, process_index, process_count)
         users = np.unique(np.asarray(users, np.int64))
         counts = np.diff(dataset.offsets)[users] - 2
         self.users = users[counts >= 2]
@@ -92,29 +92,21 @@ class SequenceIterator:
         self._items, self._num_items = dataset.sequence_items, dataset.num_items
         self.config, self.max_history = config, max_history
         self._widths = np.array([*(w for w in config.widths if w < max_history), max_history])
-        self._process = process_index, process_count
-        if config.batch_size % process_count:
-            raise UserError(
-                f"batch_size: found {config.batch_size}, expected a multiple of the"
-                f" {process_count} processes"
-            )
         self._known = self._pairs() if config.negatives else np.zeros(0, np.int64)
-        self._epoch = self._position = 0
-        self._plan: list[np.ndarray] | None = None
-        self._ends = np.zeros(0, np.int64)
 
-    def __iter__(self) -> SequenceIterator:
-        return self
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """Return the batches of an epoch, in order."""
+        plan, ends = self._plan(number)
 
-    def __next__(self) -> Batch:
-        if self._plan is None:
-            self._plan = self._plan_epoch()
-        if self._position == len(self._plan):
-            self._epoch, self._position, self._plan = self._epoch + 1, 0, None
-            return next(self)
-        batch = self._batch(self._plan[self._position])
-        self._position += 1
-        return process_slice(batch, *self._process)
+        def make(position: int) -> Batch:
+            rows = plan[position]
+            batch = self._batch(rows, ends[rows])
+            if self.config.negatives:
+                rng = np.random.default_rng([self.config.seed, number, position])
+                batch["negatives"] = self._negatives(rng, rows, batch["items"].shape[1])
+            return batch
+
+        return LazyBatches(len(plan), make)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -122,25 +114,11 @@ class SequenceIterator:
         sizes = np.bincount(self._buckets(), minlength=len(self._widths))
         return int((-(-sizes // self.config.batch_size)).sum())
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the place of the next batch, JSON-able and the same on every process."""
-        return {"epoch": self._epoch, "position": self._position, "sequences": self._identity()}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that get_state returned; UserError when users or settings differ."""
-        ours, theirs = self._identity(), state["sequences"]
-        for name in ours:
-            if ours[name] != theirs.get(name):
-                raise UserError(
-                    f"sequences: found {name} = {theirs.get(name)}, expected {ours[name]}"
-                )
-        self._epoch, self._position = int(state["epoch"]), int(state["position"])
-        self._plan = None
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the batches."""
         c = self.config
         return {
-            "users": users_hash(self.users),
+            "users": users_fingerprint(self.users),
             "batch_size": c.batch_size,
             "widths": self._widths.tolist(),
             "negatives": c.negatives,
@@ -152,23 +130,24 @@ class SequenceIterator:
         inputs = np.minimum(self._counts - 1, self.max_history)
         return np.searchsorted(self._widths, inputs)
 
-    def _plan_epoch(self) -> list[np.ndarray]:
-        """The users of each batch, by their row in self.users, and where their windows end."""
-        rng = np.random.default_rng([self.config.seed, self._epoch])
+    def _plan(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The users of each batch, by their row in self.users, and where all users' windows end:
+        one past the last target, [U]."""
+        rng = np.random.default_rng([self.config.seed, epoch])
         spare = np.maximum(self._counts - 1 - self.max_history, 0)
-        self._ends = self._starts + self._counts - rng.integers(0, spare + 1)
+        ends = self._starts + self._counts - rng.integers(0, spare + 1)
         order, buckets = rng.permutation(len(self.users)), self._buckets()
         plan = []
         for bucket in range(len(self._widths)):
             members = order[buckets[order] == bucket]
             size = self.config.batch_size
             plan += [members[start : start + size] for start in range(0, len(members), size)]
-        return [plan[place] for place in rng.permutation(len(plan))]
+        return [plan[place] for place in rng.permutation(len(plan))], ends
 
-    def _batch(self, rows: np.ndarray) -> Batch:
+    def _batch(self, rows: np.ndarray, ends: np.ndarray) -> Batch:
+        """The items and targets of some users whose windows end at `ends`."""
         buckets = self._buckets()
         width = int(self._widths[buckets[rows[0]]])
-        ends = self._ends[rows]  # one past the last target
         first = np.maximum(self._starts[rows], ends - width - 1)
         place = ends[:, None] - 1 - width + np.arange(width)  # of the input at each column
         real = place >= first[:, None]
@@ -177,8 +156,6 @@ class SequenceIterator:
         batch = {name: np.zeros(shape, np.int32) for name in ("items", "targets")}
         batch["items"][: len(rows)] = np.where(real, self._items[place] + 1, 0)
         batch["targets"][: len(rows)] = np.where(real, self._items[place + real] + 1, 0)
-        if self.config.negatives:
-            batch["negatives"] = self._negatives(rows, width)
         return batch
 
     def _pairs(self) -> np.ndarray:
@@ -192,9 +169,8 @@ class SequenceIterator:
             raise UserError("negatives: found a user who has every item, expected some to be left")
         return pairs
 
-    def _negatives(self, rows: np.ndarray, width: int) -> np.ndarray:
+    def _negatives(self, rng: np.random.Generator, rows: np.ndarray, width: int) -> np.ndarray:
         """Draw evenly from the items that each user has not in training, [B, S, N] from 1."""
-        rng = np.random.default_rng([self.config.seed, self._epoch, self._position])
         shape = (self.config.batch_size, width, self.config.negatives)
         drawn = rng.integers(0, self._num_items, shape)
         user = np.zeros(shape, np.int64) + np.resize(rows, len(drawn))[:, None, None]

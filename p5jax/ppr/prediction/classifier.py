@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.parallel.placing import place_rows, to_host
+from p5jax.pipeline.batching import Batch as Arrays
 from p5jax.pipeline.batching import process_slice
+from p5jax.pipeline.epochs import EpochIterator
 from p5jax.ppr.backbone.model import STDDEV, param_axes
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold.protocol import ColdStart
@@ -36,7 +38,7 @@ from p5jax.runs.manifest import read_manifest, refuse_difference
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import Batch, Objective
-from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, ended, train
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 FORMAT_VERSION = 1
 MANIFEST = "prediction.json"
@@ -91,7 +93,7 @@ class ProfileClassifier(nn.Module):
         return self.head(vector)
 
 
-class UserIterator:
+class UserIterator(EpochIterator):
     """An endless iterator of a process's rows of batches of users, each once in an epoch.
 
     A batch is {"profiles": int32 [B, M], "items": int32 [B, S], "labels": int32 [B], "weights":
@@ -107,26 +109,13 @@ class UserIterator:
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
-        self._task, self._users, self._size, self._seed = task, users, batch_size, seed
-        self._process = process_index, process_count
-        self._epoch = self._position = 0
+        super().__init__(batch_size, process_index, process_count)
+        self._task, self._users, self._seed = task, users, seed
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        if self._position * self._size >= len(self._users):
-            self._epoch, self._position = self._epoch + 1, 0
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._users)
-        start = self._position * self._size
-        self._position += 1
-        batch = batch_of(self._task, order[start : start + self._size], self._size)
-        return process_slice(batch, *self._process)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the place of the next batch, JSON-able and the same on every process."""
-        return {"epoch": self._epoch, "position": self._position}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a place that get_state returned."""
-        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+    def epoch(self, number: int) -> Sequence[Arrays]:
+        """Return the batches of an epoch, in order."""
+        order = np.random.default_rng([self._seed, number]).permutation(self._users)
+        return list(batches_of(self._task, order, self.rows))
 
 
 def batch_of(task: PredictionTask, users: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -175,12 +164,12 @@ def predict_attribute(
     config: PredictionConfig,
     prompt: PromptConfig,
     mesh: Mesh | None = None,
-) -> tuple[np.ndarray | None, int]:
+) -> np.ndarray:
     """Train, or resume, a classifier in the folder `out`.
 
     Returns the classes of the task's test users, int32, by the step with the least loss on held-out
-    training users, and the exit status: after signal N there are no classes, and 128 + N. UserError
-    when the backbone has seen cold users, and when `out` holds something else.
+    training users. Interrupted by a signal. UserError when the backbone has seen cold users, and
+    when `out` holds something else.
     """
     if not run.trained_on(split.warm):
         raise UserError(
@@ -223,11 +212,8 @@ def predict_attribute(
         ],
         trainable=(*(f"{PROMPTED}/{pattern}" for pattern in mode.trainable), "head/*"),
     )
-    status = ended(result)
-    if status:
-        return None, status
     params = restore_params(folder / CHECKPOINT_FOLDER, jax.tree.map(_shape, result.params))
-    return classify(model, params, task, config.batch_size), 0
+    return classify(model, params, task, config.batch_size)
 
 
 def _manifest(

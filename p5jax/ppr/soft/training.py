@@ -27,7 +27,7 @@ from p5jax.runs.manifest import claim, read_manifest
 from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, ended, train
+from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import identity
 
 FORMAT_VERSION = 1
@@ -58,8 +58,8 @@ def train_soft(
     pipeline: PipelineConfig,
     optimizer: OptimizerConfig,
     training: TrainConfig,
-) -> int:
-    """Train a soft prompt on the run's mesh; returns the exit status, 128 + N after signal N.
+) -> None:
+    """Train a soft prompt on the run's mesh; Interrupted by a signal.
 
     The same call resumes it. UserError when `soft.out` holds something else.
     """
@@ -75,7 +75,7 @@ def train_soft(
     if pipeline.batching == "auto":  # a row's prefix is its first user's
         pipeline = replace(pipeline, batching="buckets")
     pipeline = replace(pipeline, source_lengths=(*lengths, longest))
-    result = train(
+    train(
         state.objective(),
         {"t5": run.params, "soft": state.initial(training.seed)},
         {"t5": param_axes(run.model), "soft": state.axes()},
@@ -88,7 +88,6 @@ def train_soft(
         validate=_validator(state, soft.rank_users),
         trainable=TRAINABLE,
     )
-    return ended(result)
 
 
 def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:

@@ -1,0 +1,122 @@
+"""The output folder: claimed by what it is made from, resumed by the same, refused to others.
+
+Every command that makes a folder over a long time follows one protocol. The folder's manifest, a
+JSON file, says what the folder is made from. The first call claims the folder by writing it; a
+later call from the same things resumes; a call from other things is refused with the first
+difference. Files are written beside and renamed, so a folder never holds half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p5jax.core.errors import UserError
+from p5jax.core.files import replace_text
+
+_LONGEST_VALUE = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """One kind of output folder.
+
+    kind: what messages call it, "run". manifest: its file's name. version: of the format, under
+    the key `version_key`, "" for a manifest without one. command: what makes such folders.
+    begun: beginnings of the names of files that are written before the manifest: a folder with
+    only these is one whose making was cut short, and may be claimed.
+    """
+
+    kind: str
+    manifest: str
+    version: int
+    command: str
+    version_key: str = "format_version"
+    begun: tuple[str, ...] = ()
+
+    def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return a folder's manifest; UserError when absent, damaged or of another version."""
+        file = Path(path) / self.manifest
+        if not file.is_file():
+            raise UserError(f"{path}: not a {self.kind} (no {self.manifest}); see {self.command}")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            found = manifest[self.version_key] if self.version_key else self.version
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file}: found {error!r}, expected what {self.command} writes"
+            ) from error
+        if found != self.version:
+            raise UserError(
+                f"{file}: found {self.version_key} {found!r}, expected {self.version};"
+                f" {self.command} makes it new"
+            )
+        return manifest
+
+    def claim(
+        self, path: str | os.PathLike[str], wanted: Mapping[str, Any], *, started: bool = True
+    ) -> dict[str, Any] | None:
+        """Return the manifest of a folder that is made from what is `wanted`, None of a new one.
+
+        The folder of a new one is made; its manifest is left to `write`. A manifest of what has
+        not `started`, a call that failed before anything was kept, gives way to the one wanted.
+        UserError when the folder is made from other things, naming the first difference, or is
+        something else.
+        """
+        path = Path(path)
+        if (path / self.manifest).is_file():
+            there = self.read(path)
+            if started:
+                refuse_difference(path / self.manifest, there, wanted)
+            return there
+        allowed = (*self.begun, f"{self.manifest}.partial")
+        if path.is_file() or any(not child.name.startswith(allowed) for child in path.glob("*")):
+            raise UserError(f"{path}: exists and is not a {self.kind}; choose another folder")
+        path.mkdir(parents=True, exist_ok=True)
+        return None
+
+    def write(self, path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:
+        """Write the manifest beside, then rename it."""
+        written = {self.version_key: self.version} if self.version_key else {}
+        text = json.dumps(written | dict(manifest), indent=1, ensure_ascii=False)
+        replace_text(Path(path) / self.manifest, text + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON would give it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(value))
+
+
+def differences(
+    there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, value there, value wanted) of each value that is wanted and not there.
+
+    Keys of nested mappings are joined by points. Both are JSON-able; what is there and not named
+    in `wanted` is no difference.
+    """
+    for key, value in as_json(dict(wanted)).items():
+        old = there.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            yield from differences(old, value, f"{prefix}{key}.")
+        elif old != value:
+            yield f"{prefix}{key}", old, value
+
+
+def refuse_difference(
+    where: str | os.PathLike[str], there: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    """Raise UserError naming the first value in which what is there is not what is wanted."""
+    for key, old, new in differences(there, wanted):
+        raise UserError(
+            f"{where}: found {key} = {_shown(old)}, expected {_shown(new)}; choose another folder"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
