@@ -62,7 +62,7 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from p5jax.triggers.search import search
+    from p5jax.triggers.searching import search
 
     with opened(arguments) as run:
         search(run, _config(arguments), arguments.out)

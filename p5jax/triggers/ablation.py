@@ -14,7 +14,7 @@ from p5jax.runs.run import Run
 from p5jax.triggers.evaluation import Row, evaluate_triggers
 from p5jax.triggers.layout import POSITIONS, USER_PLACES
 from p5jax.triggers.rounds import SearchConfig
-from p5jax.triggers.search import search
+from p5jax.triggers.searching import search
 from p5jax.triggers.surrogate import CRITERIA
 
 # Setting -> the part of the configuration it is in, and the values that are compared.
