@@ -17,7 +17,8 @@ from p5jax.core.files import replace_text
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.inference.ranking import check_settings, rank
+from p5jax.inference.ranking import rank
+from p5jax.inference.settings import check_settings
 from p5jax.parallel import distributed
 from p5jax.pipeline.batching import padded
 from p5jax.serving.recommender import Recommender
