@@ -151,7 +151,7 @@ def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
         "leaky_item_ids": run.dataset.leaky,
         "params": params_digest(run.params),
         "likelihood": "vocabulary",
-        "triggers": triggers.digest if triggers else None,
+        "triggers": triggers.fingerprint if triggers else None,
         **asdict(config),
     }
 
