@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
@@ -50,7 +51,8 @@ def ablate(
 
 
 def _with_setting(config: SearchConfig, name: str, value: str | int) -> SearchConfig:
-    """The configuration with one other value in its layout or its surrogate."""
+    """The configuration with another value of one setting of its layout or its surrogate."""
+    changed: dict[str, Any] = {name: value}
     if name == "criterion":
-        return replace(config, surrogate=replace(config.surrogate, criterion=str(value)))
-    return replace(config, layout=replace(config.layout, **{name: value}))
+        return replace(config, surrogate=replace(config.surrogate, **changed))
+    return replace(config, layout=replace(config.layout, **changed))

@@ -1,4 +1,4 @@
-"""A stopped search goes on to the same tokens; the saved prompt, and what it is used for."""
+"""A stopped search resumes to the same tokens; the saved prompt, and what it is used for."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ import pytest
 from trigger_run import random_run
 
 from p5jax.core.errors import UserError
+from p5jax.inference.decoding import beam_search
 from p5jax.serving.bulk import BulkConfig, rank_users
 from p5jax.serving.recommender import Recommender
-from p5jax.triggers import prompt as saved
 from p5jax.triggers.layout import Layout
-from p5jax.triggers.prompt import identity, load
-from p5jax.triggers.rounds import SearchConfig
+from p5jax.triggers.prompt import load_triggers, run_fingerprints, save_triggers
 from p5jax.triggers.searching import search
-from p5jax.triggers.surrogate import SurrogateConfig
+from p5jax.triggers.settings import SearchConfig, SurrogateConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +59,20 @@ def table_of(folder):
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 6])
-def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
+def test_a_killed_search_resumes_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
     """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
 
     class Killed(BaseException):
         pass
 
-    out, save, count = tmp_path / "killed", saved.save, iter(range(100))
+    out, count = tmp_path / "killed", iter(range(100))
 
     def dying(*arguments):
         if next(count) == rounds:
             raise Killed
-        save(*arguments)
+        save_triggers(*arguments)
 
-    monkeypatch.setattr("p5jax.triggers.prompt.save", dying)
+    monkeypatch.setattr("p5jax.triggers.searching.save_triggers", dying)
     with pytest.raises(Killed):
         search(run, lively(), out, report=lambda line: None)
     monkeypatch.undo()
@@ -82,7 +81,7 @@ def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, mon
     assert history(out) == history(finished)
 
 
-def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, finished, tmp_path):
+def test_a_search_killed_by_the_system_resumes_to_the_same_tokens(run, world, finished, tmp_path):
     """kill -9 of a process in mid-search; another one ends it."""
     script = (
         "import sys; from test_trigger_prompt import lively; from trigger_run import random_run;"
@@ -109,9 +108,9 @@ def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, fi
 
 
 def test_a_saved_prompt_comes_back(run, finished, world):
-    prompt = load(finished, run)
+    prompt = load_triggers(finished, run)
     manifest = json.loads((finished / "triggers.json").read_text())
-    assert manifest["identity"] == identity(run)
+    assert manifest["identity"] == run_fingerprints(run)
     assert prompt.task.tolist() == manifest["task_tokens"]
     table = {row["user"]: row for row in table_of(finished)[1]}
     words = prompt.user_words(run.vocabulary)
@@ -129,7 +128,7 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
         change(copy, manifest)
         (copy / "triggers.json").write_text(json.dumps(manifest))
         with pytest.raises(UserError) as caught:
-            load(copy, run)
+            load_triggers(copy, run)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -151,15 +150,15 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
     assert "expected the users' table" in broken(corrupted)
     assert "nobody" in broken(stranger)
     assert "token 1, expected one that is a whole word" in broken(no_word)
-    with pytest.raises(UserError, match=r"found no triggers\.json"):
-        load(tmp_path / "nowhere", run)
-    with pytest.raises(UserError, match="holds a search with seed = 0, expected 1"):
+    with pytest.raises(UserError, match=r"not a trigger search \(no triggers\.json\)"):
+        load_triggers(tmp_path / "nowhere", run)
+    with pytest.raises(UserError, match=r"found settings\.seed = 0, expected 1"):
         search(run, lively(seed=1), finished, report=lambda line: None)
 
 
 def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_path):
     """In bulk as one by one; the folder remembers by which prompt."""
-    prompt = load(finished, run)
+    prompt = load_triggers(finished, run)
     recommender = Recommender(run, prompt)
     settings = BulkConfig(k=3, method="exact", batch_size=32)
     rank_users(recommender, tmp_path / "all", settings, lambda line: None)
@@ -175,10 +174,17 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
 
 
 def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished, monkeypatch):
-    prompt, asked = load(finished, run), []
+    prompt, asked = load_triggers(finished, run), []
     recommender = Recommender(run, prompt)
-    monkeypatch.setattr(recommender, "_answer", asked.append)
-    recommender.generate("user buys a toy " * 200)
-    tokens = run.vocabulary.encode(asked[0])
-    assert len(tokens) == run.family_config.max_source - 1
-    assert tokens[-prompt.layout.slots :] == [*prompt.task.tolist(), *prompt.default.tolist()]
+
+    def searched(model, params, tokens, **settings):
+        asked.append(np.asarray(tokens))
+        return beam_search(model, params, tokens, **settings)
+
+    monkeypatch.setattr("p5jax.serving.recommender.beam_search", searched)
+    text, longest = "user buys a toy " * 200, run.family_config.max_source
+    recommender.generate(text)
+    (row,) = asked[0]
+    triggers = [*prompt.task.tolist(), *prompt.default.tolist()]
+    kept = run.vocabulary.encode(text)[: longest - len(triggers) - 1]
+    assert row[row > 0].tolist() == [*kept, *triggers, run.vocabulary.eos_id]
