@@ -57,9 +57,9 @@ def export_shards(
     """Write the first `epochs` epochs of a training stream to `shards` files.
 
     An epoch is as many samples as the mixture's families have training examples: every example
-    once, where no rates are given. Threads and workers of the pipeline's configuration make the samples.
-    Files that are there are not written again. Interrupted by a signal, after which the same call
-    resumes. UserError when `out` holds anything else.
+    once, where no rates are given. Threads and workers of the pipeline's configuration make the
+    samples. Files that are there are not written again. Interrupted by a signal, after which the
+    same call resumes. UserError when `out` holds anything else.
     """
     samples = epochs * rendered.epoch
     if epochs < 1 or not 1 <= shards <= samples:
