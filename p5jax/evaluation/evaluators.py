@@ -6,12 +6,9 @@ answers. Everything is written per user, so that two runs can be compared by a p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
@@ -31,9 +28,9 @@ from p5jax.evaluation.task import (
     chosen_indices,
 )
 from p5jax.parallel import distributed
-from p5jax.parallel.placing import to_host
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
+from p5jax.training.checkpoints import params_fingerprint
 
 __all__ = [
     "EvaluationConfig",
@@ -216,16 +213,7 @@ def _header(
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "limit": limit,
         "config": _settings(config),
     }
-
-
-def params_digest(params: Any) -> str:
-    """SHA-256 of the parameters' bytes: which model the results are of."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(to_host(leaf).tobytes())
-    return digest.hexdigest()

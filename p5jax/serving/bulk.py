@@ -16,11 +16,11 @@ from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.files import replace_text
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.inference.ranking import check_settings, rank
 from p5jax.parallel import distributed
 from p5jax.pipeline.batching import padded
 from p5jax.serving.recommender import Recommender
+from p5jax.training.checkpoints import params_fingerprint
 
 MANIFEST = "_ranking.json"  # Parquet readers pass over names that begin so
 _BATCHES = 16  # of a part, which is what an interruption loses at most
@@ -148,9 +148,9 @@ def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
     return {
         "dataset": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "likelihood": "vocabulary",
-        "triggers": triggers.digest if triggers else None,
+        "triggers": triggers.fingerprint if triggers else None,
         **asdict(config),
     }
 
