@@ -45,7 +45,7 @@ class OutputFolder:
         if not file.is_file():
             raise UserError(f"{path}: not a {self.kind} (no {self.manifest}); see {self.command}")
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = dict(json.loads(file.read_text(encoding="utf-8")))
             found = manifest[self.version_key] if self.version_key else self.version
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -22,7 +22,6 @@ from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.run import PprRun
@@ -36,6 +35,7 @@ from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.tuned import Profile, Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.runs.manifest import claim
+from p5jax.training.checkpoints import params_fingerprint
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 Made = TypeVar("Made")
@@ -257,7 +257,7 @@ def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | 
         "format_version": FORMAT_VERSION,
         "dataset": dataset.fingerprint,
         "settings": settings,
-        "source": None if source is None else params_digest(source.params),
+        "source": None if source is None else params_fingerprint(source.params),
     }
     wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
     if file.is_file():

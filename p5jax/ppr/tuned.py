@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.model import param_axes
@@ -35,7 +34,7 @@ from p5jax.ppr.tuning import (
     validation_users,
 )
 from p5jax.runs.manifest import claim, read_manifest
-from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
@@ -100,7 +99,7 @@ class Tuned:
             places = Path(entry["path"]), path / entry["relative"]
             place = next((place for place in places if place.exists()), places[0])
             backbone = PprRun.load(place, mesh)
-        found = params_digest(backbone.params)
+        found = params_fingerprint(backbone.params)
         if found != entry["params"]:
             raise UserError(
                 f"{path}: tuned from a backbone with parameters {entry['params'][:12]};"
@@ -209,13 +208,13 @@ def _manifest(
         "backbone": {
             "path": str(backbone.path.resolve()),
             "relative": os.path.relpath(backbone.path.resolve(), folder.resolve()),
-            "params": params_digest(backbone.params),
+            "params": params_fingerprint(backbone.params),
         },
         "dataset": backbone.dataset.fingerprint,
         "protocol": asdict(split.config),
         "profile": asdict(profile)
         if isinstance(profile, ProfileSchema)
-        else params_digest({"vectors": profile}),
+        else params_fingerprint({"vectors": profile}),
         "tune": asdict(config),
         "prompt": asdict(prompt),
     }

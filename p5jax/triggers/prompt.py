@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.checkpoints import params_fingerprint
 from p5jax.triggers.layout import PROMPT_ID, Layout, trigger_template
 
 FORMAT_VERSION = 1
@@ -45,7 +45,7 @@ class TriggerPrompt:
     identity: Mapping[str, str]
 
     @property
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """A hash of all its tokens."""
         tokens = (self.task, self.default, self.users)
         return hashlib.sha256(b"".join(part.tobytes() for part in tokens)).hexdigest()
@@ -81,7 +81,7 @@ def word(vocabulary: Vocabulary, token: int) -> str:
 def identity(run: Run) -> dict[str, str]:
     """What trigger tokens depend on: the model, its vocabulary and the dataset, as hashes."""
     return {
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "vocabulary": run.vocabulary.fingerprint,
         "dataset": run.dataset.fingerprint,
     }

@@ -13,7 +13,8 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import check_settings, id_trie, rank
+from p5jax.inference.ranking import id_trie, rank
+from p5jax.inference.settings import RankingConfig
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
@@ -47,7 +48,7 @@ class SurrogateConfig:
         if self.criterion not in CRITERIA:
             found = self.criterion
             raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
-        check_settings(_CUT, self.beam, self.method)
+        RankingConfig(self.method, self.beam)  # refuses what is unknown
         for name in ("batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")

@@ -17,7 +17,6 @@ from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.evaluation.results import FamilyResult, write_results
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
@@ -25,7 +24,7 @@ from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
 from p5jax.ppr.backbone.sequences import users_fingerprint
 from p5jax.runs.manifest import claim, dataset_entry, load_dataset, read_manifest
-from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 1
@@ -115,7 +114,7 @@ class PprRun:
                 "dataset": self.dataset.name,
                 "dataset_fingerprint": self.dataset.fingerprint,
                 "leaky_item_ids": self.dataset.leaky,
-                "params": params_digest(self.params),
+                "params": params_fingerprint(self.params),
             }
             folder = self.path / "evaluation" / split
             distributed.from_primary(lambda: write_results(folder, results, header))

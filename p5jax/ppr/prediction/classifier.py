@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.parallel.placing import place_rows, to_host
@@ -34,7 +33,7 @@ from p5jax.ppr.model import BACKBONE, PromptedModel
 from p5jax.ppr.prediction.task import PredictionTask
 from p5jax.ppr.tuning import MODES, validation_users
 from p5jax.runs.manifest import read_manifest, refuse_difference
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
@@ -230,13 +229,13 @@ def _manifest(
         "backbone": {
             "path": str(run.path.resolve()),
             "relative": os.path.relpath(run.path.resolve(), folder.resolve()),
-            "params": params_digest(run.params),
+            "params": params_fingerprint(run.params),
         },
         "dataset": run.dataset.fingerprint,
         "protocol": asdict(split.config),
         "prediction": asdict(config),
         "prompt": asdict(prompt),
-        "task": params_digest({**known, "train": task.train, "test": task.test}),
+        "task": params_fingerprint({**known, "train": task.train, "test": task.test}),
     }
     return json.loads(json.dumps(manifest))
 
