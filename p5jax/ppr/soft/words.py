@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from p5jax.models.layers import Array
 from p5jax.models.t5 import PAD_ID, Transformer
@@ -38,10 +39,12 @@ class PrefixedTransformer(Transformer):
         return jnp.where(rows[..., None] < 0, embedded, soft)
 
 
-def prefixed_sources(tokens: Array, users: Array, vocab_size: int, length: int) -> Array:
+def prefixed_sources(tokens: ArrayLike, users: ArrayLike, vocab_size: int, length: int) -> Array:
     """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
-    first = vocab_size + users[:, None] * length
-    return jnp.concatenate([first + jnp.arange(length), tokens], axis=1).astype(jnp.int32)
+    first = vocab_size + jnp.asarray(users)[:, None] * length
+    return jnp.concatenate([first + jnp.arange(length), jnp.asarray(tokens)], axis=1).astype(
+        jnp.int32
+    )
 
 
 def with_prefixes(params: Mapping[str, Any], prefixes: Array) -> dict[str, Any]:
