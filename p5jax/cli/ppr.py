@@ -113,7 +113,7 @@ def _tune(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _study(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.tune import study_from_gin
     from p5jax.parallel import runtime
-    from p5jax.ppr.study import NOISE, total_seconds
+    from p5jax.ppr.cold_study import NOISE, total_seconds
 
     files = arguments.gin_file or ["ppr/study.gin"]
     noise = NOISE if arguments.noise else ()
