@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from trigger_run import random_run
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
 from p5jax.triggers.layout import Layout
@@ -106,6 +108,44 @@ def test_a_search_killed_by_the_system_resumes_to_the_same_tokens(run, world, fi
     assert history(out) == history(finished)
 
 
+def test_a_signal_stops_after_a_round_and_the_same_call_resumes(run, finished, tmp_path):
+    def stopping(line):
+        if line.startswith("round 3 "):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(
+        Interrupted, match="stopped after round 3; the same command resumes"
+    ) as stop:
+        search(run, lively(), tmp_path / "stopped", stopping)
+    assert stop.value.signal == signal.SIGTERM
+    assert len(history(tmp_path / "stopped")) == 3
+    lines = []
+    search(run, lively(), tmp_path / "stopped", lines.append)
+    assert lines[0] == "resuming after round 3"
+    assert table_of(tmp_path / "stopped") == table_of(finished)
+    assert history(tmp_path / "stopped") == history(finished)
+    search(run, lively(), tmp_path / "stopped", lines.append)
+    assert lines[-1].endswith("this search is finished")
+
+
+def test_the_folder_has_the_format_of_version_1(run, finished):
+    """The keys that folders written so far have; other keys need another version."""
+    manifest = json.loads((finished / "triggers.json").read_text())
+    assert manifest["format_version"] == 1
+    assert set(manifest) == {
+        "format_version", "family", "layout", "task_tokens", "default_user_tokens", "prompt",
+        "users", "identity", "round", "state", "settings", "finished",
+    }  # fmt: skip
+    assert set(manifest["state"]) == {"round", "epoch", "left", "idle", "changed", "tried"}
+    assert manifest["round"] == manifest["state"]["round"] == len(history(finished))
+    assert manifest["settings"] == json.loads(json.dumps(asdict(lively())))
+    assert manifest["layout"] == asdict(lively().layout)
+    words = [run.vocabulary.decode([token]) for token in manifest["task_tokens"]]
+    assert manifest["prompt"] == " ".join(["{uid} {hist}", *words, "{trigger}"])
+    files = {"triggers.json", "history.jsonl", f"users-{manifest['round']}.parquet"}
+    assert {path.name for path in finished.iterdir()} == files
+
+
 def test_a_saved_prompt_comes_back(run, finished, world):
     prompt = load_triggers(finished, run)
     manifest = json.loads((finished / "triggers.json").read_text())
@@ -153,6 +193,13 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
         load_triggers(tmp_path / "nowhere", run)
     with pytest.raises(UserError, match=r"found settings\.seed = 0, expected 1"):
         search(run, lively(seed=1), finished, report=lambda line: None)
+    other = random_run(world.path, tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"found identity\.params = '"):
+        search(other, lively(), finished, report=lambda line: None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(UserError, match="exists and is not a trigger search"):
+        search(run, lively(), tmp_path / "mine", report=lambda line: None)
 
 
 def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_path):
