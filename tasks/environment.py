@@ -14,7 +14,7 @@ def register_from(environment: Mapping[str, str]) -> str:
     P5JAX_TEMPLATES (amazon), P5JAX_EPOCHS (10) and P5JAX_SEED (0) are `register`'s arguments.
     Returns the whole mixture's name; UserError when neither is set or a number is none.
     """
-    numbers = {}
+    numbers: dict[str, int] = {}
     for name, default in (("epochs", "10"), ("seed", "0")):
         text = environment.get(f"P5JAX_{name.upper()}", default)
         try:

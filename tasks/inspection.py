@@ -67,7 +67,8 @@ def show(name: str, split: str, count: int, inputs: int | None = None, targets: 
 
 def _normalised(shares: Mapping[str, float]) -> np.ndarray:
     values = np.array(list(shares.values()))
-    return values / values.sum()
+    normalised: np.ndarray = values / values.sum()
+    return normalised
 
 
 def _rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,8 @@ FAMILY_MODULES: Mapping[str, ModuleType] = {
 _HELD_OUT = ("validation", "test")
 _DEFAULTS = FamilyConfig()
 _NAME = re.compile(r"\w+", re.ASCII)
-_made: dict[tuple, str] = {}  # the arguments of a registration -> its whole mixture
+_Arguments = tuple[Hashable, ...]
+_made: dict[_Arguments, str] = {}  # the arguments of a registration -> its whole mixture
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def examples_of(task: seqio.Task) -> TaskExamples:
     return task.preprocessors[0].__self__
 
 
-def _known(arguments: tuple) -> bool:
+def _known(arguments: _Arguments) -> bool:
     return _made.get(arguments) in seqio.MixtureRegistry.names()
 
 
@@ -153,7 +154,7 @@ def _chosen_templates(templates: str, prompts: Sequence[str]) -> dict[str, Promp
     return {id: t for id, t in every.items() if not chosen or id in chosen}
 
 
-def _register(arguments: tuple, registration: Registration) -> str:
+def _register(arguments: _Arguments, registration: Registration) -> str:
     """Add all tasks and mixtures, or none."""
     if registration.epochs < 1:
         raise UserError(f"epochs: found {registration.epochs}, expected 1 or more")

@@ -104,7 +104,8 @@ def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
         seen[kept].add(texts[row])
     counts["duplicate_reviews"] = duplicates
     counts["repeated_pairs"] = len(repeats) - duplicates
-    return rows[keeper == rows]
+    kept_rows: np.ndarray = rows[keeper == rows]
+    return kept_rows
 
 
 def _contents(raw: RawData, rows: np.ndarray) -> list[_Content]:

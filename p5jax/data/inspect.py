@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from p5jax.data.dataset import SPLITS, Dataset
@@ -30,7 +32,7 @@ def inspect(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def _block(name: str, values: dict) -> list[str]:
+def _block(name: str, values: Mapping[str, object]) -> list[str]:
     return [name, *(f"  {key:<24} {_number(value)}" for key, value in values.items())]
 
 

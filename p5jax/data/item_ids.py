@@ -229,14 +229,16 @@ def _spectral_points(
 
         def product(vector: np.ndarray) -> np.ndarray:
             scaled = scale * vector.ravel()
-            return scale * (weights @ scaled + extra / n * scaled.sum())
+            result: np.ndarray = scale * (weights @ scaled + extra / n * scaled.sum())
+            return result
 
         operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
         vectors = eigsh(operator, k=dimensions, which="LA", v0=rng.standard_normal(n))[1]
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(dimensions)])
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.round(vectors / np.maximum(norms, 1e-12), 6)
+    points: np.ndarray = np.round(vectors / np.maximum(norms, 1e-12), 6)
+    return points
 
 
 def _bounded_assignment(distance: np.ndarray, capacity: int) -> np.ndarray:

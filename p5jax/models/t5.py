@@ -9,7 +9,7 @@ Letters: B batch, S source length, T target length, D model, V vocabulary, G row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -195,28 +195,29 @@ class Transformer(nn.Module):
         )
 
 
-def _dummy_inputs() -> tuple[Array, Array, Array]:
+def _initialised(model: Transformer, rng: Array) -> dict[str, Any]:
+    """All collections of a model that has seen one pair of two tokens."""
     tokens = jnp.ones((1, 2), jnp.int32)
-    return tokens, tokens, tokens
+    variables: dict[str, Any] = model.init(rng, tokens, tokens, tokens, enable_dropout=False)
+    return variables
 
 
 def init_params(model: Transformer, rng: Array) -> dict[str, Any]:
     """Fresh float32 parameters as nested dicts, the same for every mesh and batch size."""
 
-    def init(key: Array) -> Mapping[str, Any]:
-        return model.init(key, *_dummy_inputs(), enable_dropout=False)["params"]
+    def init(key: Array) -> dict[str, Any]:
+        params: dict[str, Any] = _initialised(model, key)["params"]
+        return params
 
-    return jax.jit(init)(rng)
+    params: dict[str, Any] = jax.jit(init)(rng)
+    return params
 
 
 def param_axes(model: Transformer) -> dict[str, Any]:
     """The parameters' tree with a tuple of logical axis names at each leaf."""
-
-    def init(key: Array) -> Mapping[str, Any]:
-        return model.init(key, *_dummy_inputs(), enable_dropout=False)
-
-    axes = jax.eval_shape(init, jax.random.key(0))["params_axes"]
-    names = partitioning.get_axis_names(axes)
-    return jax.tree.map(
-        tuple, unfreeze(names), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    shapes = jax.eval_shape(partial(_initialised, model), jax.random.key(0))
+    names = unfreeze(partitioning.get_axis_names(shapes["params_axes"]))
+    axes: dict[str, Any] = jax.tree.map(
+        tuple, names, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
     )
+    return axes

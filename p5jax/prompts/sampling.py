@@ -57,7 +57,8 @@ def draw_negatives(
     """Return `count` distinct items, uniform over those not in `excluded` (a set, for speed)."""
     if num_items < 4 * (count + len(excluded)):  # rejection would throw most draws away
         pool = np.delete(np.arange(num_items), sorted(excluded))
-        return rng.permutation(pool)[:count].tolist()
+        negatives: list[int] = rng.permutation(pool)[:count].tolist()
+        return negatives
     chosen: dict[int, None] = {}
     while len(chosen) < count:
         for item in rng.integers(num_items, size=count - len(chosen) + 8).tolist():

@@ -69,7 +69,8 @@ def import_t5x(path: str | os.PathLike[str], config: T5Config) -> dict[str, Any]
     if config.whole_words and WHOLE_WORD_PATH not in flat:
         flat[WHOLE_WORD_PATH] = np.zeros((WHOLE_WORDS, config.emb_dim), np.float32)
     extend_vocabulary(path, flat, config.vocab_size)
-    return unflatten_dict(flat)
+    params: dict[str, Any] = unflatten_dict(flat)
+    return params
 
 
 def store_spec(path: str) -> dict[str, Any]:
