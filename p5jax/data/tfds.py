@@ -171,10 +171,11 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
             wanted = ", ".join((*config.reviews, *config.metadata))
             found = str(error).partition(" Create it")[0].rstrip(".")
             raise UserError(f"manual_dir: {found}; expected a folder with {wanted}") from error
-        paths = [[folder / name for name in names] for names in (config.reviews, config.metadata)]
-        for path in (*paths[0], *paths[1]):
+        reviews = [folder / name for name in config.reviews]
+        metadata = [folder / name for name in config.metadata]
+        for path in (*reviews, *metadata):
             _check_file(path, config)
-        raw = read_amazon(*paths, name=config.name)
+        raw = read_amazon(reviews, metadata, name=config.name)
         self.info.metadata.update(sources=raw.sources, time_unit=raw.time_unit)
         return {"reviews": _rows(_joined(raw))}
 

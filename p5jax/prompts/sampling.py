@@ -92,7 +92,7 @@ def _cumulative(mean: float, deviation: float) -> list[float]:
     return [0.5 * (1 + math.erf((edge - mean) / (deviation * math.sqrt(2)))) for edge in edges]
 
 
-_CUMULATIVE = {stars: _cumulative(*parameters) for stars, parameters in _STARS.items()}
+_CUMULATIVE = {stars: _cumulative(mean, deviation) for stars, (mean, deviation) in _STARS.items()}
 
 
 def jittered(stars: int, rng: np.random.Generator) -> str:

@@ -145,9 +145,8 @@ def synthetic_raw(
     of_category = [np.flatnonzero(catalogue.category == c) for c in range(categories)]
     for u, user_key in enumerate(list(rows.users)):
         day = int(rng.integers(0, 1000))
-        for item in _walk(
-            rng, people.tastes[u], catalogue, of_category, int(rng.integers(*events, endpoint=True))
-        ):
+        length = int(rng.integers(events[0], events[1], endpoint=True))
+        for item in _walk(rng, people.tastes[u], catalogue, of_category, length):
             day += int(rng.integers(1, 30))
             stars = _stars(rng, people, catalogue, u, item)
             headline, text = _review(rng, catalogue, item, int(people.interest[u]), stars)
