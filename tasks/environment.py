@@ -12,7 +12,7 @@ def register_from(environment: Mapping[str, str]) -> str:
     """Register what P5JAX_RUN, or P5JAX_DATASET and P5JAX_VOCABULARY, name.
 
     P5JAX_TEMPLATES (amazon), P5JAX_EPOCHS (10) and P5JAX_SEED (0) are `register`'s arguments.
-    Returns the whole mixture's name; UserError when neither is set or a number is none.
+    Returns the whole mixture's name; UserError when neither is set or a number is malformed.
     """
     epochs = _number(environment, "P5JAX_EPOCHS", 10)
     seed = _number(environment, "P5JAX_SEED", 0)

@@ -37,8 +37,9 @@ COLUMNS = {
 class Dataset:
     """A prepared dataset, read-only.
 
-    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions stand in time order, the
-    last is the test pair, the one before the validation pair, the rest training (leave-one-out).
+    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions are in time order:
+    the last is the test pair, the one before it the validation pair, the rest is for training
+    (leave-one-out).
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], tables: dict[str, pa.Table]):
@@ -82,7 +83,7 @@ class Dataset:
         return items
 
     def history(self, user: int, split: str) -> np.ndarray:
-        """Return the items known when the target of `split` is predicted."""
+        """Return the items known when the target of `split` is predicted, in time order."""
         return self.sequence(user)[: -1 if split == "test" else -2]
 
     def target(self, user: int, split: str) -> int:
@@ -167,12 +168,12 @@ def write_dataset(
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
     `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
-    UserError when `out` exists and holds anything else.
+    UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
     ours = {FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
     if out.is_file() or any(child.name not in ours for child in out.glob("*")):
-        raise UserError(f"{out}: exists and holds other things; choose another --out")
+        raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     replaced = out.with_name(f"{out.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -190,7 +191,7 @@ def write_dataset(
         }
         FOLDER.write(partial, manifest)
         if out.exists():
-            # Aside first: at every moment one whole dataset is on disk.
+            # Moved aside first, so that a whole dataset is on disk at every moment.
             out.rename(replaced)
         partial.rename(out)
     finally:

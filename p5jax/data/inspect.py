@@ -1,4 +1,4 @@
-"""A dataset folder in words: where it came from, its counts, and one user's rows."""
+"""A description of a dataset folder: its sources, its counts, and one user's rows."""
 
 from __future__ import annotations
 

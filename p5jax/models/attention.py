@@ -161,7 +161,7 @@ class Attention(nn.Module):
         return self.out(y.reshape(rows, length, self.num_heads * self.head_dim))
 
     def project(self, source: Array) -> None:
-        """Writes the keys and values of `source` to the `cross` collection."""
+        """Write the keys and values of `source` to the `cross` collection."""
         key, value = self._keys_and_values(source)
         self.put_variable("cross", "key", key)
         self.put_variable("cross", "value", value)

@@ -227,6 +227,6 @@ class Decoder(nn.Module):
         return room, filled
 
     def project(self, encoded: Array) -> None:
-        """Writes every layer's keys and values of the source to the `cross` collection."""
+        """Write every layer's keys and values of the source to the `cross` collection."""
         for layer in self.layers:
             layer.encoder_decoder_attention.project(encoded)

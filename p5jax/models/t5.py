@@ -9,6 +9,7 @@ Letters: B batch, S source length, T target length, D model, V vocabulary, G row
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ WHOLE_WORD_AXES = ("relpos_buckets", "embed")
 
 
 def whole_word_ids(tokens: Array, word_starts: Array, segment_ids: Array | None = None) -> Array:
-    """Numbers the words of each source from 1: [B, S] int32 tokens -> [B, S] int32 in 0 … 511.
+    """Number the words of each source from 1: [B, S] int32 tokens -> [B, S] int32 in 0 … 511.
 
     word_starts: [V] bool. The count steps at each word-start token and restarts with each packed
     segment; end-of-sequence and padding get 0 (Geng et al. 2022, section 4.1).
@@ -111,7 +112,7 @@ class Transformer(nn.Module):
     ) -> Array:
         """The encoded source of embedded inputs [B, S, D] -> [B, S, D].
 
-        encoder_input_tokens [B, S] only says what is padding (0); a soft prefix has any other id.
+        encoder_input_tokens [B, S] only says what is padding (0); a soft prefix has any id but 0.
         """
         mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
         if encoder_segment_ids is not None:
@@ -119,7 +120,7 @@ class Transformer(nn.Module):
         return self.encoder(embedded, mask, not enable_dropout)
 
     def project_encoded(self, encoded: Array) -> None:
-        """Writes the decoder's keys and values of the source to the `cross` collection.
+        """Write the decoder's keys and values of the source to the `cross` collection.
 
         For decoding many steps or rows against one source: apply it with mutable=["cross"], then
         give `decode` the collection {"params": …, "cache": …, "cross": …}.
@@ -195,11 +196,10 @@ class Transformer(nn.Module):
         )
 
 
-def _initialised(model: Transformer, rng: Array) -> dict[str, Any]:
+def _initialised(model: Transformer, rng: Array) -> Mapping[str, Any]:
     """All collections of a model that has seen one pair of two tokens."""
     tokens = jnp.ones((1, 2), jnp.int32)
-    variables: dict[str, Any] = model.init(rng, tokens, tokens, tokens, enable_dropout=False)
-    return variables
+    return model.init(rng, tokens, tokens, tokens, enable_dropout=False)
 
 
 def init_params(model: Transformer, rng: Array) -> dict[str, Any]:

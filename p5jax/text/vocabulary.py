@@ -59,9 +59,9 @@ class Vocabulary:
         self._model = model
         self._pieces = _load_model(model, source)
         self.num_pieces: int = self._pieces.get_piece_size()
-        self._first_id_token = self.num_pieces + NUM_SENTINELS
-        self.size = self._first_id_token + len(self.id_tokens)
-        self.padded_size = -(-self.size // 128) * 128
+        self._first_id_token: int = self.num_pieces + NUM_SENTINELS
+        self.size: int = self._first_id_token + len(self.id_tokens)
+        self.padded_size: int = -(-self.size // 128) * 128
         self._id_of_token = {t: self._first_id_token + n for n, t in enumerate(self.id_tokens)}
         self._piece_list: list[str] = [self._pieces.id_to_piece(i) for i in range(self.num_pieces)]
         self._scores = [self._pieces.get_score(i) for i in range(self.num_pieces)]
@@ -112,10 +112,10 @@ class Vocabulary:
         return cls(writer.getvalue(), id_tokens)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the vocabulary to `folder`: beside it first, then renamed into place."""
+        """Write the vocabulary beside `folder`, then rename it to `folder`."""
         folder = Path(folder)
         if folder.exists() and not (folder / FOLDER.manifest).exists():
-            raise UserError(f"{folder}: found something else, expected a vocabulary or no folder")
+            raise UserError(f"{folder}: exists, expected a vocabulary or no folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -244,7 +244,7 @@ class Vocabulary:
         return True
 
     def _remember(self, word: str) -> _Word:
-        """Return what encode() needs to know about a word, and keep it for the next time.
+        """Return what encode() needs to know about a word, and cache it.
 
         A word's parts are its id tokens and the text between them.
         """
@@ -260,7 +260,7 @@ class Vocabulary:
         return entry
 
     def _examine(self, word: str) -> _Word:
-        """Bound the running score up to which SentencePiece segments `word` alike in any text.
+        """Bound the running score up to which SentencePiece segments `word` the same in any text.
 
         SentencePiece adds piece scores from the start of the text in float32. While the sum is
         below M, each of at most n additions within a word of n characters is off by at most
@@ -317,7 +317,7 @@ def _load_model(model: bytes, source: str) -> Any:
 
 
 def _sample(texts: Iterable[str], limit: int, seed: int) -> list[str]:
-    """Draw at most `limit` texts uniformly, in one pass (Vitter 1985, algorithm R)."""
+    """Sample at most `limit` texts uniformly, in one pass (Vitter 1985, algorithm R)."""
     rng = np.random.default_rng(seed)
     kept: list[str] = []
     for seen, text in enumerate(texts):

@@ -28,7 +28,7 @@ from p5jax.models.t5_config import T5Config
 
 _MSGPACK, _DATABASE, _TARGET = "checkpoint", "state/", "target"
 _GCS = re.compile(r"gs://([^/]+)/(.*?)/*")
-# A few retries: a machine without a network should say so within half a minute.
+# Few retries, so that a machine without a network fails within half a minute.
 _CONTEXT = {"gcs_request_retries": {"max_retries": 4}}
 
 _Arrays = dict[TensorPath, Any]  # opened tensorstores and numpy arrays; both have a shape
