@@ -54,7 +54,7 @@ def _present(column: pa.ChunkedArray) -> np.ndarray:
 
 
 class RecordFamily(Family):
-    """One example per record that has the field `base`; `jitters`: its training stars get jitter."""
+    """One example per record that has the field `base`; `jitters`: training stars get jitter."""
 
     base: int
     jitters: bool

@@ -6,14 +6,14 @@ import pytest
 from native_stream import CONFIG, EPOCHS, SEED
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def vocabulary_folder(world_vocabulary, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary") / "vocabulary"
     world_vocabulary.save(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(world, vocabulary_folder):
     """The world's tasks, registered."""
     import p5jax.tasks
@@ -22,7 +22,7 @@ def small(world, vocabulary_folder):
     return p5jax.tasks.register(world.path, vocabulary_folder, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def native(world, world_vocabulary):
     """The world's families, made without SeqIO."""
     from p5jax.prompts.families import make_families
