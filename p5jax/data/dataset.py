@@ -17,7 +17,7 @@ from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder
 from p5jax.data.item_ids import id_tokens
 
-FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
+DATASET_FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -67,10 +67,12 @@ class Dataset:
     def load(path: str | os.PathLike[str]) -> Dataset:
         """Read a dataset folder; UserError when it is absent, of another format or damaged."""
         path = Path(path)
-        manifest = FOLDER.read(path)
+        manifest = DATASET_FOLDER.read(path)
         checksums = manifest.get("tables")
         if not isinstance(checksums, dict):
-            raise UserError(f"{path / FOLDER.manifest}: found no tables, expected their checksums")
+            raise UserError(
+                f"{path / DATASET_FOLDER.manifest}: found no tables, expected their checksums"
+            )
         tables = {
             name: _read_table(path / f"{name}.parquet", name, checksums.get(name))
             for name in TABLES
@@ -171,7 +173,7 @@ def write_dataset(
     UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
-    ours = {FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
+    ours = {DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
     if out.is_file() or any(child.name not in ours for child in out.glob("*")):
         raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
@@ -189,7 +191,7 @@ def write_dataset(
             "counts": counts,
             "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
         }
-        FOLDER.write(partial, manifest)
+        DATASET_FOLDER.write(partial, manifest)
         if out.exists():
             # Moved aside first, so that a whole dataset is on disk at every moment.
             out.rename(replaced)

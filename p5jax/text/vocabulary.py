@@ -24,7 +24,9 @@ from p5jax.data.item_ids import ID_TOKEN
 NUM_SENTINELS = 100
 WORD_MARK = "\u2581"  # SentencePiece's word-boundary mark
 MODEL_FILE = "sentencepiece.model"
-FOLDER = OutputFolder("vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format")
+VOCABULARY_FOLDER = OutputFolder(
+    "vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"
+)
 
 _PRINTABLE = "".join(map(chr, range(33, 127)))
 _PLAIN_WORD = re.compile(r"[!-~]{1,64}")
@@ -114,7 +116,7 @@ class Vocabulary:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the vocabulary beside `folder`, then rename it to `folder`."""
         folder = Path(folder)
-        if folder.exists() and not (folder / FOLDER.manifest).exists():
+        if folder.exists() and not (folder / VOCABULARY_FOLDER.manifest).exists():
             raise UserError(f"{folder}: exists, expected a vocabulary or no folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -128,7 +130,7 @@ class Vocabulary:
                 "pieces": self.num_pieces,
                 "id_tokens": list(self.id_tokens),
             }
-            FOLDER.write(new, manifest)
+            VOCABULARY_FOLDER.write(new, manifest)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
@@ -138,7 +140,7 @@ class Vocabulary:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Vocabulary:
         """Read what `save` wrote; UserError when it is absent, damaged or of another format."""
-        path, manifest = Path(folder) / FOLDER.manifest, FOLDER.read(folder)
+        path, manifest = Path(folder) / VOCABULARY_FOLDER.manifest, VOCABULARY_FOLDER.read(folder)
         fingerprint, id_tokens = manifest.get("fingerprint"), manifest.get("id_tokens")
         if not isinstance(fingerprint, str) or not isinstance(id_tokens, list):
             raise UserError(f"{path}: found no fingerprint and id_tokens, expected both")
