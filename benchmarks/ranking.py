@@ -217,7 +217,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a run's sequential test split by each setting; print and return the figures."""
     from p5jax.evaluation.evaluators import evaluate_family
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
     from p5jax.parallel import runtime
     from p5jax.runs.run import Run
 

@@ -9,19 +9,15 @@ Letters: B batch, S source length, T target length, D model, V vocabulary, G row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import unfreeze
-from flax.linen import partitioning
 from jax import lax
 
 from p5jax.core.errors import UserError
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Array, Embed
 from p5jax.models.stacks import Decoder, Encoder, same_segment
 from p5jax.models.t5_config import T5Config
@@ -196,28 +192,18 @@ class Transformer(nn.Module):
         )
 
 
-def _initialised(model: Transformer, rng: Array) -> Mapping[str, Any]:
-    """All collections of a model that has seen one pair of two tokens."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    return model.init(rng, tokens, tokens, tokens, enable_dropout=False)
-
-
-def init_params(model: Transformer, rng: Array) -> dict[str, Any]:
+def init_params(model: Transformer, rng: Array) -> Params:
     """Fresh float32 parameters as nested dicts, the same for every mesh and batch size."""
-
-    def init(key: Array) -> dict[str, Any]:
-        params: dict[str, Any] = _initialised(model, key)["params"]
-        return params
-
-    params: dict[str, Any] = jax.jit(init)(rng)
-    return params
+    tokens = _two_tokens()
+    return fresh_params(model, rng, tokens, tokens, tokens, enable_dropout=False)
 
 
 def param_axes(model: Transformer) -> dict[str, Any]:
     """The parameters' tree with a tuple of logical axis names at each leaf."""
-    shapes = jax.eval_shape(partial(_initialised, model), jax.random.key(0))
-    names = unfreeze(partitioning.get_axis_names(shapes["params_axes"]))
-    axes: dict[str, Any] = jax.tree.map(
-        tuple, names, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
-    )
-    return axes
+    tokens = _two_tokens()
+    return logical_axes(model, tokens, tokens, tokens, enable_dropout=False)
+
+
+def _two_tokens() -> Array:
+    """The shortest inputs [1, 2] with which a model can be initialised."""
+    return jnp.ones((1, 2), jnp.int32)

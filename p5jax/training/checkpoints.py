@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import path_name
+from p5jax.parallel.placing import to_host
 
 PREFIX = "checkpoint"
 STATE, PROGRESS = "state", "progress"
@@ -42,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run: FOLDER/checkpoint_STEP/{state, progress}.
 
     `state` is t5x's tree {target: params, state: {step, param_states}}. `progress` is JSON: the
-    pipeline's state and whatever else the trainer needs to go on, among it
+    pipeline's state and whatever else the trainer needs to resume, among it
     "best": {"step", "value"} as known when the checkpoint was written. Saving is asynchronous; a
     step's folder appears, whole, when its last byte is on disk.
     """
@@ -136,7 +138,7 @@ def unreadable(path: Path, error: BaseException) -> UserError:
     cause = " ".join(str(error).split())[:160] or type(error).__name__
     return UserError(
         f"{path}: found a damaged checkpoint ({cause}), expected one written by p5jax; "
-        "remove this folder to go on from an earlier one"
+        "remove this folder to resume from an earlier one"
     )
 
 
@@ -257,3 +259,15 @@ def restore_params(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise unreadable(path, error) from error
     return restored["target"]
+
+
+def params_fingerprint(params: Any) -> str:
+    """SHA-256 of the parameters' names and bytes: which model something was made with.
+
+    Parameters on a mesh are gathered: every process must call it.
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(to_host(leaf).tobytes())
+    return found.hexdigest()
