@@ -291,11 +291,11 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.models.checkpoints.hugging_face import export_hugging_face
     from p5jax.runs.run import Run
 
     run = Run.load(arguments.folder)
-    export_hf(
+    export_hugging_face(
         run.params,
         run.model.config,
         arguments.out,

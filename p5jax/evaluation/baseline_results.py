@@ -13,7 +13,7 @@ from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
-from p5jax.prompts.fields import clean
+from p5jax.prompts.fields import prompt_text
 
 
 def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
@@ -132,6 +132,6 @@ def most_frequent(dataset: Dataset, column: str) -> str:
     """The most frequent text of a training reviews' column; of equals the alphabetically first."""
     train = dataset.reviews["split"].to_numpy() == TRAIN
     texts = dataset.reviews[column].to_pylist()
-    counts = Counter(clean(text) for text, kept in zip(texts, train, strict=True) if kept)
+    counts = Counter(prompt_text(text) for text, kept in zip(texts, train, strict=True) if kept)
     del counts[""]
     return min(counts, key=lambda text: (-counts[text], text)) if counts else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
-from p5jax.prompts.template import HISTORY_SEPARATORS, Encoder, PromptTemplate, Renderer
+from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate, Renderer, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class FamilyConfig:
     evaluation_seed: int = 0
 
 
-class Source:
+class ExampleSource:
     """What all families of one dataset share."""
 
     def __init__(
         self,
         dataset: Dataset,
-        vocabulary: Encoder,
+        vocabulary: TextEncoder,
         config: FamilyConfig,
         triggers: Sequence[str] = (),
     ):
@@ -72,6 +73,13 @@ class Source:
     def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
         """Return the placeholders that a history fills, cut to its last `max_history` items."""
         return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
+
+    def with_max_source(self, max_source: int) -> ExampleSource:
+        """Return the same source with inputs of at most `max_source` tokens."""
+        other = copy.copy(self)
+        other.config = replace(self.config, max_source=max_source)
+        other.renderer = Renderer(self.renderer.vocabulary, max_source)
+        return other
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""
@@ -115,10 +123,16 @@ class Family(ABC):
 
     name: str
 
-    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate]):
+    def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         self.source = source
         self.templates = {id: t for id, t in templates.items() if t.family == self.name}
         self.seen = tuple(t for t in self.templates.values() if t.seen)
+
+    def with_max_source(self, max_source: int) -> Self:
+        """Return the same family with inputs of at most `max_source` tokens."""
+        other = copy.copy(self)
+        other.source = self.source.with_max_source(max_source)
+        return other
 
     @property
     def templates_fingerprint(self) -> str:

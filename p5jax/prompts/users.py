@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.family import Example, Family, Source
+from p5jax.prompts.family import Example, ExampleSource, Family
 from p5jax.prompts.sampling import choose, coin, training_window
 from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate
 
@@ -19,7 +19,9 @@ class UserFamily(Family):
 
     shortest: int  # interactions a user needs for a training example
 
-    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate], per_user: int):
+    def __init__(
+        self, source: ExampleSource, templates: Mapping[str, PromptTemplate], per_user: int
+    ):
         super().__init__(source, templates)
         self.per_user = per_user
         lengths = np.diff(source.dataset.offsets)
