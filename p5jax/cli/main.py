@@ -257,7 +257,7 @@ def _rank(arguments: argparse.Namespace) -> None:
     from p5jax.serving.bulk import rank_users
     from p5jax.serving.recommender import Recommender
     from p5jax.serving.settings import BulkConfig
-    from p5jax.triggers.prompt import load as load_triggers
+    from p5jax.triggers.prompt import load_triggers
 
     config = BulkConfig(**{f.name: getattr(arguments, f.name) for f in fields(BulkConfig)})
     with opened(arguments) as run:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from p5jax.evaluation.rank_metrics import hit_rate, mean_interval, mrr, ndcg

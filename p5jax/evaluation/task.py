@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,14 @@ class RunLike(Protocol):
     def params(self) -> Any: ...
     @property
     def families(self) -> Mapping[str, Family]: ...
+
+
+@runtime_checkable
+class ReadsUsers(Protocol):
+    """A run whose model reads something of each source's user before the source."""
+
+    def sources(self, tokens: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Return what the model reads, int32 [B, S'], of sources [B, S] and their users [B]."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,10 @@ class Task:
         mesh = mesh_of(self.run.params)
         size = (batch_size or self.config.batch_size) * (mesh.shape[DATA] if mesh else 1)
         for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):
+            if isinstance(self.run, ReadsUsers):
+                users = np.zeros(len(tokens), np.int32)  # 0 in rows of padding
+                users[: len(batch)] = [example.user for example in batch]
+                tokens = self.run.sources(tokens, users)
             yield batch, tokens
             progress.add(len(batch))
 

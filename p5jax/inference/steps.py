@@ -52,7 +52,7 @@ def empty_cache(
         )
         return variables["cache"]
 
-    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    tokens = jax.eval_shape(lambda: jnp.zeros((rows, length), jnp.int32))
     shapes = jax.eval_shape(first_call, params, source, tokens)  # shapes only: nothing is computed
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 

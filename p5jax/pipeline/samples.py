@@ -30,17 +30,22 @@ class Samples(Protocol):
 
 
 class RenderedSamples:
-    """Samples that are rendered when they are asked for."""
+    """Samples that are rendered when they are asked for; `users`: with the user of each."""
 
     period = None
 
     def __init__(
-        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+        self,
+        families: Mapping[str, Family],
+        vocabulary: Vocabulary,
+        config: PipelineConfig,
+        users: bool = False,
     ):
         sizes = {name: family.size("train") for name, family in families.items()}
         self.families = dict(families)
         self.vocabulary = vocabulary
         self.config = config
+        self.users = users
         self.mixture = Mixture(sizes, config.rates, config.seed)
 
     @property
@@ -73,7 +78,8 @@ class RenderedSamples:
         for name, epoch, index in self.mixture.samples(start, count):
             rng = example_rng(self.config.seed, epoch, name, index)
             example = self.families[name].example("train", index, rng)
-            tokens.append(tokenise(example, self.vocabulary, self.config))
+            sample = tokenise(example, self.vocabulary, self.config)
+            tokens.append(sample._replace(user=example.user) if self.users else sample)
         return tokens
 
 

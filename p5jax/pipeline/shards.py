@@ -93,7 +93,7 @@ def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Sh
     # The manifest cannot tell that the code which renders has changed.
     for place in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
         (read,), (expected,) = shards(place, 1), rendered(place, 1)
-        if any(not np.array_equal(a, b) for a, b in zip(read, expected, strict=True)):
+        if any(not np.array_equal(a, b) for a, b in zip(read[:2], expected[:2], strict=True)):
             raise UserError(
                 f"{folder}: sample {place} differs from the prompt that is rendered now;"
                 " export the shards again"
@@ -138,7 +138,9 @@ def record_dtype(vocabulary_size: int, source_length: int) -> np.dtype:
 
 def encode(tokens: Tokens, dtype: np.dtype) -> bytes:
     """Return the record of an example."""
-    return np.concatenate([[len(tokens.source)], *tokens]).astype(dtype).tobytes()
+    return (
+        np.concatenate([[len(tokens.source)], tokens.source, tokens.target]).astype(dtype).tobytes()
+    )
 
 
 def decode(record: bytes, dtype: np.dtype) -> Tokens:

@@ -31,12 +31,19 @@ _TARGET_COST = 2  # a target position costs about two source positions: cross-at
 
 
 class Windows:
-    """Makes the global batches of any window; what Grain maps over window numbers."""
+    """Makes the global batches of any window; what Grain maps over window numbers.
+
+    users: whether batches, which are not packed, have the user of each row, int32 "users" [B].
+    """
 
     def __init__(
-        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+        self,
+        families: Mapping[str, Family],
+        vocabulary: Vocabulary,
+        config: PipelineConfig,
+        users: bool = False,
     ):
-        rendered = RenderedSamples(families, vocabulary, config)
+        rendered = RenderedSamples(families, vocabulary, config, users)
         self.mixture = rendered.mixture
         self.vocabulary = vocabulary
         self.config = config
@@ -105,7 +112,7 @@ class Windows:
         batches = []
         for start in range(0, len(tokens), config.batch_size):
             chunk = tokens[start : start + config.batch_size]
-            longest = (max(map(len, side)) for side in zip(*chunk, strict=True))
+            longest = max(len(t.source) for t in chunk), max(len(t.target) for t in chunk)
             source, target = (-(-length // _MULTIPLE) * _MULTIPLE for length in longest)
             source = min(source, config.source_lengths[-1])
             target = min(target, config.target_length)

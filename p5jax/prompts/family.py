@@ -70,16 +70,16 @@ class ExampleSource:
         # One length for all users, so that candidates stack; shorter only in a tiny catalogue.
         self.num_candidates = min(config.num_candidates, dataset.num_items - longest + 1)
 
-    def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
-        """Return the placeholders that a history fills, cut to its last `max_history` items."""
-        return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
-
     def with_max_source(self, max_source: int) -> ExampleSource:
         """Return the same source with inputs of at most `max_source` tokens."""
         other = copy.copy(self)
         other.config = replace(self.config, max_source=max_source)
         other.renderer = Renderer(self.renderer.vocabulary, max_source)
         return other
+
+    def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
+        """Return the placeholders that a history fills, cut to its last `max_history` items."""
+        return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""

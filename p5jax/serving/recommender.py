@@ -20,7 +20,7 @@ from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
 from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
-from p5jax.triggers.prompt import load as load_triggers
+from p5jax.triggers.prompt import load_triggers
 
 _ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
 

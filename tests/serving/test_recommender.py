@@ -235,11 +235,12 @@ def test_a_run_does_not_differ_from_itself(both):
 def test_answers_are_those_of_transformers_on_the_evaluations_prompts(both, world, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.models.checkpoints.hugging_face import export_hugging_face
 
     now, recommender = both.now, Recommender(both.now)
-    export_hf(now.params, now.model.config, tmp_path / "hf", tokenizer_size=now.vocabulary.size)
-    reference = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    folder, size = tmp_path / "hf", now.vocabulary.size
+    export_hugging_face(now.params, now.model.config, folder, tokenizer_size=size)
+    reference = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
 
     def answer(tokens: list[int]) -> str:
         output = reference.generate(

@@ -89,14 +89,10 @@ def test_a_run_of_other_things_is_not_resumed(tmp_path):
     fingerprint = {"dataset": "abc", "pipeline": {"lengths": (64, 128), "rows": 8}}
     train_toy(tmp_path, config=config, fingerprint=fingerprint)
     train_toy(tmp_path, config=config, fingerprint=fingerprint)
-    with pytest.raises(
-        UserError, match=r"found dataset = 'abc', expected 'abd'; choose"
-    ):
+    with pytest.raises(UserError, match=r"found dataset = 'abc', expected 'abd'; choose"):
         train_toy(tmp_path, config=config, fingerprint={**fingerprint, "dataset": "abd"})
     other = {**fingerprint, "pipeline": {"lengths": (64, 128), "rows": 9}}
-    with pytest.raises(
-        UserError, match=r"found pipeline.rows = 8, expected 9; choose"
-    ):
+    with pytest.raises(UserError, match=r"found pipeline.rows = 8, expected 9; choose"):
         train_toy(tmp_path, config=config, fingerprint=other)
     other = {"a": 1, "b": "long" * 1000, "dataset": "abd", "pipeline": fingerprint["pipeline"]}
     with pytest.raises(UserError) as caught:
