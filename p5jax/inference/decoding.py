@@ -81,7 +81,8 @@ def sample(
         raise UserError(f"temperature: found {temperature}, expected a number above 0")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p: found {top_p}, expected a number above 0 and at most 1")
-    return _sample(model, params, tokens, max_length, key, temperature, top_p)
+    texts: jax.Array = _sample(model, params, tokens, max_length, key, temperature, top_p)
+    return texts
 
 
 def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:

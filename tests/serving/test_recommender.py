@@ -99,7 +99,7 @@ def limited(request, world, earlier, tmp_path_factory) -> Both:
 
 
 def trigger_prompt(run: Run, family: str) -> TriggerPrompt:
-    """Three task tokens and two of each user's own, all drawn at random."""
+    """Three task tokens and two of each user's own, all at random."""
     rng = np.random.default_rng(0)
     words = np.flatnonzero(run.vocabulary.trigger_tokens).astype(np.int32)
     layout = Layout(task_tokens=3, user_tokens=2, position="both")
