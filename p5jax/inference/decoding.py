@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from p5jax.core.errors import UserError
-from p5jax.inference.steps import Params, empty_cache, read_source, select_rows, step
+from p5jax.inference.steps import empty_cache, read_source, select_rows, step
+from p5jax.models.initial import Params
 from p5jax.models.t5 import EOS_ID, PAD_ID, Transformer
 
 State = tuple[Any, ...]  # of a loop: the position first

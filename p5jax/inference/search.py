@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from p5jax.inference.steps import EncodedSource, Params, read_source
+from p5jax.inference.steps import EncodedSource, read_source
 from p5jax.inference.trie import Level, Trie
+from p5jax.models.initial import Params
 from p5jax.models.t5 import PAD_ID, Transformer
 
 LIKELIHOODS = ("vocabulary", "children")

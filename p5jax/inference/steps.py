@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 
-Params = Any  # a model's parameters as nested dicts
 Cache = Any  # the keys and values of the decoded positions, rows leading
 
 

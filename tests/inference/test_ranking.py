@@ -107,9 +107,7 @@ def test_exact_is_the_sorted_truth(params, sources, truth, k):
     case=st.sampled_from([("branching", 2, 1), ("branching", 8, 3), ("flat", 5, 3)]),
     left=st.integers(0, len(IDS)),
 )
-def test_a_guarantee_is_never_false_and_exact_gives_it_to_all(
-    seed, sharpness, twins, case, left
-):
+def test_a_guarantee_is_never_false_and_exact_gives_it_to_all(seed, sharpness, twins, case, left):
     """Random models, also with every token as probable as any other and with tied items."""
     (name, beam, k) = case
     ids = CATALOGUES[name]
