@@ -171,9 +171,8 @@ def _rank_validator(
     """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
     def validate(params: Any, step: int) -> dict[str, float]:
-        run.params = params
         result = evaluate_family(
-            run,
+            run.with_params(params),
             "sequential",
             validation.rank_prompt,
             "validation",
