@@ -18,7 +18,7 @@ def fresh_params(
     rng: jax.Array,
     *inputs: ArrayLike,
     compiled: bool = True,
-    **options: bool,
+    **options: Any,
 ) -> Params:
     """Return a module's initial parameters, nested dicts of float32.
 
@@ -32,7 +32,7 @@ def fresh_params(
     return dict(unfreeze((jax.jit(init) if compiled else init)(rng)))
 
 
-def logical_axes(module: nn.Module, *inputs: ArrayLike, **options: bool) -> dict[str, Any]:
+def logical_axes(module: nn.Module, *inputs: ArrayLike, **options: Any) -> dict[str, Any]:
     """Return the tree of a module's parameters with a tuple of logical axis names at each leaf.
 
     inputs, options: of the module's call, as for `fresh_params`.

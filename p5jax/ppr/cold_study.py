@@ -208,7 +208,7 @@ class _Seed:
     def _add_seconds(self, name: str, more: float) -> float:
         """Note the seconds of a start; returns those of all starts."""
         file = self.folder / SECONDS
-        seconds = json.loads(file.read_text()) if file.is_file() else {}
+        seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
         seconds[name] = round(seconds.get(name, 0.0) + more, 1)
         text = json.dumps(seconds, indent=1) + "\n"
         if distributed.is_primary():

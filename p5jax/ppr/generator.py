@@ -71,7 +71,7 @@ class ProfileEmbedder(nn.Module):
         """Codes [B, M] int32 -> [B, M * dim], or vectors [B, X] -> the same."""
         if not self.sizes:
             return profiles
-        table = partitioning.param_with_axes(
+        table: Array = partitioning.param_with_axes(
             "embedding",
             normal(PROFILE_STDDEV),
             (sum(self.sizes), self.dim),

@@ -10,13 +10,14 @@ D model, C candidates, I items.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from p5jax.models.initial import Params
 from p5jax.models.layers import Array
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig
@@ -77,7 +78,7 @@ class PromptedScorer:
     features: int32 [U, M] attribute codes or float32 [U, X] vectors, a row per dataset user.
     """
 
-    def __init__(self, model: PromptedModel, params: Any, features: np.ndarray):
+    def __init__(self, model: PromptedModel, params: Params, features: np.ndarray):
         self.model, self.params, self.features = model, params, features
 
     def __call__(
@@ -96,20 +97,21 @@ class PromptedScorer:
         cut = items_NxS[:, -self.model.backbone_config.max_history :]
         given = (features, cut) if candidates is None else (features, cut, candidates)
         placed = (place_rows(self.params, array) for array in given)
-        return to_host(_scores(self.model, self.params, *placed))[: len(items_NxS)]
+        scores: np.ndarray = to_host(_scores(self.model, self.params, *placed))
+        return scores[: len(items_NxS)]
 
 
 @partial(jax.jit, static_argnums=0)
 def _scores(
     model: PromptedModel,
-    params: Any,
+    params: Params,
     profiles: Array,
     items_BxS: Array,
     candidates: Array | None = None,
 ) -> Array:
     variables = {"params": params}
-    users, _ = model.apply(variables, profiles, items_BxS)
-    table: Any = model.apply(variables, method="item_table")
+    users, _ = cast(tuple[Array, Array], model.apply(variables, profiles, items_BxS))
+    table = cast(Array, model.apply(variables, method="item_table"))
     if candidates is None:
         return users @ table.T
     return jnp.einsum("bd,bcd->bc", users, table[candidates])

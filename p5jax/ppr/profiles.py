@@ -235,7 +235,8 @@ def _problem(attribute: Attribute, users: int, config: ProfileConfig) -> str:
 def _column(dataset: Dataset, name: str) -> list[Value]:
     if name not in dataset.users.column_names:
         raise UserError(f"{dataset.path}: profile attribute {name!r} is not in the users table")
-    return dataset.users[name].to_pylist()
+    values: list[Value] = dataset.users[name].to_pylist()
+    return values
 
 
 def _text(value: Value) -> str | None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
-from p5jax.models.initial import fresh_params, logical_axes
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.model import backbone_axes
@@ -60,16 +60,18 @@ class Tuned:
         )
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The best checkpoint's parameters."""
-        return restore_params(self.path / CHECKPOINT_FOLDER, jax.eval_shape(self.initial))
+        shapes = jax.eval_shape(self.initial)
+        params: Params = restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        return params
 
     @cached_property
     def scorer(self) -> PromptedScorer:
         """The tuned model as a scorer of any histories of the dataset's users."""
         return PromptedScorer(self.model, self.params, self.features)
 
-    def initial(self, seed: int = 0) -> dict[str, Any]:
+    def initial(self, seed: int = 0) -> Params:
         """Parameters to start from: the backbone's, and fresh ones."""
         items = np.zeros((1, 1), np.int32)
         params = fresh_params(self.model, jax.random.key(seed), self.features[:1], items)
@@ -183,11 +185,11 @@ def _features(
 
 def _validator(
     tuned: Tuned, split: ColdStart, users: np.ndarray
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> metrics of some tuning users' cases."""
     cases = split.cases(tuned.config.kind, users)
 
-    def validate(params: Any, step: int) -> dict[str, float]:
+    def validate(params: Params, step: int) -> dict[str, float]:
         scorer = PromptedScorer(tuned.model, params, tuned.features)
         metrics = rank_cases(scorer, cases, split.num_items, "candidates")
         return {f"validation/{name}": float(metrics[name].mean()) for name in ("AUC", "NDCG@10")}
@@ -203,7 +205,7 @@ def _manifest(
     prompt: PromptConfig,
     folder: Path,
 ) -> dict[str, Any]:
-    return as_json(
+    manifest: dict[str, Any] = as_json(
         {
             "backbone": backbone_entry(backbone, folder),
             "dataset": backbone.dataset.fingerprint,
@@ -215,6 +217,7 @@ def _manifest(
             "prompt": asdict(prompt),
         }
     )
+    return manifest
 
 
 def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
@@ -233,5 +236,6 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
 
 def _read_profile(path: Path) -> Profile:
     if (path / VECTORS).is_file():
-        return np.load(path / VECTORS)
+        vectors: np.ndarray = np.load(path / VECTORS)
+        return vectors
     return ProfileSchema.load(path / SCHEMA)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.models.initial import Params
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
@@ -182,12 +183,12 @@ def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
     """The objective over batches of CaseIterator; without an rng it has no contrastive part."""
 
     def objective(
-        params: Any, batch: DeviceBatch, rng: jax.Array | None
+        params: Params, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         variables, weights = {"params": params}, batch["weights"]
         dropout, views = (None, None) if rng is None else jax.random.split(rng)
-        users, states = _apply(model, variables, dropout, batch["profiles"], batch["items"])
-        table: Any = model.apply(variables, method="item_table")
+        users, states = _user_vectors(model, variables, batch, dropout)
+        table = cast(jax.Array, model.apply(variables, method="item_table"))
         each = _next_item_loss(users, table, batch, config)
         loss_sum = (each * weights).sum()
         if views is not None and model.prompted:
@@ -200,15 +201,16 @@ def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
     return objective
 
 
-def _apply(
+def _user_vectors(
     model: PromptedModel,
-    variables: Any,
+    variables: Mapping[str, Params],
+    batch: DeviceBatch,
     dropout: jax.Array | None,
-    *inputs: jax.Array,
-    method: str = "__call__",
-) -> Any:
+) -> tuple[jax.Array, jax.Array]:
+    """The rows' user vectors u_p and states u_s, both [B, D]."""
     rngs = None if dropout is None else {"dropout": dropout}
-    return model.apply(variables, *inputs, dropout is None, rngs=rngs, method=method)
+    made = model.apply(variables, batch["profiles"], batch["items"], dropout is None, rngs=rngs)
+    return cast(tuple[jax.Array, jax.Array], made)
 
 
 def _next_item_loss(
@@ -227,7 +229,7 @@ def _next_item_loss(
 def _contrastive_sum(
     model: PromptedModel,
     config: TuneConfig,
-    variables: Any,
+    variables: Mapping[str, Params],
     batch: DeviceBatch,
     states: jax.Array,
     rng: jax.Array,
@@ -236,7 +238,7 @@ def _contrastive_sum(
     masked behaviour."""
     keys = jax.random.split(rng, 4)
     present = batch["weights"] > 0
-    x: Any = model.apply(variables, batch["profiles"], method="profile_vector")
+    x = cast(jax.Array, model.apply(variables, batch["profiles"], method="profile_vector"))
     total = jnp.zeros(())
     views = []
     if config.contrast_prompt:
@@ -248,6 +250,9 @@ def _contrastive_sum(
         )
         views.append((x, masked, keys[3]))
     for profile, items, key in views:
-        other = _apply(model, variables, key, profile, items, method="user_state")
-        total += contrastive(states, other, config.temperature, present).sum()
+        other = model.apply(
+            variables, profile, items, False, rngs={"dropout": key}, method="user_state"
+        )
+        each = contrastive(states, cast(jax.Array, other), config.temperature, present)
+        total += each.sum()
     return total

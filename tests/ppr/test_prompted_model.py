@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from kept_training import last_params, stopped_at
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.models.initial import fresh_params
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
@@ -140,7 +142,7 @@ def backbone(world, cold, tmp_path_factory):
         training=TrainConfig(steps=40, log_every=20, best_metric="validation/NDCG@10"),
         validation_users=10,
     )
-    return pretrain(world, config, tmp_path_factory.mktemp("ppr") / "backbone", cold.warm)[0]
+    return pretrain(world, config, tmp_path_factory.mktemp("ppr") / "backbone", cold.warm)
 
 
 def test_batches_hold_every_case_once_an_epoch_with_its_user_s_profile(cold, schema, world):
@@ -234,9 +236,9 @@ CHANGED = {
 def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, mode):
     """Weight decay included: what is not the mode's keeps every bit."""
     settings = replace(TUNE, mode=mode, weight_decay=0.1)
-    tuned, result = tune(backbone, cold, schema, settings, PROMPT, tmp_path / mode)
+    tuned = tune(backbone, cold, schema, settings, PROMPT, tmp_path / mode)
     before = jax.tree.map(np.array, tuned.initial(0))
-    after = jax.tree.map(np.array, result.params)
+    after = jax.tree.map(np.array, last_params(tuned.path))
     assert set(after) == CHANGED[mode] | {"backbone"}
     changed = set()
     for (path, one), two in zip(
@@ -267,7 +269,8 @@ def test_light_trains_under_one_percent_of_a_catalogue_of_usual_size():
 def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
     backbone, cold, schema, tmp_path, world
 ):
-    tuned, result = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
+    tuned = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
+    last = last_params(tuned.path)
     loaded = Tuned.load(tmp_path / "light")
     table = evaluate(cold, {"light": loaded.scorer, "pretrain": backbone.scorer})
     assert set(table["method"].to_pylist()) >= {"light", "pretrain", "popularity"}
@@ -276,8 +279,8 @@ def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
     np.testing.assert_array_equal(
         loaded.scorer(users, items), PromptedScorer(tuned.model, best, tuned.features)(users, items)
     )
-    _, resumed = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, result.params)
+    resumed = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
+    jax.tree.map(np.testing.assert_array_equal, last_params(resumed.path), last)
     with pytest.raises(UserError, match=r"tune\.mode = 'light'"):
         tune(backbone, cold, schema, replace(TUNE, mode="full"), PROMPT, tmp_path / "light")
     others = cold_start(world, replace(cold.config, seed=1))
@@ -290,19 +293,17 @@ def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
         Tuned.load(tmp_path / "light")
 
 
-def test_stopped_tuning_goes_on_to_the_same_bits(backbone, cold, schema, tmp_path, monkeypatch):
-    import p5jax.training.trainer as trainer
-
+def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_path):
     def tuned(name):
-        return tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / name)[1]
+        return last_params(tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / name).path)
 
-    whole, agreed = tuned("whole"), trainer._Loop._agreed
-    monkeypatch.setattr(trainer._Loop, "_agreed", lambda self, i: 15 if self.step == 4 else None)
-    assert tuned("stopped").status == "interrupted"
+    whole = tuned("whole")
+    with stopped_at(4), pytest.raises(Interrupted, match="step 4") as stopped:
+        tuned("stopped")
+    assert stopped.value.signal == signal.SIGTERM
     with pytest.raises(UserError, match="not finished"):
         Tuned.load(tmp_path / "stopped", backbone)
-    monkeypatch.setattr(trainer._Loop, "_agreed", agreed)
-    jax.tree.map(np.testing.assert_array_equal, tuned("stopped").params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, tuned("stopped"), whole)
 
 
 def test_vector_profiles_are_kept_with_the_folder(backbone, cold, tmp_path, world):

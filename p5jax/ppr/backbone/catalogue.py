@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
 from p5jax.evaluation.results import FamilyResult
+from p5jax.models.initial import Params
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.ppr.backbone.model import Backbone
 from p5jax.ppr.backbone.sequences import right_aligned
@@ -29,7 +30,7 @@ BATCH_SIZE = 512  # users
 class BackboneScorer:
     """Scores of a backbone as it is, for any histories; users only name the rows."""
 
-    def __init__(self, model: Backbone, params: Any) -> None:
+    def __init__(self, model: Backbone, params: Params) -> None:
         self.model, self.params = model, params
 
     def __call__(
@@ -38,16 +39,17 @@ class BackboneScorer:
         """Histories longer than the backbone's max_history are cut to their most recent items."""
         items = place_rows(self.params, items_NxS[:, -self.model.config.max_history :])
         chosen = None if candidates is None else place_rows(self.params, candidates)
-        scores = _scores(self.model, self.params, items, chosen)
-        return to_host(scores)[: len(items_NxS)]
+        scores: np.ndarray = to_host(_scores(self.model, self.params, items, chosen))
+        return scores[: len(items_NxS)]
 
 
 @partial(jax.jit, static_argnums=0)
 def _scores(
-    model: Backbone, params: Any, items_BxS: jax.Array, candidates: jax.Array | None
+    model: Backbone, params: Params, items_BxS: jax.Array, candidates: jax.Array | None
 ) -> jax.Array:
-    state: Any = model.apply({"params": params}, items_BxS, method="user_state")
-    table: Any = model.apply({"params": params}, method="item_table")
+    variables = {"params": params}
+    state = cast(jax.Array, model.apply(variables, items_BxS, method="user_state"))
+    table = cast(jax.Array, model.apply(variables, method="item_table"))
     if candidates is None:
         return state @ table.T  # [B, I]
     return jnp.einsum("bd,bcd->bc", state, table[candidates])
@@ -120,6 +122,13 @@ def catalogue_result(
     ranked, targets, ranks = (np.concatenate([part[i] for part in parts]) for i in range(3))
     lists = [row for part in parts for row in part[3]]
     return ranking_result(
-        *("sequential", name, "catalogue", ranked, targets, ranks, lists, dataset.num_items),
+        "sequential",
+        name,
+        "catalogue",
+        ranked,
+        targets,
+        ranks,
+        lists,
+        dataset.num_items,
         seen=None,
     )

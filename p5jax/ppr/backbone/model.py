@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         before the behaviour, are visible to every later row, and the input of layer l there is
         prompt[:, :, l] whatever the layer below made of them.
         """
-        x = self.dropout(embedded_BxSxD, deterministic=deterministic)
+        x: Array = self.dropout(embedded_BxSxD, deterministic=deterministic)
         present, rows = present_BxS, 0
         if prompt is not None:
             rows = prompt.shape[1]
@@ -193,18 +193,19 @@ class _Table(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.rows, self.features)
-        return partitioning.param_with_axes(
+        table: Array = partitioning.param_with_axes(
             "embedding", normal(STDDEV), shape, jnp.float32, axes=self.axes
         )
+        return table
 
 
 class _LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = partitioning.param_with_axes(
+        scale: Array = partitioning.param_with_axes(
             "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
         )
-        bias = partitioning.param_with_axes(
+        bias: Array = partitioning.param_with_axes(
             "bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32, axes=("embed",)
         )
         centred = x - jnp.mean(x, axis=-1, keepdims=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
+from p5jax.models.initial import Params
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_ranks
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
@@ -132,7 +133,8 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
     del parts["backbone"], parts["fsdp"]
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["training"][irrelevant]
-    return as_json(parts)
+    settings: dict[str, Any] = as_json(parts)
+    return settings
 
 
 def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:
@@ -142,7 +144,7 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
     """
 
     def objective(
-        params: Any, batch: DeviceBatch, rng: jax.Array | None
+        params: Params, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         items, weights = batch["items"], (batch["targets"] > 0).astype(jnp.float32)
         states = _apply(model, params, items, rng, 0, "__call__")  # [B, S, D]
@@ -171,23 +173,24 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
 
 
 def _apply(
-    model: Backbone, params: Any, items: jax.Array, rng: jax.Array | None, fold: int, method: str
-) -> Any:
+    model: Backbone, params: Params, items: jax.Array, rng: jax.Array | None, fold: int, method: str
+) -> jax.Array:
     rngs = None if rng is None else {"dropout": jax.random.fold_in(rng, fold)}
-    return model.apply(
+    made = model.apply(
         {"params": params}, items, deterministic=rng is None, rngs=rngs, method=method
     )
+    return cast(jax.Array, made)
 
 
 def _next_item_sums(
     model: Backbone,
-    params: Any,
+    params: Params,
     states: jax.Array,
     batch: DeviceBatch,
     weights: jax.Array,
     loss: str,
 ) -> dict[str, jax.Array]:
-    table: Any = model.apply({"params": params}, method="item_table")  # [I, D]
+    table = cast(jax.Array, model.apply({"params": params}, method="item_table"))  # [I, D]
     targets = jnp.maximum(batch["targets"] - 1, 0)
     sums = {
         "weight": weights.sum(),
@@ -208,12 +211,12 @@ def _next_item_sums(
 
 def _validator(
     model: Backbone, dataset: Dataset, users: np.ndarray, config: PretrainConfig
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> metrics of some users' validation pairs."""
     count = min(config.validation_users, len(users))
     some = np.sort(np.random.default_rng(0).choice(users, count, replace=False))
 
-    def validate(params: Any, step: int) -> dict[str, float]:
+    def validate(params: Params, step: int) -> dict[str, float]:
         width = model.config.max_history
         scorer = BackboneScorer(model, params)
         parts = catalogue_ranks(scorer, dataset, "validation", some, width)

@@ -16,6 +16,7 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
 from p5jax.evaluation.results import FamilyResult, write_results
+from p5jax.models.initial import Params
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
@@ -38,7 +39,7 @@ class PprRun:
         self.model = Backbone(BackboneConfig(**manifest["backbone"]))
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(backbone_params, self.model), jax.random.key(0))
         if self.mesh is not None:
@@ -49,7 +50,8 @@ class PprRun:
                 shapes,
                 param_shardings(self.mesh, backbone_axes(self.model), shapes),
             )
-        return restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        params: Params = restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        return params
 
     @cached_property
     def scorer(self) -> BackboneScorer:
@@ -58,7 +60,7 @@ class PprRun:
 
     def trained_on(self, users: np.ndarray) -> bool:
         """Whether these are the users that the backbone was pre-trained on."""
-        return self.manifest["users"]["hash"] == users_fingerprint(users)
+        return str(self.manifest["users"]["hash"]) == users_fingerprint(users)
 
     @staticmethod
     def create(

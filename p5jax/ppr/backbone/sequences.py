@@ -128,7 +128,8 @@ class SequenceIterator(EpochIterator):
     def _buckets(self) -> np.ndarray:
         """The width, by its number, that each user's window fits, [U]."""
         inputs = np.minimum(self._counts - 1, self.max_history)
-        return np.searchsorted(self._widths, inputs)
+        buckets: np.ndarray = np.searchsorted(self._widths, inputs)
+        return buckets
 
     def _plan(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The users of each batch, by their row in self.users, and where all users' windows end:
@@ -183,4 +184,5 @@ class SequenceIterator(EpochIterator):
     def _is_known(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         pair = user * self._num_items + item
         place = np.searchsorted(self._known, pair)
-        return self._known[np.minimum(place, len(self._known) - 1)] == pair
+        known: np.ndarray = self._known[np.minimum(place, len(self._known) - 1)] == pair
+        return known

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
+from p5jax.models.initial import Params
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.ppr.backbone.model import Backbone
 from p5jax.ppr.backbone.sequences import right_aligned
@@ -25,13 +25,14 @@ BATCH_SIZE = 256
 States = Callable[[np.ndarray], np.ndarray]  # items int32 [N, S], right-aligned -> [N, D]
 
 
-def user_states(model: Backbone, params: Any) -> States:
+def user_states(model: Backbone, params: Params) -> States:
     """Return the function that gives the states of histories in a backbone."""
     apply = jax.jit(partial(model.apply, method="user_state"))
 
     def states(items_NxS: np.ndarray) -> np.ndarray:
         rows = place_rows(params, items_NxS)
-        return to_host(apply({"params": params}, rows))[: len(items_NxS)]
+        found: np.ndarray = to_host(apply({"params": params}, rows))
+        return found[: len(items_NxS)]
 
     return states
 

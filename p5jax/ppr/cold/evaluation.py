@@ -33,7 +33,8 @@ def count_scorer(counts: np.ndarray) -> Scorer:
     def score(users: np.ndarray, items: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
         if candidates is None:
             return np.broadcast_to(counts, (len(users), len(counts)))
-        return counts[candidates]
+        chosen: np.ndarray = counts[candidates]
+        return chosen
 
     return score
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -109,11 +109,14 @@ def _follows_history(dataset: Dataset, cases: Cases) -> np.ndarray:
     shown = np.where(place >= 0, dataset.sequence_items[rows] + 1, 0)
     asked = first + cases.lengths
     target = dataset.sequence_items[np.minimum(asked, last_row)]
-    right = (asked < end) & (target == cases.targets)
-    return right & (shown == cases.items_NxS).all(axis=1)
+    right: np.ndarray = (asked < end) & (target == cases.targets)
+    right &= (shown == cases.items_NxS).all(axis=1)
+    return right
 
 
-def _pairs(dataset: Dataset, users: np.ndarray, sequence) -> np.ndarray:
+def _pairs(
+    dataset: Dataset, users: np.ndarray, sequence: Callable[[int], np.ndarray]
+) -> np.ndarray:
     """One number per (user, item) event of some users."""
     pairs = [user * dataset.num_items + sequence(user).astype(np.int64) for user in users.tolist()]
     return np.concatenate(pairs) if pairs else np.zeros(0, np.int64)

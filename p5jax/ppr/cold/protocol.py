@@ -83,7 +83,8 @@ class Cases:
     @property
     def lengths(self) -> np.ndarray:
         """How many events stand before each target, [N]."""
-        return np.count_nonzero(self.items_NxS, axis=1)
+        lengths: np.ndarray = np.count_nonzero(self.items_NxS, axis=1)
+        return lengths
 
     def part(self, chosen: np.ndarray) -> Cases:
         """Return the cases of a mask or an index [K]."""
@@ -181,16 +182,18 @@ class ColdStart:
 
 def is_of_kind(kind: str, lengths: np.ndarray) -> np.ndarray:
     """Return which cases [N] are of a kind, from the number of events before their targets [N]."""
-    if kind == "joint":
-        return np.ones(len(lengths), bool)
-    if kind == "zero-shot":
-        return lengths == 0
-    if kind == "few-shot":
-        return lengths > 0
     shots = _SHOTS.fullmatch(kind)
-    if not shots:
+    if kind == "joint":
+        chosen = np.ones(len(lengths), bool)
+    elif kind == "zero-shot":
+        chosen = lengths == 0
+    elif kind == "few-shot":
+        chosen = lengths > 0
+    elif shots:
+        chosen = lengths == int(shots[1])
+    else:
         raise UserError(f"kind: found {kind!r}, expected zero-shot, few-shot, joint or K-shot")
-    return lengths == int(shots[1])
+    return chosen
 
 
 def cold_start(
@@ -234,4 +237,5 @@ def _before(lengths: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Mask [N] of the first `lengths` [U] rows of each user."""
     events = np.diff(offsets)
     place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], events)
-    return place < np.repeat(lengths, events)
+    kept: np.ndarray = place < np.repeat(lengths, events)
+    return kept

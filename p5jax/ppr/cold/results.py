@@ -115,7 +115,8 @@ def _parts(table: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
 
 
 def _methods(part: pa.Table) -> list[str]:
-    return pc.unique(part["method"]).to_pylist()
+    methods: list[str] = pc.unique(part["method"]).to_pylist()
+    return methods
 
 
 def _values(part: pa.Table, method: str, kind: str) -> _Values:

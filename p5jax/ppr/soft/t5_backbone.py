@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +120,8 @@ class SoftBackbone:
         """The function that makes all users' prefixes [U, P, D] of the prompt's parameters."""
         mesh = mesh_of(self.run.params)
 
-        def make(soft: Params) -> Any:
-            return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
+        def make(soft: Params) -> jax.Array:
+            return cast(jax.Array, self.prompt.apply({"params": soft}, self.profiles.codes_UxM))
 
         return jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
 
@@ -166,7 +166,8 @@ def _batch_sums(
     rng: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     users, tokens = batch["users"], batch["encoder_input_tokens"]
-    prefix: Any = prompt.apply({"params": params["soft"]}, jnp.asarray(codes_UxM)[users])
+    made = prompt.apply({"params": params["soft"]}, jnp.asarray(codes_UxM)[users])
+    prefix = cast(jax.Array, made)  # [B, P, D]
     # Only the rows' own prefixes are made: row b reads the b-th.
     rows = jnp.arange(len(tokens))
     sources = prefixed_sources(tokens, rows, model.config.vocab_size, prompt.config.length)
