@@ -21,12 +21,8 @@ from p5jax.evaluation.ranking_evaluators import (
     evaluate_yes_no,
 )
 from p5jax.evaluation.results import FamilyResult, format_results, summary, write_results
-from p5jax.evaluation.task import (
-    EvaluationConfig,
-    RunLike,
-    Task,
-    chosen_indices,
-)
+from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.evaluation.task import RunLike, Task, chosen_indices
 from p5jax.parallel import distributed
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
@@ -43,7 +39,7 @@ __all__ = [
     "summary",
 ]
 
-SPLITS = ("validation", "test")
+HELD_OUT_SPLITS = ("validation", "test")
 DEFAULTS = EvaluationConfig()
 # Per family: a prompt that is trained on for each kind of answer; unseen ones are added.
 _PREFERRED = {
@@ -106,8 +102,8 @@ def evaluate_family(
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
-    if split not in SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    if split not in HELD_OUT_SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
     if family not in run.families:
         raise UserError(
             f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
@@ -142,8 +138,8 @@ def evaluate_run(
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, before anything is computed.
     """
-    if split not in SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    if split not in HELD_OUT_SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
     chosen = _chosen(run, families, prompts, split)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:

@@ -162,6 +162,6 @@ def _mesh() -> Mesh:
 
 
 def _configure(classes: Sequence[type], gin_files: Sequence[str], overrides: Sequence[str]) -> None:
-    config.register(*classes)
+    config.register_configs(*classes)
     config.configure(gin_files, overrides)
     runtime.set_up()

@@ -1,4 +1,4 @@
-"""What a stretch of the training stream holds: its draws, tokenised and cut into global batches."""
+"""Windows of the training stream: their samples, tokenised and cut into global batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from p5jax.pipeline.batching import (
 )
 from p5jax.pipeline.config import PipelineConfig, resolved_batching
 from p5jax.pipeline.mixture import permute
-from p5jax.pipeline.samples import Draws, RenderedDraws
+from p5jax.pipeline.samples import RenderedSamples, Samples
 from p5jax.pipeline.shards import open_shards
 from p5jax.text.vocabulary import Vocabulary
 
@@ -43,12 +43,12 @@ class Windows:
         config: PipelineConfig,
         users: bool = False,
     ):
-        rendered = RenderedDraws(families, vocabulary, config, users)
+        rendered = RenderedSamples(families, vocabulary, config, users)
         self.mixture = rendered.mixture
         self.vocabulary = vocabulary
         self.config = config
         self.batching = resolved_batching(config)
-        self.draws: Draws = open_shards(config.shards, rendered) if config.shards else rendered
+        self.samples: Samples = open_shards(config.shards, rendered) if config.shards else rendered
         self.rows, self.packed_target = config.batch_size, 0
         if self.batching == "packed":
             self.rows, self.packed_target = self._measured()
@@ -71,7 +71,7 @@ class Windows:
                 )
             },
             "vocabulary": self.vocabulary.fingerprint,
-            "period": self.draws.period,
+            "period": self.samples.period,
         }
 
     def __call__(self, window: int) -> list[Batch]:
@@ -86,7 +86,7 @@ class Windows:
     def _tokens(self, window: int) -> list[Tokens]:
         """Return a window's examples."""
         count = self.config.window_batches * self.config.batch_size
-        return self.draws(window * count, count)
+        return self.samples(window * count, count)
 
     def _measured(self) -> tuple[int, int]:
         """Choose a packed batch's rows and target length by packing the first window.
@@ -107,7 +107,7 @@ class Windows:
         return max(1, round(exact / step) * step), target
 
     def _longest(self, tokens: list[Tokens]) -> list[Batch]:
-        """Batch in drawn order, each padded to its longest source and target."""
+        """Batch in the stream's order, each padded to its longest source and target."""
         config = self.config
         batches = []
         for start in range(0, len(tokens), config.batch_size):

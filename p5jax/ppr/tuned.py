@@ -19,7 +19,7 @@ from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.model import backbone_axes
-from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
+from p5jax.ppr.backbone.run import PprRun, backbone_entry
 from p5jax.ppr.cold.evaluation import rank_cases
 from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.generator import PromptConfig
@@ -223,8 +223,7 @@ def _manifest(
 def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     """Make the folder, or see that it is this tuning's."""
     started = bool(available_steps(folder / CHECKPOINT_FOLDER))
-    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
-    TUNED.claim(folder, wanted, started=started)
+    TUNED.claim(folder, manifest, started=started)
     if isinstance(profile, ProfileSchema):
         profile.save(folder / SCHEMA)
     else:

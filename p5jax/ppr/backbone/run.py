@@ -86,8 +86,7 @@ class PprRun:
 
         def make() -> None:
             started = bool(available_steps(path / CHECKPOINT_FOLDER))
-            wanted = manifest | {"dataset": without_place(manifest["dataset"])}
-            BACKBONE_RUN.claim(path, wanted, started=started)
+            BACKBONE_RUN.claim(path, manifest, started=started)
             # Written again all the same: the dataset may have moved.
             BACKBONE_RUN.write(path, manifest)
 
@@ -131,8 +130,3 @@ def backbone_entry(run: PprRun, folder: Path) -> dict[str, str]:
         "relative": os.path.relpath(path, folder.resolve()),
         "params": params_fingerprint(run.params),
     }
-
-
-def without_place(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest's entry of a folder without where that folder lies, which may change."""
-    return {name: value for name, value in entry.items() if name not in ("path", "relative")}

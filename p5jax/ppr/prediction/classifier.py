@@ -27,7 +27,7 @@ from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import Batch, process_slice
 from p5jax.pipeline.epochs import EpochIterator
 from p5jax.ppr.backbone.model import STDDEV, backbone_axes
-from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
+from p5jax.ppr.backbone.run import PprRun, backbone_entry
 from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.model import BACKBONE, PromptedModel
@@ -239,8 +239,7 @@ def _manifest(
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or see that it is this prediction's."""
-    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
-    if PREDICTION.claim(folder, wanted) is None:
+    if PREDICTION.claim(folder, manifest) is None:
         PREDICTION.write(folder, manifest)
 
 

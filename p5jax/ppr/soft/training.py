@@ -35,7 +35,7 @@ from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
-from p5jax.triggers.prompt import identity
+from p5jax.triggers.prompt import run_fingerprints
 
 SCHEMA = "profiles.json"
 SOFT_PROMPT = OutputFolder("soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,))
@@ -132,7 +132,7 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     """Open a soft prompt's folder for its run; UserError when it is another's or not finished."""
     folder = Path(folder)
     manifest = SOFT_PROMPT.read(folder)
-    for name, expected in identity(run).items():
+    for name, expected in run_fingerprints(run).items():
         if manifest["identity"].get(name) != expected:
             was = str(manifest["identity"].get(name))[:12]
             raise UserError(
@@ -153,7 +153,7 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
 
 def _claim(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    manifest = {"identity": identity(run), "profile": asdict(schema), "settings": settings}
+    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
     started = bool(available_steps(folder / CHECKPOINT_FOLDER))
     SOFT_PROMPT.claim(folder, manifest, started=started)
     schema.save(folder / SCHEMA)
