@@ -24,11 +24,12 @@ from p5jax.core.folder import OutputFolder
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
 from p5jax.parallel import distributed
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold.cross_domain import DomainPair, user_states
-from p5jax.ppr.cold.evaluation import BASELINES, Scorer, evaluate
-from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.evaluation import BASELINES, evaluate
+from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStart, ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import read_per_user, write_per_user
 from p5jax.ppr.generator import PromptConfig
@@ -42,7 +43,7 @@ Made = TypeVar("Made")
 STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study")
 PER_USER, SECONDS = "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
-ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+STUDY_ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "contrastive": {
         "light without prompt part": {"contrast_prompt": False},
         "light without behaviour part": {"contrast_behaviour": False},
@@ -56,7 +57,7 @@ NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)
 class StudyConfig:
     """All settings of a study, whose seeds replace those within.
 
-    tune: of every mode, which replaces its own. ablate: of ABLATIONS. noise: shares of replaced
+    tune: of every mode, which replaces its own. ablate: of STUDY_ABLATIONS. noise: shares of replaced
     attributes at which `light` is tuned and tested again.
     """
 
@@ -73,15 +74,15 @@ class StudyConfig:
         if self.seeds < 1:
             raise UserError(f"seeds: found {self.seeds}, expected 1 or more")
         for name in self.ablate:
-            if name not in ABLATIONS:
-                raise UserError(f"ablate: found {name!r}, expected {', '.join(ABLATIONS)}")
+            if name not in STUDY_ABLATIONS:
+                raise UserError(f"ablate: found {name!r}, expected {', '.join(STUDY_ABLATIONS)}")
 
     def methods(self) -> dict[str, TuneConfig]:
         """The tunings of one seed by name."""
         methods = {mode: replace(self.tune, mode=mode) for mode in ("finetune", "light", "full")}
         light = methods["light"]
         for ablation in self.ablate:
-            for name, changes in ABLATIONS[ablation].items():
+            for name, changes in STUDY_ABLATIONS[ablation].items():
                 methods[name] = replace(light, **changes)
         for share in self.noise:
             methods[noise_method(share)] = replace(light, profile_noise=share)
@@ -174,7 +175,7 @@ class _Seed:
 
     def _refuse_leaks(self) -> None:
         split = self.split
-        leaks = find_leaks(split, [split.cases("joint", split.train)], [split.cases("joint")])
+        leaks = find_cold_leaks(split, [split.cases("joint", split.train)], [split.cases("joint")])
         if leaks:
             raise UserError(f"{self.dataset.path}: {leaks[0]}")
 

@@ -13,14 +13,13 @@ from functools import partial
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from p5jax.models.initial import Params
 from p5jax.models.layers import Array
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig
+from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig, item_scores
 from p5jax.ppr.generator import ProfileEmbedder, PromptConfig, PromptGenerator, TwoLayers
 
 BACKBONE = "backbone"  # the backbone's parameters within the model's
@@ -112,6 +111,4 @@ def _scores(
     variables = {"params": params}
     users, _ = cast(tuple[Array, Array], model.apply(variables, profiles, items_BxS))
     table = cast(Array, model.apply(variables, method="item_table"))
-    if candidates is None:
-        return users @ table.T
-    return jnp.einsum("bd,bcd->bc", users, table[candidates])
+    return item_scores(users, table, candidates)

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold.cross_domain import DomainPair, VectorProfiles, user_states
 from p5jax.ppr.cold.evaluation import evaluate
-from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStartConfig
 from p5jax.ppr.cold.results import summarise
 
@@ -105,7 +105,7 @@ def test_cold_users_are_shared_ones_and_nothing_leaks():
     assert {pair.target.user_keys[user] for user in split.cold} <= set(taste)
     assert len(split.warm) == SHARED + ALONE - len(split.cold)
     tuning, testing = split.cases("joint", split.train), split.cases("joint")
-    assert find_leaks(split, [tuning], [testing]) == []
+    assert find_cold_leaks(split, [tuning], [testing]) == []
 
 
 def test_standardised_over_training_users_alone():

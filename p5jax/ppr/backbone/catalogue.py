@@ -11,7 +11,6 @@ from functools import partial
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError
@@ -20,7 +19,7 @@ from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.models.initial import Params
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.ppr.backbone.model import Backbone
+from p5jax.ppr.backbone.model import Backbone, item_scores
 from p5jax.ppr.backbone.sequences import right_aligned
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -50,9 +49,7 @@ def _scores(
     variables = {"params": params}
     state = cast(jax.Array, model.apply(variables, items_BxS, method="user_state"))
     table = cast(jax.Array, model.apply(variables, method="item_table"))
-    if candidates is None:
-        return state @ table.T  # [B, I]
-    return jnp.einsum("bd,bcd->bc", state, table[candidates])
+    return item_scores(state, table, candidates)
 
 
 def target_ranks(

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from p5jax.models.layers import Array
 from p5jax.training.step import token_nll
-
-Array = jax.Array
 
 
 def bpr(positive: Array, negatives: Array) -> Array:

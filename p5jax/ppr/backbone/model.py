@@ -139,6 +139,13 @@ class Backbone(nn.Module):
         return jnp.where(items_BxS[:, -1:] > 0, last, states[:, prompt.shape[1] - 1])
 
 
+def item_scores(users_BxD: Array, table_IxD: Array, candidates_BxC: Array | None) -> Array:
+    """Return the scores of candidates [B, C], or of all items [B, I], for user vectors."""
+    if candidates_BxC is None:
+        return users_BxD @ table_IxD.T
+    return jnp.einsum("bd,bcd->bc", users_BxD, table_IxD[candidates_BxC])
+
+
 class _Layer(nn.Module):
     """Self-attention, then a feed-forward block; each is added to its input, then normalised."""
 

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from p5jax.core.errors import UserError
-
-Array = jax.Array
+from p5jax.models.layers import Array
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ rate and NDCG their mean over the target's possible places (McSherry and Najork 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
 
 CUTS = (5, 10, 20, 50)
@@ -22,9 +23,6 @@ RANKINGS = ("candidates", "catalogue")
 POPULARITY, EARLY_POPULARITY = BASELINES = ("popularity", "early popularity")
 BATCH_SIZE = 256
 KEYS = ("method", "kind", "ranking", "seed", "user")
-
-# users [N], items_NxS, candidates [N, C] or None for the catalogue -> scores [N, C] or [N, I]
-Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 def count_scorer(counts: np.ndarray) -> Scorer:

@@ -11,7 +11,7 @@ from p5jax.data.leaks import leak_line
 from p5jax.ppr.cold.protocol import Cases, ColdStart
 
 
-def find_leaks(
+def find_cold_leaks(
     split: ColdStart, tuning: Sequence[Cases] = (), testing: Sequence[Cases] = ()
 ) -> list[str]:
     """Return a line for each way in which test users reach training; empty when there is none.

@@ -31,7 +31,7 @@ RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among th
 
 
 @dataclass(frozen=True)
-class Row:
+class ColdRow:
     """One method on the cases of one kind and ranking.
 
     users: distinct ones; cases: of all seeds. metrics: name -> mean over users with its 95 %
@@ -71,7 +71,7 @@ class _Values:
         return dict(zip(METRICS, means.std(axis=0, ddof=1).tolist(), strict=True))
 
 
-def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[Row]:
+def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[ColdRow]:
     """Return a row per kind, ranking and method of `evaluate`'s tables, the reference first.
 
     Differences are method minus reference, with a paired bootstrap over users; `seed` is the
@@ -91,7 +91,7 @@ def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[Row]:
             own = found[name]
             users = own.over_users()
             rows.append(
-                Row(
+                ColdRow(
                     method=name,
                     kind=kind,
                     ranking=ranking,
@@ -173,19 +173,19 @@ def _means(group: np.ndarray, values_NxF: np.ndarray) -> np.ndarray:
     return sums / count[:, None]
 
 
-def format_rows(rows: Sequence[Row], metrics: Sequence[str] = SHOWN) -> str:
+def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = SHOWN) -> str:
     """The rows as text: a table per kind and ranking, means with half their 95 % interval.
 
     Under a mean stand its difference from the reference (95 % interval, two-sided p) and, with
     several seeds, the standard deviation of the seeds' means.
     """
-    tables: dict[tuple[str, str], list[Row]] = {}
+    tables: dict[tuple[str, str], list[ColdRow]] = {}
     for row in rows:
         tables.setdefault((row.kind, row.ranking), []).append(row)
     return "\n\n".join(_format_table(members, metrics) for members in tables.values())
 
 
-def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def _format_table(rows: Sequence[ColdRow], metrics: Sequence[str]) -> str:
     first = rows[0]
     cells: list[tuple[str, ...]] = [("", *metrics)]
     for row in rows:

@@ -20,7 +20,7 @@ from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.profiles import Profiles
 
 MAJORITY = "majority"
-METRICS = ("accuracy", "macro-F1")
+PREDICTION_METRICS = ("accuracy", "macro-F1")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def prediction_metrics(table: pa.Table, *, seed: int = 0) -> dict[str, dict[str,
     return {
         name: {
             metric: (float(values[name][m]), *interval_and_p_value(drawn[name][:, m])[:2])
-            for m, metric in enumerate(METRICS)
+            for m, metric in enumerate(PREDICTION_METRICS)
         }
         for name in values
     }
