@@ -1,6 +1,6 @@
 """The whole cold-start study: protocol, pre-training, tuning in every mode and evaluation, by seed.
 
-Every part has its folder and is not repeated when it is finished.
+Every part has its own folder, and is not repeated once it is finished.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)
 class StudyConfig:
     """All settings of a study, whose seeds replace those within.
 
-    tune: of every mode, which replaces its own. ablate: of STUDY_ABLATIONS. noise: shares of replaced
-    attributes at which `light` is tuned and tested again.
+    tune: for every mode, which replaces its own. ablate: names of STUDY_ABLATIONS. noise: shares of
+    replaced attributes at which `light` is tuned and tested again.
     """
 
     seeds: int = 5
@@ -101,11 +101,11 @@ def study(
     """Run, or resume, a study; returns all per-user results.
 
     With a `source`, the backbone of another dataset that shares users, the profiles are the users'
-    states there, and cold users are drawn among the shared ones (see cross_domain).
+    states there, and the cold users are sampled from the shared ones (see cross_domain).
 
-    For each seed DIR/seed-N holds `pretrain`, a folder per method, and the per-user results; what
-    is finished is not repeated. Interrupted by a signal, after which the same call
-    resumes. UserError when `out` holds a study of other data or settings.
+    OUT/seed-N holds, for each seed, `pretrain`, a folder per method, and the per-user results; what
+    is finished is not repeated. Interrupted by a signal, after which the same call resumes.
+    UserError when `out` holds a study of other data or settings.
     """
     if source is not None and config.noise:
         raise UserError("noise: found shares of replaced attributes, expected none with a source")
@@ -113,10 +113,10 @@ def study(
     distributed.from_primary(lambda: _claim(folder, dataset, config, source))
     tables = []
     for seed in range(config.seeds):
-        place = folder / f"seed-{seed}"
-        part = _Seed(dataset, config, seed, place, mesh, report, source)
+        own = folder / f"seed-{seed}"
+        part = _Seed(dataset, config, seed, own, mesh, report, source)
         part.run()
-        table = read_per_user(place / PER_USER)  # of other ablations too, if they were asked for
+        table = read_per_user(own / PER_USER)  # of ablations too that another call asked for
         asked = pa.array([*config.methods(), PRETRAINED, *BASELINES])
         tables.append(table.filter(pc.is_in(table["method"], asked)))
     return pa.concat_tables(tables)
@@ -164,7 +164,7 @@ class _Seed:
             tuned = self._timed(name, partial(self._tune, backbone, settings, name))
             scorers[name] = tuned.scorer
         table = self._timed("evaluate", partial(evaluate, self.split, scorers))
-        if there is not None:  # what was asked for before stays
+        if there is not None:  # results of an earlier call are kept
             new = pc.is_in(there["method"], table["method"].combine_chunks())
             table = pa.concat_tables([table, there.filter(pc.invert(new))])
         distributed.from_primary(lambda: write_per_user(self.folder / PER_USER, table))
@@ -207,7 +207,7 @@ class _Seed:
         return made
 
     def _add_seconds(self, name: str, more: float) -> float:
-        """Note the seconds of a start; returns those of all starts."""
+        """Add the seconds of a start to those of the earlier ones; return the sum."""
         file = self.folder / SECONDS
         seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
         seconds[name] = round(seconds.get(name, 0.0) + more, 1)
@@ -246,7 +246,7 @@ def total_seconds(folder: str | Path) -> dict[str, float]:
 def _claim(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
     """Make the folder, or see that it is a study of the same data and settings.
 
-    More seeds, ablations or noise may be asked of a study that is there.
+    A later call may ask for more seeds, ablations or noise.
     """
     settings = asdict(config)
     for more in ("seeds", "ablate", "noise"):

@@ -1,7 +1,7 @@
-"""A backbone with a prompt made from the user's profile before the behaviour (PPR).
+"""A backbone with a soft prompt, made from the user's profile, before the behaviour (PPR).
 
-The three seams of a prompt: `make` makes it here, Backbone.encode_embedded combines it with the
-behaviour and masks (every row sees the prompt, none sees padding).
+A prompt is made here, by `make`; Backbone.encode_embedded puts it before the behaviour and masks:
+every row sees the prompt, none sees padding.
 
 Letters: B users, M attributes, X profile width, S history length, P prompt length, L layers,
 D model, C candidates, I items.
@@ -63,7 +63,7 @@ class PromptedModel(nn.Module):
         return self.profile(profiles)
 
     def make(self, x: Array) -> Array | None:
-        """The prompt [B, P, L, D] of profile vectors x [B, X]; None where there is none."""
+        """The prompt [B, P, L, D] of profile vectors x [B, X]; None without one."""
         return self.generator(x) if self.prompted else None
 
     def item_table(self) -> Array:
@@ -92,7 +92,7 @@ class PromptedScorer:
     def scores(
         self, features: np.ndarray, items_NxS: np.ndarray, candidates: np.ndarray | None = None
     ) -> np.ndarray:
-        """The same for profiles [N, M] or [N, X] of users who need not be in the dataset."""
+        """Return the scores for profiles [N, M] or [N, X] of users who may be in no dataset."""
         cut = items_NxS[:, -self.model.backbone_config.max_history :]
         given = (features, cut) if candidates is None else (features, cut, candidates)
         placed = (place_rows(self.params, array) for array in given)

@@ -1,4 +1,4 @@
-"""A tuned model as a folder: made from a backbone and profiles, opened with that backbone."""
+"""The folder of a tuned model, made from a backbone and profiles and opened with that backbone."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ class Tuned:
     def load(
         path: str | os.PathLike[str], backbone: PprRun | None = None, mesh: Mesh | None = None
     ) -> Tuned:
-        """Open a folder with its backbone, which is looked for where it was if none is given.
+        """Open a folder with its backbone, given or from where the manifest says.
 
-        UserError when it is no such folder, not finished, or tuned from another backbone.
+        UserError when it is no such folder, unfinished, or tuned from another backbone.
         """
         path = Path(path)
         manifest = TUNED.read(path)
         if manifest["tune"]["steps"] not in available_steps(path / CHECKPOINT_FOLDER):
             raise UserError(
-                f"{path}: its tuning is not finished; the same {TUNED.command} resumes it"
+                f"{path}: found an unfinished tuning; the same {TUNED.command} resumes it"
             )
         entry = manifest["backbone"]
         if backbone is None:
@@ -121,8 +121,9 @@ def tune(
 ) -> Tuned:
     """Tune, or resume, a prompted model on the cold training users of a split.
 
-    Part of them choose the best step. Interrupted by a signal. UserError when the backbone has
-    seen cold users, and when `out` holds something else.
+    The best step is chosen on a part of them. Returns the tuned model, whose parameters are those
+    of that step. Interrupted by a signal. UserError when the backbone was pre-trained on cold users,
+    and when `out` holds something else.
     """
     folder = Path(out).absolute()
     mesh = mesh or backbone.mesh or make_mesh(MeshConfig())
@@ -167,7 +168,7 @@ def tune(
 
 
 def _trainable(mode: Mode, model: PromptedModel) -> tuple[str, ...]:
-    """The mode's patterns; profiles that are vectors already have no embeddings to train."""
+    """The mode's patterns; profiles that are vectors have no embeddings to train."""
     return tuple(p for p in mode.trainable if model.sizes or p != "profile/*")
 
 

@@ -103,7 +103,7 @@ def test_minus_infinity_stands_below_everything_and_nan_is_refused():
         return scores
 
     assert not rank_cases(unranked, cases, ITEMS, "candidates")["AUC"].any()
-    with pytest.raises(UserError, match="light: found scores that are no numbers"):
+    with pytest.raises(UserError, match="light: found nan among its scores"):
         evaluate(
             split, {"light": lambda u, i, c: np.full(c.shape, np.nan)}, rankings=["candidates"]
         )

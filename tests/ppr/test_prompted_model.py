@@ -301,7 +301,7 @@ def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_pat
     with stopped_at(4), pytest.raises(Interrupted, match="step 4") as stopped:
         tuned("stopped")
     assert stopped.value.signal == signal.SIGTERM
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="found an unfinished tuning"):
         Tuned.load(tmp_path / "stopped", backbone)
     jax.tree.map(np.testing.assert_array_equal, tuned("stopped"), whole)
 

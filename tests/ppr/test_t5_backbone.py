@@ -143,7 +143,7 @@ def test_a_stopped_training_resumes_and_ends_with_the_same_bits(run, tmp_path):
     with stopped_at(4), pytest.raises(Interrupted, match="step 4") as stopped:
         trained(run, tmp_path / "stopped")
     assert stopped.value.signal == signal.SIGTERM
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="found an unfinished training"):
         load_soft(tmp_path / "stopped", run)
     trained(run, tmp_path / "stopped")
     one, other = (load_soft(tmp_path / name, run).soft for name in ("whole", "stopped"))

@@ -42,7 +42,7 @@ class LossConfig:
     """What pre-training minimises: a next-item loss, averaged over positions.
 
     loss: "cross_entropy" over all items, "sampled" over the negatives of SequenceConfig, or "bpr".
-    contrastive_weight: of CL4SRec's loss beside it (0: SASRec), with its temperature.
+    contrastive_weight: of CL4SRec's loss, added to it (0: SASRec); temperature: of that loss.
     """
 
     loss: str = "cross_entropy"
@@ -66,8 +66,8 @@ class LossConfig:
 class PretrainConfig:
     """All settings of a pre-training; the dataset gives the backbone its number of items.
 
-    validation_users: so many of the users, always the same, are ranked over the whole catalogue on
-    their validation pairs for validation/HR@10 and NDCG@10 (0: none).
+    validation_users: how many users, always the same, rank the whole catalogue on their validation
+    pairs for validation/HR@10 and NDCG@10 (0: none).
     """
 
     backbone: BackboneConfig = field(default_factory=partial(BackboneConfig, num_items=0))
@@ -128,7 +128,7 @@ def pretrain(
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
-    """What the result depends on beside data, users and sizes."""
+    """What the result depends on, apart from data, users and sizes."""
     parts = asdict(config)
     del parts["backbone"], parts["fsdp"]
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
@@ -140,7 +140,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
 def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:
     """The objective over batches of SequenceIterator: every position predicts its next item.
 
-    Evaluated without an rng it has neither dropout nor the contrastive part.
+    Without an rng it has neither dropout nor the contrastive part.
     """
 
     def objective(
@@ -165,7 +165,7 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
             present = weights[:, -1] > 0
             each = contrastive(first, second, loss.temperature, present)
             mean = each.sum() / jnp.maximum(present.sum(), 1)
-            # A mean over users beside the mean over positions: the trainer divides by the weight.
+            # A mean over users, added to a mean over positions: the trainer divides by the weight.
             sums["loss_sum"] += loss.contrastive_weight * mean * sums["weight"]
         return sums["loss_sum"], sums
 

@@ -95,16 +95,16 @@ class PprRun:
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
-        """Open a folder; UserError when it is none or its dataset does not match."""
+        """Open a folder; UserError when it is not one or its dataset does not match."""
         path = Path(path)
         manifest = BACKBONE_RUN.read(path)
         return PprRun(path, manifest, load_dataset(path, manifest, BACKBONE_RUN.command), mesh)
 
     def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
-        """Rank the whole catalogue for the split's pairs, beside the zero-parameter baselines.
+        """Rank the whole catalogue for the split's pairs, by the backbone and the baselines.
 
-        For all users (`users` None) the results are written to RUN/evaluation/<split>/, as those of
-        p5jax evaluate.
+        For all users (`users` None) the results are written to RUN/evaluation/<split>/, in the form
+        of p5jax evaluate's.
         """
         width = self.model.config.max_history
         result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
@@ -123,7 +123,7 @@ class PprRun:
 
 
 def backbone_entry(run: PprRun, folder: Path) -> dict[str, str]:
-    """Return what the manifest in `folder` says of its backbone."""
+    """Return the backbone's entry in the manifest of `folder`."""
     path = run.path.resolve()
     return {
         "path": str(path),

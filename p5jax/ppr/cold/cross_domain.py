@@ -26,7 +26,7 @@ States = Callable[[np.ndarray], np.ndarray]  # items int32 [N, S], right-aligned
 
 
 def user_states(model: Backbone, params: Params) -> States:
-    """Return the function that gives the states of histories in a backbone."""
+    """Return the function from histories int32 [N, S] to their states [N, D] in a backbone."""
     apply = jax.jit(partial(model.apply, method="user_state"))
 
     def states(items_NxS: np.ndarray) -> np.ndarray:
@@ -39,14 +39,14 @@ def user_states(model: Backbone, params: Params) -> States:
 
 @dataclass(frozen=True)
 class VectorProfiles:
-    """Profiles of U users that are vectors already: float32 [U, D], zero where not present [U]."""
+    """Profiles of U users as vectors float32 [U, D]; zero where `present` [U] is false."""
 
     vectors: np.ndarray
     present: np.ndarray
 
     def standardised(self, users: np.ndarray) -> VectorProfiles:
-        """Return the vectors with mean 0 and variance 1 in each element over `users`, those of
-        training that are present; users without a vector stay at 0, the mean.
+        """Return the vectors with mean 0 and variance 1 in each element over `users`, the
+        training users; those without a vector are left out, and stay at 0, the mean.
 
         UserError when fewer than two of them have a vector.
         """
@@ -73,8 +73,11 @@ class DomainPair:
 
     @staticmethod
     def of(source: Dataset, target: Dataset) -> DomainPair:
-        """Find the users whose keys are in both datasets; UserError when there is none, or when
-        they have an item in common: the source's backbone would know what the target asks for."""
+        """Find the users whose keys are in both datasets.
+
+        UserError when there are none, or when the datasets share an item: the source's backbone
+        would know what the target asks for.
+        """
         place = {key: user for user, key in enumerate(source.user_keys)}
         pairs = [(place[key], u) for u, key in enumerate(target.user_keys) if key in place]
         if not pairs:
@@ -92,7 +95,7 @@ class DomainPair:
         return DomainPair(source, target, shared[:, 0], shared[:, 1])
 
     def cold_start(self, config: ColdStartConfig) -> ColdStart:
-        """Return the protocol in the target domain, with cold users among the shared ones alone."""
+        """Return the protocol in the target domain, whose cold users are all shared users."""
         return cold_start(self.target, config, among=self.target_users)
 
     def histories(self) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Per-user results of cold-start methods over seeds: means, paired differences, table, Parquet.
 
-A user's value is the mean over the seeds in which the user tests, so that a user whom two seeds
-draw counts once; intervals and paired tests are over users.
+A user's value is the mean over the seeds in which the user is tested, so that a user in two seeds'
+tests counts once; intervals and paired tests are over users.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _means(group: np.ndarray, values_NxF: np.ndarray) -> np.ndarray:
 def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = SHOWN) -> str:
     """The rows as text: a table per kind and ranking, means with half their 95 % interval.
 
-    Under a mean stand its difference from the reference (95 % interval, two-sided p) and, with
+    Below a mean come its difference from the reference (95 % interval, two-sided p) and, with
     several seeds, the standard deviation of the seeds' means.
     """
     tables: dict[tuple[str, str], list[ColdRow]] = {}
@@ -211,7 +211,7 @@ def _format_table(rows: Sequence[ColdRow], metrics: Sequence[str]) -> str:
 
 
 def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
-    """Write per-user results as Parquet, beside `path` and then renamed to it."""
+    """Write per-user results as Parquet, under another name first, then renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -223,7 +223,7 @@ def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
-    """Read `evaluate`'s table as written; UserError when it is absent or anything else."""
+    """Read `evaluate`'s table as written; UserError when it is absent or something else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")

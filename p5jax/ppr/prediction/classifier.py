@@ -1,4 +1,4 @@
-"""A prompted model with a linear head on the user vector, trained to tell an attribute.
+"""A prompted model with a linear head on the user vector, trained to predict an attribute.
 
 Letters: B batch, S history length, M attributes, U users, G classes.
 """
@@ -46,8 +46,8 @@ PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
 class PredictionConfig:
     """How the classifier is trained: what a mode of MODES trains, and the head.
 
-    steps of Adam with a `learning_rate` that does not change (0: the mode's own); the one with the
-    least loss on `validation_share` of the training users is kept, of every `validate_every`.
+    steps of Adam with a constant `learning_rate` (0: the mode's own). Every `validate_every` steps
+    the loss on `validation_share` of the training users is measured; the best step is kept.
     """
 
     mode: str = "light"
@@ -165,9 +165,9 @@ def predict_attribute(
 ) -> np.ndarray:
     """Train, or resume, a classifier in the folder `out`.
 
-    Returns the classes of the task's test users, int32, by the step with the least loss on held-out
-    training users. Interrupted by a signal. UserError when the backbone has seen cold users, and
-    when `out` holds something else.
+    Returns the predicted classes of the task's test users, int32 [test users], by the step with the
+    least loss on held-out training users. Interrupted by a signal. UserError when the backbone was
+    pre-trained on cold users, and when `out` holds something else.
     """
     if not run.trained_on(split.warm):
         raise UserError(

@@ -1,4 +1,4 @@
-"""P5 as a backbone of PPR: the generator's prefix stands before the embedded input of a frozen T5.
+"""P5 as a backbone of PPR: a soft prefix from the generator before the input of a frozen T5.
 
 Letters: B batch, S source length, P prefix rows, U users, M attributes, D model.
 """
@@ -33,7 +33,7 @@ from p5jax.triggers.layout import Layout, arguments_template
 FAMILY, PROMPT_ID = "sequential", "soft"
 ARGUMENTS = "arguments"  # the text of a trigger prompt without its trigger words
 TRAINABLE = ("soft/*",)
-# Users' first prefixes are the same words and differ by a tenth of what words differ by.
+# Users' first prefixes are the same words, and differ a tenth as much as words do.
 _STDDEV = 0.1
 
 
@@ -154,7 +154,7 @@ class SoftRun:
     def sources(self, tokens: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
         words, length = self.model.config.vocab_size, self.backbone.length
-        return np.asarray(prefixed_sources(tokens, users, words, length))
+        return np.array(prefixed_sources(tokens, users, words, length))
 
 
 def _batch_sums(
