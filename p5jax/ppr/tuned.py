@@ -122,8 +122,8 @@ def tune(
     """Tune, or resume, a prompted model on the cold training users of a split.
 
     The best step is chosen on a part of them. Returns the tuned model, whose parameters are those
-    of that step. Interrupted by a signal. UserError when the backbone was pre-trained on cold users,
-    and when `out` holds something else.
+    of that step. Interrupted by a signal. UserError when the backbone was pre-trained on cold
+    users, and when `out` holds something else.
     """
     folder = Path(out).absolute()
     mesh = mesh or backbone.mesh or make_mesh(MeshConfig())
