@@ -147,9 +147,9 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _print_rows(table: Any, reference: str) -> None:
-    from p5jax.ppr.cold.results import format_rows, summarise
+    from p5jax.ppr.cold.results import format_cold_rows, summarise
 
-    _print(format_rows(summarise(table, reference)))
+    _print(format_cold_rows(summarise(table, reference)))
 
 
 def _print(text: str) -> None:

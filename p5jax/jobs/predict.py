@@ -1,4 +1,4 @@
-"""Profile prediction from gin files (see ppr.profile_classifier)."""
+"""Profile prediction from gin files (see ppr.prediction)."""
 
 from __future__ import annotations
 

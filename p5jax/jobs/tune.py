@@ -15,12 +15,13 @@ from p5jax.jobs.pretrain import pretraining_from_gin, sound_dataset
 from p5jax.parallel import distributed, runtime
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.pipeline.config import PipelineConfig
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.model import BackboneConfig
 from p5jax.ppr.backbone.pretraining import LossConfig
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig
 from p5jax.ppr.backbone.views import ViewConfig
-from p5jax.ppr.cold.evaluation import Scorer, evaluate
+from p5jax.ppr.cold.evaluation import evaluate
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import write_per_user
 from p5jax.ppr.cold_study import PRETRAINED, StudyConfig, study

@@ -80,7 +80,7 @@ def take(families, vocabulary, config, count) -> list[str]:
 
 
 def lists(tokens) -> list[tuple[list[int], list[int]]]:
-    return [(source.tolist(), target.tolist()) for source, target in tokens]
+    return [(sample.source.tolist(), sample.target.tolist()) for sample in tokens]
 
 
 def files(folder) -> dict[str, bytes]:
