@@ -60,8 +60,9 @@ def from_options(cls: type[Settings], arguments: argparse.Namespace) -> Settings
     UserError for a value that the dataclass refuses.
     """
     given: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        annotation = typing.get_type_hints(cls)[field.name]
+        annotation = hints[field.name]
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             given[field.name] = from_options(annotation, arguments)
         elif hasattr(arguments, field.name):
@@ -100,8 +101,15 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
-    """Add the split that is evaluated and the number of its examples."""
+    """Add the split that is evaluated."""
     parser.add_argument("--split", default="test", choices=SPLITS, help="(default test)")
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Add the number of examples that are evaluated."""
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="examples of each prompt, always the same (all)"
+    )
 
 
 def _leaves(
