@@ -1,5 +1,5 @@
-"""A cold-start study as an HTML page: methods by kind of case and ranking, what `light` owes to its
-parts, wrong profiles, tuning curves and seconds."""
+"""A cold-start study as an HTML page: methods by kind of case and ranking, ablations of `light`,
+replaced attributes, tuning curves and seconds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _NOTE = (
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write STUDY/report.html from what the study has so far; return its path.
 
-    UserError when the folder is no study, or no seed of it is finished.
+    UserError when the folder is not a study, or no seed of it is finished.
     """
     folder = Path(folder)
     path = folder / "report.html"
@@ -63,7 +63,7 @@ def section(folder: str | os.PathLike[str]) -> str:
     seeds = _seed_folders(folder)
     finished = [path for path in seeds if (path / PER_USER).is_file()]
     if not finished:
-        raise UserError(f"{folder}: found no finished seed; the same {COMMAND} goes on with it")
+        raise UserError(f"{folder}: found no finished seed; the same {COMMAND} resumes it")
     groups = _groups([read_per_user(path / PER_USER) for path in finished])
     parts = [
         _overview(manifest, finished),
@@ -161,7 +161,8 @@ def _group(
 
 
 def _methods(table: pa.Table) -> list[str]:
-    return pc.unique(table["method"]).to_pylist()
+    names: list[str] = pc.unique(table["method"]).to_pylist()
+    return names
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -254,7 +255,7 @@ def _overview(manifest: Mapping[str, Any], finished: Sequence[Path]) -> str:
 
 
 def _seconds(folder: Path) -> str:
-    """The seconds of each part, summed over all seeds that were begun."""
+    """The seconds of each part, summed over all seeds, unfinished ones included."""
     seconds = total_seconds(folder)
     total = sum(seconds.values())
     rows = "".join(
