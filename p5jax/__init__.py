@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from p5jax.core.errors import Interrupted, UserError
     from p5jax.data.dataset import Dataset
+    from p5jax.data.prepare import prepare
     from p5jax.jobs.audit import audit
     from p5jax.jobs.compare import compare
     from p5jax.jobs.evaluate import evaluate
-    from p5jax.jobs.prepare import prepare
     from p5jax.jobs.train import train
     from p5jax.runs.run import Run
     from p5jax.serving.recommender import Recommender
@@ -45,7 +45,7 @@ _PLACES = {
     "compare": "p5jax.jobs.compare:compare",
     "evaluate": "p5jax.jobs.evaluate:evaluate",
     "load": "p5jax.serving.recommender:Recommender.load",
-    "prepare": "p5jax.jobs.prepare:prepare",
+    "prepare": "p5jax.data.prepare:prepare",
     "train": "p5jax.jobs.train:train",
 }
 

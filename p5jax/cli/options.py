@@ -1,7 +1,7 @@
 """Options of a command derived from the settings that they fill.
 
 A field of a dataclass becomes one option: its name with dashes, its type, its default, and the
-`help`, `choices` and `metavar` of its metadata. Fields that are dataclasses themselves give their
+`help`, `choices`, `metavar` and `nargs` of its metadata. Fields that are dataclasses themselves give their
 own fields' options. So a default is written once, in the library.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import types
 import typing
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
@@ -28,8 +27,8 @@ def add_options(
     """Add one option for each field of a dataclass and of those within it, but for `skip`.
 
     A field without a default is required; a name of one letter gives `-k`; a truth value that is
-    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple takes one
-    or more words.
+    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple of texts
+    takes one or more words. What is no number and no truth value is text.
     """
     for field, annotation in _leaves(cls, skip):
         dashes = "-" if len(field.name) == 1 else "--"
@@ -42,14 +41,15 @@ def add_options(
             parser.add_argument(flag, **given)
             continue
         given["required"] = required
+        given["type"] = annotation if annotation in _METAVARS else str
         if typing.get_origin(annotation) is tuple:
-            annotation = typing.get_args(annotation)[0]
             given["nargs"] = "+"
-        given["type"] = annotation
+        if "nargs" in field.metadata:
+            given["nargs"] = field.metadata["nargs"]
         if "choices" in field.metadata:
             given["choices"] = tuple(field.metadata["choices"])
         else:
-            usual = _METAVARS.get(annotation, field.name.upper())
+            usual = _METAVARS.get(given["type"], field.name.upper())
             given["metavar"] = field.metadata.get("metavar", usual)
         parser.add_argument(flag, **given)
 
@@ -115,7 +115,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 def _leaves(
     cls: type[DataclassInstance], skip: Collection[str]
 ) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass and of those within it, each with its type, None left out."""
+    """The fields of a dataclass and of those within it, each with its type."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         annotation = hints[field.name]
@@ -124,8 +124,6 @@ def _leaves(
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             yield from _leaves(annotation, skip)
             continue
-        if isinstance(annotation, types.UnionType):
-            (annotation,) = (each for each in annotation.__args__ if each is not types.NoneType)
         yield field, annotation
 
 

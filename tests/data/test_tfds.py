@@ -17,8 +17,9 @@ import pytest
 
 from p5jax.cli import main as cli
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.prepare import prepare, read_raw
+from p5jax.data.prepare import read_raw
 
 pytest.importorskip("tensorflow_datasets")
 from p5jax.data.tfds import (
@@ -87,7 +88,7 @@ def dataset(request, tmp_path_factory):
         return family_world.write_world(out)
     folder = request.getfixturevalue("shared") / "data" / "amazon" / "musical_instruments"
     raw = read_raw("amazon", reviews=[folder / "reviews_Musical_Instruments_5.json.gz"])
-    prepare(raw, out)
+    build_dataset(raw, out)
     return Dataset.load(out)
 
 
@@ -130,7 +131,7 @@ def test_an_export_is_kept_and_no_other_takes_its_place(world, tmp_path):
     assert export_tables(world.path, out) == paths
     assert {f: f.stat().st_mtime_ns for path in paths for f in path.iterdir()} == before
     other = tmp_path / "other"
-    prepare(read_raw("synthetic", seed=1), other)
+    build_dataset(read_raw("synthetic", seed=1), other)
     with pytest.raises(UserError, match="choose another --out") as caught:
         export_tables(other, out)
     assert world.fingerprint[:12] in str(caught.value)

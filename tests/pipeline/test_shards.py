@@ -21,8 +21,8 @@ from toy_training import train_records
 
 from p5jax.cli import main as cli
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.prepare import prepare
 from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.pipeline.batching import Tokens
 from p5jax.pipeline.config import PipelineConfig
@@ -290,7 +290,9 @@ def test_other_data_are_refused(world, world_vocabulary, families, folder, tmp_p
     }
     vocabulary = Vocabulary.train(["another text with words"], 300, world.id_tokens)
     assert named(families, vocabulary) == {"vocabulary"}
-    prepare(synthetic_raw(users=120, items=60, seed=0), tmp_path / "data", scheme="random", seed=0)
+    build_dataset(
+        synthetic_raw(users=120, items=60, seed=0), tmp_path / "data", scheme="random", seed=0
+    )
     again = Dataset.load(tmp_path / "data")
     assert "dataset" in named(make_families(again, amazon, world_vocabulary, FAMILY))
 
