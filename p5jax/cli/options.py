@@ -1,14 +1,15 @@
 """Options of a command derived from the settings that they fill.
 
 A field of a dataclass becomes one option: its name with dashes, its type, its default, and the
-`help`, `choices`, `metavar` and `nargs` of its metadata. Fields that are dataclasses themselves give their
-own fields' options. So a default is written once, in the library.
+`help`, `choices`, `metavar` and `nargs` of its metadata. A field that is a dataclass itself gives
+the options of its own fields. So a default is written once, in the library.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import types
 import typing
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
@@ -124,7 +125,15 @@ def _leaves(
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             yield from _leaves(annotation, skip)
             continue
-        yield field, annotation
+        yield field, _present(annotation)
+
+
+def _present(annotation: Any) -> Any:
+    """The type of a value that is given: T of `T | None`."""
+    if not isinstance(annotation, types.UnionType):
+        return annotation
+    present = [each for each in annotation.__args__ if each is not types.NoneType]
+    return present[0] if len(present) == 1 else str
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -189,13 +189,13 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 def _compare(arguments: Namespace) -> None:
     from p5jax.ppr.soft.comparison import compare_prompts
-    from p5jax.triggers.evaluation import format_rows
+    from p5jax.triggers.evaluation import format_comparison
 
     a = arguments
     with opened(a.folder, a.model_parallel) as run:
         rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
     print_leaky(run.dataset.leaky)
-    print_text(format_rows(rows))
+    print_text(format_comparison(rows))
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:

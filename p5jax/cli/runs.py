@@ -139,7 +139,7 @@ def _rank(arguments: Namespace) -> None:
     from p5jax.parallel import distributed
     from p5jax.serving.bulk import BulkConfig, rank_users
     from p5jax.serving.recommender import Recommender
-    from p5jax.triggers.prompt import load as load_triggers
+    from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
     with opened(arguments.folder, arguments.model_parallel) as run:

@@ -12,7 +12,7 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
-from p5jax.inference.ranking import check_settings
+from p5jax.inference.settings import check_settings
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.partitioning import DATA
 from p5jax.parallel.placing import mesh_of

@@ -15,14 +15,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
-from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search
+from p5jax.inference.search import Found, Width, available_before, search
+from p5jax.inference.settings import check_settings
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.text.vocabulary import Vocabulary
 
-METHODS = ("certified", "exact", "beam")
 # Programs of different shapes round differently: by the dtype of activations, about how much the
 # log-probability of one id may differ, in units of 1 + its size (measured on random weights).
 _ROUNDING = {"float32": 2e-5, "bfloat16": 0.05}
@@ -107,21 +107,6 @@ def rank(
 def id_trie(ids: Iterable[str], vocabulary: Vocabulary, method: str) -> Trie:
     """The trie that a method searches: a textbook beam takes one token at each step."""
     return Trie.of_texts(ids, vocabulary, collapse=method != "beam")
-
-
-def check_settings(
-    k: int, beam: int, method: str, exact: bool = False, likelihood: str = "vocabulary"
-) -> None:
-    """Raise UserError for settings of `rank` that are unknown, below one or contradict."""
-    for name, found in (("k", k), ("beam", beam)):
-        if found < 1:
-            raise UserError(f"{name}: found {found}, expected at least 1")
-    if method not in METHODS:
-        raise UserError(f"method: found {method!r}, expected {', '.join(METHODS)}")
-    if likelihood not in LIKELIHOODS:
-        raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
-    if exact and method == "beam":
-        raise UserError("exact: found it with method beam, expected method certified or exact")
 
 
 def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np.ndarray:

@@ -22,7 +22,6 @@ from p5jax.inference.steps import Params, Source, read_source
 from p5jax.inference.trie import Level, Trie
 from p5jax.models.t5 import PAD_ID, Transformer
 
-LIKELIHOODS = ("vocabulary", "children")
 # Logits are made for at most this many floats at a time (128 MiB).
 _CHUNK_FLOATS = 1 << 25
 

@@ -17,7 +17,8 @@ from p5jax.core.files import replace_text
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report
 from p5jax.evaluation.evaluators import params_digest
-from p5jax.inference.ranking import check_settings, rank
+from p5jax.inference.ranking import rank
+from p5jax.inference.settings import check_settings
 from p5jax.parallel import distributed
 from p5jax.pipeline.batching import padded
 from p5jax.serving.recommender import Recommender
@@ -150,7 +151,7 @@ def _manifest(recommender: Recommender, config: BulkConfig) -> dict[str, Any]:
         "leaky_item_ids": run.dataset.leaky,
         "params": params_digest(run.params),
         "likelihood": "vocabulary",
-        "triggers": triggers.digest if triggers else None,
+        "triggers": triggers.fingerprint if triggers else None,
         **asdict(config),
     }
 

@@ -21,8 +21,7 @@ from p5jax.prompts.fields import Fields
 from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.runs.run import Run
 from p5jax.triggers.layout import PROMPT_ID
-from p5jax.triggers.prompt import TriggerPrompt
-from p5jax.triggers.prompt import load as load_triggers
+from p5jax.triggers.prompt import TriggerPrompt, load_triggers
 
 
 @dataclass(frozen=True)

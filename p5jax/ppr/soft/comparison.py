@@ -13,7 +13,7 @@ from p5jax.parallel import distributed
 from p5jax.ppr.soft.t5_backbone import PROMPT_ID
 from p5jax.ppr.soft.training import load_soft, read_soft
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import Contender, Row, evaluate_triggers
+from p5jax.triggers.evaluation import Contender, PromptComparison, evaluate_triggers
 
 
 def compare_prompts(
@@ -25,10 +25,10 @@ def compare_prompts(
     *,
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
-) -> list[Row]:
+) -> list[PromptComparison]:
     """Rank the held-out items behind manual prompts, trigger tokens and soft prefixes of folders.
 
-    Returns rows for triggers.evaluation.format_rows: means, paired intervals over users against the
+    For triggers.evaluation.format_comparison: means, paired intervals over users against the
     seen manual prompt, and baselines. Folders whose settings differ in the seed alone are one row.
     UserError when there is no soft prompt, or one of another model.
     """

@@ -28,7 +28,7 @@ from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
-from p5jax.triggers.prompt import identity
+from p5jax.triggers.prompt import run_fingerprints
 
 FORMAT_VERSION = 1
 MANIFEST, SCHEMA = "soft.json", "profiles.json"
@@ -94,7 +94,7 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     """Open a soft prompt's folder for its run; UserError when it is another's or not finished."""
     folder = Path(folder)
     manifest = read_soft(folder)
-    for name, expected in identity(run).items():
+    for name, expected in run_fingerprints(run).items():
         if manifest["identity"].get(name) != expected:
             was = str(manifest["identity"].get(name))[:12]
             raise UserError(
@@ -121,7 +121,7 @@ def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchem
     """Make the folder, or see that it is this training's."""
     manifest = {
         "format_version": FORMAT_VERSION,
-        "identity": identity(run),
+        "identity": run_fingerprints(run),
         "profile": asdict(schema),
         "settings": settings,
     }
