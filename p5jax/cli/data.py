@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import add_gin, add_options
+from p5jax.cli.options import add_gin, add_options, add_out
 from p5jax.cli.output import print_json
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
@@ -14,7 +14,7 @@ from p5jax.data.formats import FORMATS
 
 def _prepare_options(format: str, parser: ArgumentParser) -> None:
     add_options(parser, FORMATS[format])
-    parser.add_argument("--out", required=True, metavar="DIR", help="the dataset folder to write")
+    add_out(parser)
 
 
 def _prepare(format: str, arguments: Namespace) -> None:
@@ -56,7 +56,7 @@ def _audit(arguments: Namespace) -> int:
 
 def _vocabulary_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+    add_out(parser, metavar="FOLDER")
     parser.add_argument(
         "--size", type=int, default=4000, metavar="N", help="pieces at most (default 4000)"
     )
@@ -86,7 +86,7 @@ def _vocabulary(arguments: Namespace) -> None:
 
 def _export_shards_options(parser: ArgumentParser) -> None:
     add_gin(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     parser.add_argument(
         "--epochs",
         type=int,
@@ -111,7 +111,7 @@ def _export_shards(arguments: Namespace) -> None:
 
 def _export_tfds_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
-    parser.add_argument("--out", required=True, metavar="TFDS_DIR")
+    add_out(parser, metavar="TFDS_DIR")
 
 
 def _export_tfds(arguments: Namespace) -> None:

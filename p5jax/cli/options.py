@@ -90,6 +90,12 @@ def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None
     parser.epilog = "--gin.NAME=VALUE overrides a setting of the gin files."
 
 
+def add_out(parser: argparse.ArgumentParser, resumed: bool = False, metavar: str = "DIR") -> None:
+    """Add the folder that a command writes; an interrupted command that is `resumed` says so."""
+    more = "; an interrupted command resumes when it is given again" if resumed else ""
+    parser.add_argument("--out", required=True, metavar=metavar, help=f"folder to write{more}")
+
+
 def add_mesh(parser: argparse.ArgumentParser) -> None:
     """Add the option that says how the devices share the work."""
     parser.add_argument(

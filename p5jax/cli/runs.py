@@ -6,17 +6,18 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from p5jax.cli.command import Command
+from p5jax.cli.command import Command, opened
 from p5jax.cli.options import (
     add_gin,
     add_limit,
     add_mesh,
     add_options,
+    add_out,
     add_split,
     from_options,
     names,
 )
-from p5jax.cli.output import opened, print_json, print_results, warn_of_leak
+from p5jax.cli.output import print_json, print_results, warn_of_leak
 
 # Settings of an evaluation that have no option of their own.
 _KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
@@ -44,6 +45,12 @@ def _train(arguments: Namespace) -> None:
 
 def _run_option(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
+
+
+def _user_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--user", required=True, metavar="KEY", help="the user's key in the source data"
+    )
 
 
 def _triggers_option(parser: ArgumentParser) -> None:
@@ -88,7 +95,7 @@ def _recommend_options(parser: ArgumentParser) -> None:
     from p5jax.serving.bulk import BulkConfig
 
     _run_option(parser)
-    parser.add_argument("--user", required=True, metavar="KEY")
+    _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
         "--exclude", type=names, default=(), metavar="KEY,KEY", help="items not to recommend"
@@ -129,7 +136,7 @@ def _rank_options(parser: ArgumentParser) -> None:
     from p5jax.serving.bulk import BulkConfig
 
     _run_option(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
     add_mesh(parser)
@@ -151,9 +158,11 @@ def _rank(arguments: Namespace) -> None:
 
 def _explain_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--user", required=True, metavar="KEY")
-    parser.add_argument("--item", required=True, metavar="KEY")
-    parser.add_argument("--prompt", metavar="ID")
+    _user_option(parser)
+    parser.add_argument(
+        "--item", required=True, metavar="KEY", help="the item's key in the source data"
+    )
+    parser.add_argument("--prompt", metavar="ID", help="(3-1, or 3-8 for an item without a title)")
     _triggers_option(parser)
 
 
@@ -166,7 +175,7 @@ def _explain(arguments: Namespace) -> None:
 
 def _generate_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", required=True, help="the prompt")
     _triggers_option(parser)
 
 
@@ -177,8 +186,8 @@ def _generate(arguments: Namespace) -> None:
 
 
 def _compare_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_a", metavar="RUN_A")
-    parser.add_argument("run_b", metavar="RUN_B")
+    parser.add_argument("run_a", metavar="RUN_A", help="the folder of an evaluated run")
+    parser.add_argument("run_b", metavar="RUN_B", help="the one compared with it")
     add_split(parser)
 
 
@@ -208,7 +217,7 @@ def _report(arguments: Namespace) -> None:
 
 def _export_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser)
     parser.add_argument(
         "--drop-whole-words",
         action="store_true",

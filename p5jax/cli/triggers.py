@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from p5jax.cli.command import Command
-from p5jax.cli.options import add_limit, add_mesh, add_options, add_split, from_options
-from p5jax.cli.output import opened, print_leaky, print_text
+from p5jax.cli.command import Command, opened
+from p5jax.cli.options import add_limit, add_mesh, add_options, add_out, add_split, from_options
+from p5jax.cli.output import print_leaky, print_text
 
 
 def _search_options(parser: ArgumentParser) -> None:
     from p5jax.triggers.settings import SearchConfig
 
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     add_options(parser, SearchConfig)
     add_mesh(parser)
 
