@@ -81,7 +81,7 @@ def _study_options(parser: ArgumentParser) -> None:
 def _study(arguments: Namespace) -> None:
     from p5jax.jobs.study import study
     from p5jax.parallel import runtime
-    from p5jax.ppr.study import total_seconds
+    from p5jax.ppr.cold_study import total_seconds
 
     with runtime.session():
         table = study(

@@ -60,7 +60,7 @@ def _triggers_option(parser: ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
 
     _run_option(parser)
     add_split(parser)
@@ -74,7 +74,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
@@ -92,7 +92,7 @@ def _evaluate(arguments: Namespace) -> None:
 
 
 def _recommend_options(parser: ArgumentParser) -> None:
-    from p5jax.serving.bulk import BulkConfig
+    from p5jax.serving.settings import BulkConfig
 
     _run_option(parser)
     _user_option(parser)
@@ -133,7 +133,7 @@ def _recommend(arguments: Namespace) -> None:
 
 
 def _rank_options(parser: ArgumentParser) -> None:
-    from p5jax.serving.bulk import BulkConfig
+    from p5jax.serving.settings import BulkConfig
 
     _run_option(parser)
     add_out(parser, resumed=True)
@@ -144,8 +144,8 @@ def _rank_options(parser: ArgumentParser) -> None:
 
 def _rank(arguments: Namespace) -> None:
     from p5jax.parallel import distributed
-    from p5jax.serving.bulk import BulkConfig, rank_users
     from p5jax.serving.recommender import Recommender
+    from p5jax.serving.settings import BulkConfig
     from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
@@ -153,7 +153,7 @@ def _rank(arguments: Namespace) -> None:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
-        rank_users(Recommender(run, triggers), arguments.out, config)
+        Recommender(run, triggers).recommend_all(arguments.out, config)
 
 
 def _explain_options(parser: ArgumentParser) -> None:

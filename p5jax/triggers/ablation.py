@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
@@ -53,4 +54,5 @@ def _with_setting(config: SearchConfig, name: str, value: str | int) -> SearchCo
     """The configuration with one other value in its layout or its surrogate."""
     if name == "criterion":
         return replace(config, surrogate=replace(config.surrogate, criterion=str(value)))
-    return replace(config, layout=replace(config.layout, **{name: value}))
+    changed: dict[str, Any] = {name: value}
+    return replace(config, layout=replace(config.layout, **changed))

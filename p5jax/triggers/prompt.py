@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.inference.steps import Params
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.checkpoints import params_fingerprint
 from p5jax.triggers.layout import PROMPT_ID, Layout, trigger_template
 
 HISTORY = "history.jsonl"  # a line for each round
@@ -92,7 +92,7 @@ def word(vocabulary: Vocabulary, token: int) -> str:
 def run_fingerprints(run: Run) -> dict[str, str]:
     """The fingerprints of what trigger tokens depend on: parameters, vocabulary and dataset."""
     return {
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "vocabulary": run.vocabulary.fingerprint,
         "dataset": run.dataset.fingerprint,
     }

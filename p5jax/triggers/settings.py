@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p5jax.core.errors import UserError
-from p5jax.inference.settings import METHODS, check_settings
+from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.triggers.layout import TRIGGER_FAMILIES, Layout, arguments_template
 
 CRITERIA = ("metric", "loss")
@@ -44,7 +44,7 @@ class SurrogateConfig:
         if self.criterion not in CRITERIA:
             found = self.criterion
             raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
-        check_settings(RANKED, self.beam, self.method)
+        RankingConfig(self.method, self.beam)  # refuses what is unknown
         for name in ("batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")

@@ -17,8 +17,8 @@ import pytest
 from trigger_run import random_run
 
 from p5jax.core.errors import UserError
-from p5jax.serving.bulk import BulkConfig, rank_users
 from p5jax.serving.recommender import Recommender
+from p5jax.serving.settings import BulkConfig
 from p5jax.triggers import prompt as saved
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.prompt import identity, load
@@ -162,7 +162,7 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
     prompt = load(finished, run)
     recommender = Recommender(run, prompt)
     settings = BulkConfig(k=3, method="exact", batch_size=32)
-    rank_users(recommender, tmp_path / "all", settings, lambda line: None)
+    recommender.recommend_all(tmp_path / "all", settings, lambda line: None)
     rows = {row["user"]: row for row in pq.read_table(tmp_path / "all").to_pylist()}
     changed = np.flatnonzero((prompt.users != prompt.default).any(axis=1))[:3]
     users = [run.dataset.user_keys[user] for user in changed]
@@ -170,15 +170,13 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
         assert rows[user]["log_probabilities"] == pytest.approx(
             [item.log_probability for item in alone.items], abs=1e-4
         )
-    with pytest.raises(UserError, match="holds a ranking with triggers"):
-        rank_users(Recommender(run), tmp_path / "all", settings, lambda line: None)
+    with pytest.raises(UserError, match="found triggers = "):
+        Recommender(run).recommend_all(tmp_path / "all", settings, lambda line: None)
 
 
-def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished, monkeypatch):
-    prompt, asked = load(finished, run), []
-    recommender = Recommender(run, prompt)
-    monkeypatch.setattr(recommender, "_answer", asked.append)
-    recommender.generate("user buys a toy " * 200)
-    tokens = run.vocabulary.encode(asked[0])
+def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished):
+    prompt = load(finished, run)
+    *tokens, end = Recommender(run, prompt).text_prompt("user buys a toy " * 200)
+    assert end == run.vocabulary.eos_id
     assert len(tokens) == run.family_config.max_source - 1
     assert tokens[-prompt.layout.slots :] == [*prompt.task.tolist(), *prompt.default.tolist()]

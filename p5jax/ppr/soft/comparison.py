@@ -11,7 +11,7 @@ from p5jax.core.progress import Report
 from p5jax.evaluation.evaluators import DEFAULTS, EvaluationConfig
 from p5jax.parallel import distributed
 from p5jax.ppr.soft.t5_backbone import PROMPT_ID
-from p5jax.ppr.soft.training import load_soft, read_soft
+from p5jax.ppr.soft.training import SOFT_PROMPT, load_soft
 from p5jax.runs.run import Run
 from p5jax.triggers.evaluation import Contender, PromptComparison, evaluate_triggers
 
@@ -43,7 +43,7 @@ def compare_prompts(
 
 
 def _contender(folder: Path, run: Run) -> Contender:
-    settings = read_soft(folder)["settings"]
+    settings = SOFT_PROMPT.read(folder)["settings"]
     for part in ("TrainConfig", "PipelineConfig"):
         del settings[part]["seed"]
     kind = f"soft prefix, {settings['SoftConfig']['text']}"
