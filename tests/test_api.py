@@ -132,6 +132,7 @@ def test_compare_needs_two_evaluated_runs(run):
 def test_a_loaded_run_recommends_explains_and_generates(run, world):
     recommender = p5jax.load(run.path)
     assert isinstance(recommender, p5jax.Recommender)
+    assert p5jax.load(run).run is run
     users = world.user_keys[:2]
     for user, found in zip(users, recommender.recommend(users, k=3), strict=True):
         items = [world.item_index(item.item) for item in found.items]

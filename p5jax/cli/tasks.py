@@ -71,7 +71,8 @@ def _registered(arguments: Namespace) -> str:
         if str(error.name).startswith("p5jax"):
             raise
         raise UserError(f"tasks: {error}; pip install 'p5jax[seqio]'") from error
-    return environment.register_from(os.environ)
+    whole: str = environment.register_from(os.environ)
+    return whole
 
 
 def _list(arguments: Namespace) -> None:

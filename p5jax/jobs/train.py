@@ -15,6 +15,7 @@ from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
+from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
@@ -118,7 +119,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
     )
 
 
-def _initial_params(run: Run, seed: int) -> Any:
+def _initial_params(run: Run, seed: int) -> Params:
     source, model = run.manifest["initial_checkpoint"], run.model.config
     if not source:
         return init_params(run.model, jax.random.key(seed))
@@ -128,9 +129,15 @@ def _initial_params(run: Run, seed: int) -> Any:
     return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 
 
-def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
+def _fingerprint(
+    run: Run, pipeline: PipelineConfig, optimizer: OptimizerConfig, training: TrainConfig
+) -> dict[str, Any]:
     """What a run depends on, JSON-able: a resumed run must have the same."""
-    parts: dict[str, Any] = {type(part).__name__: asdict(part) for part in configs}
+    parts: dict[str, Any] = {
+        "PipelineConfig": asdict(pipeline),
+        "OptimizerConfig": asdict(optimizer),
+        "TrainConfig": asdict(training),
+    }
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["TrainConfig"][irrelevant]
     for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
@@ -157,10 +164,10 @@ def _validation_examples(
 
 def _rank_validator(
     run: Run, validation: ValidationConfig
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
-    def validate(params: Any, step: int) -> dict[str, float]:
+    def validate(params: Params, step: int) -> dict[str, float]:
         result = evaluate_family(
             run.with_params(params),
             "sequential",
