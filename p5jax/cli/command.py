@@ -29,7 +29,7 @@ class Command:
     name: all its words, "data prepare amazon". help: a sentence without its full stop. options:
     adds them to a parser; called when the command is asked for, since settings take time to
     import. run: does it, and returns an exit status where that is not 0. takes_dashes: words
-    behind "--" are handed on as `after_dashes`.
+    after "--" are handed on as `after_dashes`.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Command:
     takes_dashes: bool = False
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read the words behind the command's name; UserError for what it does not take.
+        """Read the words after the command's name; UserError for what it does not take.
 
         Words --gin.NAME=VALUE of a command with gin files become the mapping `bindings`.
         """
-        words, behind = list(words), []
+        words, after = [*words], list[str]()
         if self.takes_dashes and "--" in words:
             cut = words.index("--")
-            words, behind = words[:cut], words[cut + 1 :]
+            words, after = words[:cut], words[cut + 1 :]
         arguments, rest = self.parser().parse_known_args(words)
         takes_gin = "gin_file" in arguments
         unknown = [word for word in rest if not (takes_gin and word.startswith("--gin."))]
@@ -56,7 +56,7 @@ class Command:
             arguments.gin_file = arguments.gin_file or []
             arguments.bindings = dict(map(_binding, rest))
         if self.takes_dashes:
-            arguments.after_dashes = behind
+            arguments.after_dashes = after
         return arguments
 
     def parser(self) -> Parser:

@@ -59,7 +59,7 @@ def _run(words: list[str]) -> int:
         return 0
     below = f"p5jax {name}".rstrip()
     if not rest:
-        raise UserError(f"{below}: expected a command behind it; see {below} --help")
+        raise UserError(f"{below}: expected a command after it; see {below} --help")
     known = {command.split()[depth] for command in COMMANDS if _known(words[:depth], command)}
     raise UserError(f"{below}: no command {rest[0]!r}{nearest(rest[0], known)}; see {below} --help")
 

@@ -59,7 +59,9 @@ def _tune(arguments: Namespace) -> None:
 def _study_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DATASET", help="a dataset folder")
     add_out(parser, resumed=True)
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="(default 5)")
+    parser.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="repetitions, each a seed (default 5)"
+    )
     parser.add_argument(
         "--ablate",
         action="append",

@@ -41,7 +41,7 @@ def _cache_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=int, default=16, metavar="N", help="files at least (default 16)"
     )
-    parser.epilog = "Words after -- are Beam's options, such as --runner=DirectRunner."
+    parser.epilog = "The words after -- are Beam's options, such as --runner=DirectRunner."
     _source_options(parser)
 
 

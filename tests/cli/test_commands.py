@@ -13,8 +13,10 @@ import pytest
 
 from p5jax.cli.main import COMMANDS, main
 from p5jax.cli.options import from_options
+from p5jax.core.errors import UserError
 from p5jax.data import formats
 from p5jax.evaluation.compare import compare_runs
+from p5jax.evaluation.evaluators import HELD_OUT_SPLITS
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.compare import compare
 from p5jax.jobs.evaluate import evaluate
@@ -25,14 +27,16 @@ from p5jax.jobs.predict import predict
 from p5jax.jobs.start import opened
 from p5jax.jobs.study import study
 from p5jax.jobs.tune import tune
+from p5jax.ppr import cold_study
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold import recommend as cold
 from p5jax.ppr.soft.comparison import compare_prompts
+from p5jax.ppr.tuning import MODES
 from p5jax.reports.run_report import write_report
 from p5jax.runs.run import RunConfig
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
-from p5jax.triggers.ablation import ablate
+from p5jax.triggers import ablation
 from p5jax.triggers.evaluation import evaluate_triggers
 from p5jax.triggers.settings import SearchConfig
 
@@ -64,7 +68,10 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "export": (["run", OUT], [export]),
     "triggers search": (SEARCH, [SearchConfig("direct"), opened]),
     "triggers evaluate": (["run", "t"], [evaluate_triggers, opened]),
-    "triggers ablate": ([*SEARCH, "--vary=position"], [SearchConfig("direct"), ablate, opened]),
+    "triggers ablate": (
+        [*SEARCH, "--vary=position"],
+        [SearchConfig("direct"), ablation.ablate, opened],
+    ),
     "ppr study": (["d", OUT], [study]),
     "ppr report": (["s"], []),
     "ppr pretrain": ([GIN], []),
@@ -129,6 +136,26 @@ def test_defaults_are_the_library_s(name):
     assert given - typed - known <= OWN.get(name.split()[0], set())
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "choices"),
+    [
+        ("ppr tune", "mode", MODES),
+        ("ppr predict", "mode", MODES),
+        ("ppr study", "ablate", cold_study.ABLATIONS),
+        ("triggers ablate", "vary", ablation.ABLATIONS),
+        ("evaluate", "split", HELD_OUT_SPLITS),
+    ],
+)
+def test_choices_are_the_library_s(name, option, choices):
+    words = LIBRARY[name][0]
+    for choice in choices:
+        arguments = COMMANDS[name].parse([*words, f"--{option}", choice])
+        assert getattr(arguments, option) in (choice, [choice])
+    with pytest.raises(UserError, match="invalid choice: 'other'") as error:
+        COMMANDS[name].parse([*words, f"--{option}", "other"])
+    assert str(error.value).count("'") == 2 + 2 * len(choices)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command(name, capsys):
     with pytest.raises(SystemExit) as end:
@@ -172,7 +199,7 @@ def test_a_mistake_is_one_line(words, text, capsys):
     assert error.count("\n") == 1
 
 
-def test_gin_words_are_bindings_and_words_behind_dashes_are_beam_s():
+def test_gin_words_are_bindings_and_words_after_dashes_are_beam_s():
     arguments = COMMANDS["train"].parse([GIN, "--gin.A=1=2", "--gin.b.c=x y", "--gin.A=3"])
     assert arguments.bindings == {"A": "3", "b.c": "x y"}
     words = ["n", OUT, "--run", "r", "--", "--runner=DirectRunner", "-x"]
