@@ -203,7 +203,7 @@ def test_folders_with_odd_names_and_places(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("mine")
     synthetic = ["data", "prepare", "synthetic", "--out"]
     assert "file" in refused(capsys, *synthetic, "file/below")
-    assert "holds other things" in refused(capsys, *synthetic, ".")
+    assert "is not a dataset folder" in refused(capsys, *synthetic, ".")
     assert (tmp_path / "file").read_text() == "mine"
     monkeypatch.chdir(tmp_path / "here")
     assert main([*synthetic, "."]) == 0

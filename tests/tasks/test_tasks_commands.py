@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(named, world, tmp_path, capsys):
     wrong = ["--dataset", str(tmp_path), "--vocabulary", named[3]]
     assert "not a dataset folder" in failure(capsys, ["tasks", "list", *wrong])
     wrong = ["--dataset", str(world.path), "--vocabulary", str(tmp_path)]
-    assert "expected a vocabulary" in failure(capsys, ["tasks", "list", *wrong])
+    assert "not a vocabulary" in failure(capsys, ["tasks", "list", *wrong])
     assert "unknown argument '--runner=X'" in failure(capsys, ["tasks", "list", "--runner=X"])
 
 
