@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from p5jax.core.lazy import imported_when_used
 
 if TYPE_CHECKING:
     from p5jax.models.t5 import Transformer
     from p5jax.models.t5_config import T5Config
 
 __all__ = ["T5Config", "Transformer"]
-
-
-def __getattr__(name: str) -> Any:
-    # Only where they are asked for: importing this package must not import jax.
-    if name == "T5Config":
-        from p5jax.models.t5_config import T5Config
-
-        return T5Config
-    if name == "Transformer":
-        from p5jax.models.t5 import Transformer
-
-        return Transformer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_when_used(
+    __name__,
+    {
+        "T5Config": "p5jax.models.t5_config:T5Config",
+        "Transformer": "p5jax.models.t5:Transformer",
+    },
+)

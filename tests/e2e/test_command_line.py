@@ -164,7 +164,7 @@ def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys)
     assert train(world.path, run, 30) == 0
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
     assert train(world.path, run, 30, "T5Config.emb_dim=16") == 2
-    assert "run.json: this run has model.emb_dim = 32" in capsys.readouterr().err
+    assert "run.json: found model.emb_dim = 32, expected 16" in capsys.readouterr().err
 
 
 def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
