@@ -20,7 +20,7 @@ from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.prepare import prepare, read_raw
 
-pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets (make test-extras)")
 from p5jax.data.tfds import (
     AmazonConfig,
     AmazonReviews,
@@ -30,6 +30,7 @@ from p5jax.data.tfds import (
     export_tables,
 )
 
+pytestmark = pytest.mark.extras
 SPLITS = ("train", "validation", "test")
 FORBID = """
 import importlib.machinery, json, sys

@@ -32,7 +32,6 @@ from p5jax.training.checkpoints import restore_params
 from p5jax.training.freezing import split as split_params
 from p5jax.training.trainer import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
 BACKBONE = BackboneConfig(num_items=60, emb_dim=8, num_layers=2, mlp_dim=8, max_history=12)
 PROMPT = PromptConfig(length=2, hidden=6, attribute_dim=3)
 SIZES = (4, 3)
