@@ -78,23 +78,16 @@ def print_results(results: Any, leaky: bool, as_json: bool) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from p5jax.data.prepare import prepare, read_raw
+    from p5jax.data.prepare import prepare
 
-    raw = read_raw(arguments.format, **_format_arguments(arguments))
-    counts = prepare(
-        raw,
-        arguments.out,
-        k_core=arguments.k_core,
-        scheme=arguments.item_ids,
-        seed=arguments.seed,
-    )
-    for name, count in counts.items():
+    dataset = prepare(arguments.format, arguments.out, **_format_arguments(arguments))
+    for name, count in dataset.manifest["counts"].items():
         print(f"{name:<24} {count:>12,}")
     print(f"wrote {arguments.out}")
 
 
 def _format_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    common = {"run", "command", "data_command", "format", "out", "k_core", "item_ids"}
+    common = {"run", "command", "data_command", "format", "out"}
     return {name: value for name, value in vars(arguments).items() if name not in common}
 
 

@@ -190,7 +190,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.evaluators import evaluate_run
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
 
     config = EvaluationConfig(method=arguments.method, beam=arguments.beam, exact=arguments.exact)
     with opened(arguments) as run:
@@ -254,9 +254,10 @@ def _warn_of_leak(dataset: Any) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     from p5jax.parallel import distributed
-    from p5jax.serving.bulk import BulkConfig, rank_users
+    from p5jax.serving.bulk import rank_users
     from p5jax.serving.recommender import Recommender
-    from p5jax.triggers.prompt import load as load_triggers
+    from p5jax.serving.settings import BulkConfig
+    from p5jax.triggers.prompt import load_triggers
 
     config = BulkConfig(**{f.name: getattr(arguments, f.name) for f in fields(BulkConfig)})
     with opened(arguments) as run:
@@ -290,11 +291,11 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.models.checkpoints.hugging_face import export_hugging_face
     from p5jax.runs.run import Run
 
     run = Run.load(arguments.folder)
-    export_hf(
+    export_hugging_face(
         run.params,
         run.model.config,
         arguments.out,

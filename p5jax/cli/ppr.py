@@ -113,7 +113,7 @@ def _tune(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _study(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from p5jax.jobs.tune import study_from_gin
     from p5jax.parallel import runtime
-    from p5jax.ppr.study import NOISE, total_seconds
+    from p5jax.ppr.cold_study import NOISE, total_seconds
 
     files = arguments.gin_file or ["ppr/study.gin"]
     noise = NOISE if arguments.noise else ()
@@ -186,14 +186,14 @@ def _soft(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.results import LEAKY_NOTE
     from p5jax.ppr.soft.comparison import compare_prompts
-    from p5jax.triggers.evaluation import format_rows
+    from p5jax.triggers.evaluation import format_comparison
 
     a = arguments
     with opened(a) as run:
         rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
     if run.dataset.leaky:
         _print(LEAKY_NOTE)
-    _print(format_rows(rows))
+    _print(format_comparison(rows))
 
 
 def _evaluate_tuned(arguments: argparse.Namespace) -> None:

@@ -43,14 +43,14 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
         ("gradient-examples", 256, "training examples of a round's gradient"),
         ("evidence", 3, "training examples of each user for the user's own tokens"),
         ("beam", 5, "of the ranking, or of the texts"),
-        ("batch-size", 80, "prompts scored together"),
+        ("batch-size", 40, "prompts scored together"),
         ("max-length", 64, "tokens of a text"),
         ("seed", 0, "of the start and of every draw"),
     ):
         search.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     for name, number, help in (
         ("accept-level", 0.1, "p-value that a change needs; 1 takes any improvement"),
-        ("racing-level", 0.1, "p-value that drops a candidate early; 0 drops none"),
+        ("racing-level", 0.2, "p-value that drops a candidate early; 0 drops none"),
         ("coefficient", -1.0, "of NDCG@5 or ROUGE-L; below 0: 1 and 0.1, as published"),
     ):
         search.add_argument(f"--{name}", type=float, default=number, metavar="X", help=help)
@@ -62,7 +62,7 @@ def _add_settings(search: argparse.ArgumentParser) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from p5jax.triggers.search import search
+    from p5jax.triggers.searching import search
 
     with opened(arguments) as run:
         search(run, _config(arguments), arguments.out)
@@ -70,23 +70,23 @@ def _search(arguments: argparse.Namespace) -> None:
 
 def _ablate(arguments: argparse.Namespace) -> None:
     from p5jax.triggers.ablation import ablate
-    from p5jax.triggers.evaluation import format_rows
+    from p5jax.triggers.evaluation import format_comparison
 
     with opened(arguments) as run:
         config, limit = _config(arguments), arguments.limit
         rows = ablate(run, config, arguments.vary, arguments.out, limit)
-    _print(format_rows(rows))
+    _print(format_comparison(rows))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from p5jax.evaluation.results import LEAKY_NOTE
-    from p5jax.triggers.evaluation import evaluate_triggers, format_rows
+    from p5jax.triggers.evaluation import evaluate_triggers, format_comparison
 
     with opened(arguments) as run:
         rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
     if run.dataset.leaky:
         _print(LEAKY_NOTE)
-    _print(format_rows(rows))
+    _print(format_comparison(rows))
 
 
 def _print(text: str) -> None:
@@ -98,8 +98,7 @@ def _print(text: str) -> None:
 
 def _config(arguments: argparse.Namespace) -> Any:
     from p5jax.triggers.layout import Layout
-    from p5jax.triggers.rounds import SearchConfig
-    from p5jax.triggers.surrogate import SurrogateConfig
+    from p5jax.triggers.settings import SearchConfig, SurrogateConfig
 
     def settings(cls: type) -> dict[str, Any]:
         names = {field.name for field in fields(cls)}

@@ -35,7 +35,7 @@ def predict_from_gin(
     Returns the metrics as text. The test users' classes go to OUT/per_user.parquet. `mode` and
     `seed` (also the protocol's), where given, replace gin's.
     """
-    config.register(*CONFIGS)
+    config.register_configs(*CONFIGS)
     config.configure(gin_files, overrides)
     runtime.set_up()
     protocol, settings = config.build(ColdStartConfig), config.build(PredictionConfig)

@@ -51,7 +51,7 @@ def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
 
     Interrupted after an orderly stop by a signal.
     """
-    config.register(*CONFIGS)
+    config.register_configs(*CONFIGS)
     config.configure(gin_files, overrides)
     runtime.set_up()
     places, mesh = config.build(PprConfig), config.build(MeshConfig)

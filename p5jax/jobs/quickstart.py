@@ -14,8 +14,8 @@ def quickstart(out: str | os.PathLike[str]) -> None:
 
     A quickstart that was interrupted resumes; one that finished is evaluated again.
     """
+    from p5jax.data.building import build_dataset
     from p5jax.data.dataset import Dataset
-    from p5jax.data.prepare import prepare
     from p5jax.data.readers.synthetic import synthetic_raw
     from p5jax.evaluation.audit import audit, format_audit
     from p5jax.evaluation.evaluators import evaluate_run, format_results
@@ -34,7 +34,7 @@ def quickstart(out: str | os.PathLike[str]) -> None:
 
     step(1, f"prepare and audit the synthetic world in {dataset_dir}")
     if not (dataset_dir / "manifest.json").is_file():
-        prepare(
+        build_dataset(
             synthetic_raw(users=200, items=100, events=(8, 16)), dataset_dir, scheme="token", seed=0
         )
     audited = audit(Dataset.load(dataset_dir))

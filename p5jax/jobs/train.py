@@ -14,7 +14,7 @@ from p5jax.core import config
 from p5jax.core.errors import UserError
 from p5jax.data.leaks import find_leaks
 from p5jax.evaluation.evaluators import evaluate_family
-from p5jax.models.checkpoints.hf import import_hf
+from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed, runtime
@@ -86,7 +86,7 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> R
 
 def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
     """Bind what gin files and NAME=VALUE overrides say of a run, and prepare this process."""
-    config.register(*CONFIGS)
+    config.register_configs(*CONFIGS)
     config.configure(gin_files, overrides)
     runtime.set_up()
 
@@ -119,7 +119,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
     if is_t5x(run_config.initial_checkpoint):
         check_t5x(run_config.initial_checkpoint, wanted)
         return wanted
-    sizes, _ = import_hf(run_config.initial_checkpoint)
+    sizes, _ = import_hugging_face(run_config.initial_checkpoint)
     return replace(
         sizes,
         dropout_rate=wanted.dropout_rate,
@@ -136,7 +136,7 @@ def _initial_params(run: Run, seed: int) -> Any:
     if is_t5x(source):
         return import_t5x(source, model)
     starts = model.word_starts if model.whole_words else b""
-    return import_hf(source, vocab_size=model.vocab_size, word_starts=starts)[1]
+    return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 
 
 def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from p5jax.ppr.backbone.views import ViewConfig
 from p5jax.ppr.cold.evaluation import Scorer, evaluate
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import write_per_user
+from p5jax.ppr.cold_study import PRETRAINED, StudyConfig, study
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.soft.training import SoftConfig, train_soft
-from p5jax.ppr.study import PRETRAINED, StudyConfig, study
 from p5jax.ppr.tuned import Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.runs.run import Run
@@ -162,6 +162,6 @@ def _mesh() -> Mesh:
 
 
 def _configure(classes: Sequence[type], gin_files: Sequence[str], overrides: Sequence[str]) -> None:
-    config.register(*classes)
+    config.register_configs(*classes)
     config.configure(gin_files, overrides)
     runtime.set_up()

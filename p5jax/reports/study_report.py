@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold.results import RANKING_TITLES, SHOWN, Row, read_per_user, summarise
-from p5jax.ppr.study import (
+from p5jax.ppr.cold_study import (
     ABLATIONS,
-    COMMAND,
-    FORMAT_VERSION,
-    MANIFEST,
     PER_USER,
+    STUDY,
     folder_name,
     noise_share,
     total_seconds,
@@ -29,7 +27,6 @@ from p5jax.ppr.study import (
 from p5jax.ppr.tuning import MODES
 from p5jax.reports.charts import Points, curves
 from p5jax.reports.page import with_interval, write_page
-from p5jax.runs.manifest import read_manifest
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
 _DRAWN = "NDCG@10"  # of the curves; tuning keeps the step at which it is best
@@ -59,11 +56,11 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def section(folder: str | os.PathLike[str]) -> str:
     """The study as HTML; UserError as `write_report`."""
     folder = Path(folder)
-    manifest = read_manifest(folder / MANIFEST, FORMAT_VERSION, COMMAND)
+    manifest = STUDY.read(folder)
     seeds = _seed_folders(folder)
     finished = [path for path in seeds if (path / PER_USER).is_file()]
     if not finished:
-        raise UserError(f"{folder}: found no finished seed; the same {COMMAND} goes on with it")
+        raise UserError(f"{folder}: found no finished seed; the same {STUDY.command} resumes it")
     groups = _groups([read_per_user(path / PER_USER) for path in finished])
     parts = [
         _overview(manifest, finished),

@@ -148,7 +148,7 @@ def hugging_face(tmp_path_factory):
     transformers = pytest.importorskip(
         "transformers", reason="needs transformers (make test-extras)"
     )
-    from p5jax.models.checkpoints.hf import import_hf
+    from p5jax.models.checkpoints.hugging_face import import_hugging_face
 
     torch.manual_seed(0)
     config = transformers.T5Config(
@@ -166,7 +166,7 @@ def hugging_face(tmp_path_factory):
     reference = transformers.T5ForConditionalGeneration(config).eval()
     folder = tmp_path_factory.mktemp("hf")
     reference.save_pretrained(folder)
-    imported, params = import_hf(folder)
+    imported, params = import_hugging_face(folder)
     return reference, Transformer(imported), params
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -15,17 +14,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.folder import as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_ranks
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.step import Batch, Objective
+from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")
@@ -109,8 +109,8 @@ def pretrain(
     model = run.model
     train(
         next_item_objective(model, config.loss, config.views),
-        init_params(model, jax.random.key(config.training.seed)),
-        param_axes(model),
+        backbone_params(model, jax.random.key(config.training.seed)),
+        backbone_axes(model),
         SequenceIterator(
             dataset, users, config.sequences, backbone.max_history, *process_share(mesh)
         ),
@@ -132,7 +132,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
     del parts["backbone"], parts["fsdp"]
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["training"][irrelevant]
-    return json.loads(json.dumps(parts))
+    return as_json(parts)
 
 
 def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:
@@ -142,7 +142,7 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
     """
 
     def objective(
-        params: Any, batch: Batch, rng: jax.Array | None
+        params: Any, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         items, weights = batch["items"], (batch["targets"] > 0).astype(jnp.float32)
         states = _apply(model, params, items, rng, 0, "__call__")  # [B, S, D]
@@ -180,7 +180,12 @@ def _apply(
 
 
 def _next_item_sums(
-    model: Backbone, params: Any, states: jax.Array, batch: Batch, weights: jax.Array, loss: str
+    model: Backbone,
+    params: Any,
+    states: jax.Array,
+    batch: DeviceBatch,
+    weights: jax.Array,
+    loss: str,
 ) -> dict[str, jax.Array]:
     table: Any = model.apply({"params": params}, method="item_table")  # [I, D]
     targets = jnp.maximum(batch["targets"] - 1, 0)
