@@ -11,11 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALL_EXTRAS = re.compile(r"^pytestmark = .*\bmark\.extras\b", re.MULTILINE)
 
-# Compiling takes most of the suite's time: every process of it, and the next run, shares what was
-# compiled. JAX keys a program by its text, its options and XLA's version.
+# Compiling takes most of the suite's time. Every process of it, and the next run, shares what was
+# compiled (JAX keys a program by its text, its options and XLA's version), and XLA tries less hard
+# to make programs fast; `make test-extras` and `make check` set that back to what users get.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
