@@ -147,14 +147,17 @@ def test_report_is_one_self_contained_page(run, capsys):
     assert "among 20 candidates, asked one by one" in text
 
 
+@pytest.mark.extras
 def test_export_is_read_back_by_transformers(run, tmp_path, capsys):
-    from transformers import T5ForConditionalGeneration
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers and torch (make test-extras)"
+    )
 
     out = tmp_path / "hf"
     assert "whole-word table" in refused(capsys, "export", str(run), "--out", str(out))
     assert not out.exists()
     assert main(["export", str(run), "--out", str(out), "--drop-whole-words"]) == 0
-    model = T5ForConditionalGeneration.from_pretrained(out)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(out)
     shape = p5jax.load(run).run.params["token_embedder"]["embedding"].shape
     assert tuple(model.shared.weight.shape) == shape
 

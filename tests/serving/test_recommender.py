@@ -232,9 +232,12 @@ def test_a_run_does_not_differ_from_itself(both):
         assert (d.difference, d.low, d.high, d.p_value) == (0, 0, 0, 1)
 
 
+@pytest.mark.extras
 def test_answers_are_those_of_transformers_on_the_evaluations_prompts(both, world, tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers (make test-extras)"
+    )
     from p5jax.models.checkpoints.hugging_face import export_hugging_face
 
     now, recommender = both.now, Recommender(both.now)

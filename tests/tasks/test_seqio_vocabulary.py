@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from p5jax.text.vocabulary import Vocabulary
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 import tensorflow as tf  # noqa: E402
 
 from p5jax.tasks.vocabulary import SeqioVocabulary  # noqa: E402

@@ -12,7 +12,8 @@ from p5jax.cli.main import main
 from p5jax.prompts.families import FamilyConfig, make_families
 from p5jax.prompts.template_files import load_templates
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from native_stream import LENGTHS
 
 from p5jax.prompts.template_files import load_templates
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 
 import p5jax.tasks  # noqa: E402
 from p5jax.tasks.source import NumberSource  # noqa: E402

@@ -10,7 +10,8 @@ from native_stream import EPOCHS, LENGTHS, PIPELINE, check_rows
 from p5jax.data.dataset import SPLITS
 from p5jax.prompts.template_files import load_templates
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 
 from p5jax.tasks.registry import examples_of  # noqa: E402
 

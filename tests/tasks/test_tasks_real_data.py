@@ -15,7 +15,8 @@ from p5jax.prompts.families import FamilyConfig, make_families
 from p5jax.prompts.template_files import load_templates
 from p5jax.text.vocabulary import Vocabulary
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 import tensorflow as tf  # noqa: E402
 
 import p5jax.tasks  # noqa: E402

@@ -10,7 +10,8 @@ from p5jax.cli.main import main
 from p5jax.core.errors import UserError
 from p5jax.text.vocabulary import Vocabulary
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 
 import p5jax.tasks  # noqa: E402
 from p5jax.tasks.registry import examples_of  # noqa: E402
