@@ -5,7 +5,7 @@ BEAM := .venv-beam
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test check lint install clean
+.PHONY: quickstart test check lint docs install clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/p5jax quickstart --out runs/quickstart
@@ -23,6 +23,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Warnings are errors, unknown references included; nothing is fetched. Open docs/_build/html/index.html.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+
 install: $(VENV)/installed
 
 $(VENV)/bin/python:
@@ -35,6 +39,10 @@ $(VENV)/installed: setup.cfg constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-test: setup.cfg constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,lint]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
 	touch $@ $(VENV)/installed
 
 # Beam and the newest sentencepiece need different versions of protobuf.
