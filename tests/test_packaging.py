@@ -91,7 +91,7 @@ def test_wheel_holds_the_code_the_prompts_and_the_gin_files(wheel):
 
 def test_installed_copy_finds_its_gin_files(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    program = "from p5jax import config; print(config.find_gin_file('runs/quickstart.gin'))"
+    program = "from p5jax.core import config; print(config.find_gin_file('runs/quickstart.gin'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

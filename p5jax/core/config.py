@@ -5,23 +5,24 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
-import logging
+import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # `import gin` would find this project's own gin/ folder when it is run from the checkout.
 from gin import config as gin  # type: ignore[attr-defined]
 from p5jax.core.errors import UserError, nearest
 
-T = TypeVar("T")
+Config = TypeVar("Config")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MACRO_DEFINED = re.compile(r"^([A-Za-z_]\w*)\s*=", re.MULTILINE)
 _MACRO_USED = re.compile(r"%([A-Za-z_]\w*)")
+_INCLUDE = re.compile(r"""\s*include\s+(["'])(.+?)\1\s*(?:#.*)?$""")
+_GIN_ERRORS = (ValueError, SyntaxError, OSError, TypeError, RuntimeError, AttributeError)
 _registered: dict[str, type] = {}
-_search_paths: list[str] = []
 
 
 def gin_folder() -> Path:
@@ -61,20 +62,57 @@ def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
     A VALUE that is not a Python literal is taken as a string, so paths need no quotes.
     """
     gin.clear_config()
-    if str(gin_folder()) not in _search_paths:
-        gin.add_config_file_search_path(str(gin_folder()))
-        _search_paths.append(str(gin_folder()))
-    files = [str(find_gin_file(name)) for name in gin_files]
+    files = [find_gin_file(name) for name in gin_files]
     bindings = [_binding(text) for text in overrides]
-    # gin logs an error for each folder in which it looks for an included file before it finds it.
-    logging.disable(logging.ERROR)
-    try:
-        gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
-    except (ValueError, SyntaxError, OSError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(_first_line(error)) from error
-    finally:
-        logging.disable(logging.NOTSET)
+    for file in files:
+        _bind_file(file)
+    _gin(lambda: gin.parse_config(bindings))
     _refuse_unused_macros()
+
+
+class _Part(io.StringIO):
+    """Lines of a gin file under the file's name, which gin shows in its errors."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def _bind_file(file: Path) -> None:
+    """Bind a gin file's statements in order, those of included files where they are included.
+
+    gin's own `include` looks for Python packages first and fails where a folder of the same name
+    is on the path: "runs" and "models" in the working directory, for example.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from error
+
+    def bind(start: int, stop: int) -> None:
+        text = "\n" * start + "".join(lines[start:stop])  # line numbers stay the file's
+        _gin(lambda: gin.parse_config(_Part(text, str(file))))
+
+    start = 0
+    for number, line in enumerate(lines):
+        match = _INCLUDE.match(line)
+        if match:
+            bind(start, number)
+            try:
+                included = find_gin_file(match[2])
+            except UserError as error:
+                raise UserError(f"{file}:{number + 1}: {error}") from error
+            _bind_file(included)
+            start = number + 1
+    bind(start, len(lines))
+
+
+def _gin(call: Callable[[], object]) -> None:
+    """Call gin; whatever it raises becomes one line."""
+    try:
+        call()
+    except _GIN_ERRORS as error:
+        raise UserError(_first_line(error)) from error
 
 
 def _binding(text: str) -> str:
@@ -132,7 +170,7 @@ def _refuse_unused_macros() -> None:
         raise UserError(f"macro {name} is set but nothing uses it{nearest(name, used)}")
 
 
-def build(cls: type[T], **given: object) -> T:
+def build(cls: type[Config], **given: object) -> Config:
     """Return `cls` filled from what is given, the bindings, and its own defaults elsewhere."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     try:
@@ -148,7 +186,7 @@ def build(cls: type[T], **given: object) -> T:
     return cls(**{name: _typed(cls, fields[name], value) for name, value in bound.items()})
 
 
-def _typed(cls: type, field: dataclasses.Field, value: object) -> object:
+def _typed(cls: type, field: dataclasses.Field[Any], value: object) -> object:
     """Return `value` as the field's type (an int serves as a float, a list as a tuple)."""
     if field.type == "str":  # a folder may be called 2024
         return str(value)
@@ -165,4 +203,4 @@ def _typed(cls: type, field: dataclasses.Field, value: object) -> object:
 
 def operative_config() -> str:
     """Return the bindings in force, as gin text that can be run again."""
-    return gin.config_str()
+    return str(gin.config_str())

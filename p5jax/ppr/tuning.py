@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.pipeline.batching import Batch as Arrays
+from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
 from p5jax.ppr.backbone.pretraining import LOSSES
 from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
 from p5jax.ppr.generator import masked_elements
 from p5jax.ppr.model import PromptedModel
-from p5jax.training.step import Batch, Objective
+from p5jax.training.step import DeviceBatch, Objective
 
 
 class Mode(NamedTuple):
@@ -145,18 +145,18 @@ class CaseIterator(EpochIterator):
         self._num_items = split.num_items
         self._own = {user: split.sequence(user) for user in np.unique(cases.users).tolist()}
 
-    def epoch(self, number: int) -> Sequence[Arrays]:
+    def epoch(self, number: int) -> Sequence[Batch]:
         """Return the batches of an epoch, in order."""
         size, total = self._config.batch_size, len(self._cases)
         order = np.random.default_rng([self._seed, number]).permutation(total)
 
-        def make(position: int) -> Arrays:
+        def make(position: int) -> Batch:
             rng = np.random.default_rng([self._seed, number, position])
             return self._batch(order[position * size : (position + 1) * size], rng)
 
         return LazyBatches(-(-total // size), make)
 
-    def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Arrays:
+    def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         size, count = self._config.batch_size, self._config.negatives
         filled, cases = np.resize(rows, size), self._cases
         users = cases.users[filled]
@@ -182,7 +182,7 @@ def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
     """The objective over batches of CaseIterator; without an rng it has no contrastive part."""
 
     def objective(
-        params: Any, batch: Batch, rng: jax.Array | None
+        params: Any, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         variables, weights = {"params": params}, batch["weights"]
         dropout, views = (None, None) if rng is None else jax.random.split(rng)
@@ -212,7 +212,7 @@ def _apply(
 
 
 def _next_item_loss(
-    users: jax.Array, table: jax.Array, batch: Batch, config: TuneConfig
+    users: jax.Array, table: jax.Array, batch: DeviceBatch, config: TuneConfig
 ) -> jax.Array:
     """The loss of each row's target, [B], from user vectors [B, D]."""
     if config.loss == "cross_entropy":
@@ -228,7 +228,7 @@ def _contrastive_sum(
     model: PromptedModel,
     config: TuneConfig,
     variables: Any,
-    batch: Batch,
+    batch: DeviceBatch,
     states: jax.Array,
     rng: jax.Array,
 ) -> jax.Array:

@@ -21,11 +21,11 @@ from p5jax.parallel.partitioning import (
 )
 from p5jax.training.freezing import EVERYTHING, merged, split
 
-Batch = Mapping[str, jax.Array]
+DeviceBatch = Mapping[str, jax.Array]
 # (params, batch, rng or None) -> (loss_sum, sums): what is minimised is loss_sum / sums["weight"],
 # both over all rows; `sums` are float32 scalars that add up over batches, at least loss_sum,
 # weight and examples. Where they mean something, also hits of scored, and tokens.
-Objective = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
+Objective = Callable[[Any, DeviceBatch, jax.Array | None], tuple[jax.Array, dict[str, jax.Array]]]
 REQUIRED = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 OPTIONAL = (
     "encoder_segment_ids",
@@ -75,7 +75,7 @@ token_nll.defvjp(_token_nll_forward, _token_nll_backward)
 
 
 def batch_sums(
-    model: nn.Module, params: Any, batch: Batch, rng: jax.Array | None
+    model: nn.Module, params: Any, batch: DeviceBatch, rng: jax.Array | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """sum(w * nll) over the batch's target tokens, and float32 scalars that add up over batches.
 
@@ -112,7 +112,9 @@ def batch_sums(
     return loss_sum, jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
 
-def loss_fn(model: nn.Module, params: Any, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+def loss_fn(
+    model: nn.Module, params: Any, batch: DeviceBatch, rng: jax.Array | None = None
+) -> jax.Array:
     """sum(w * nll) / sum(w), a float32 scalar; dropout only when `rng` is given."""
     loss_sum, sums = batch_sums(model, params, batch, rng)
     return loss_sum / sums["weight"]
@@ -188,7 +190,9 @@ class Steps:
         """A fresh state from parameters, which stay the caller's (they are copied)."""
         return self._init(params)
 
-    def update(self, state: Any, batches: Sequence[Batch], step: int) -> tuple[Any, dict[str, Any]]:
+    def update(
+        self, state: Any, batches: Sequence[DeviceBatch], step: int
+    ) -> tuple[Any, dict[str, Any]]:
         """One optimizer step over `accumulate` batches; `state` is donated.
 
         Returns the new state and the batches' sums with `gradient_norm` (before clipping). The
@@ -202,7 +206,7 @@ class Steps:
                 grads = self._add(grads, state["target"], batch, self._fold(step, i))
             return self._apply(state, *grads)
 
-    def evaluate(self, params: Any, batch: Batch) -> dict[str, Any]:
+    def evaluate(self, params: Any, batch: DeviceBatch) -> dict[str, Any]:
         """The objective's sums without dropout."""
         with logical_mesh(self.mesh):
             return self._evaluate(params, batch)
@@ -220,7 +224,7 @@ class Steps:
     def _split(self, params: Any) -> tuple[Any, Any]:
         return split(params, self.trainable)
 
-    def _gradients(self, params: Any, batch: Batch, fold: jax.Array) -> tuple[Any, Any]:
+    def _gradients(self, params: Any, batch: DeviceBatch, fold: jax.Array) -> tuple[Any, Any]:
         rng = jax.random.fold_in(jax.random.key(fold[0]), fold[1])
         trained, frozen = self._split(params)
 
@@ -229,7 +233,7 @@ class Steps:
 
         return jax.grad(total, has_aux=True)(trained)
 
-    def _add_gradients(self, so_far: Any, params: Any, batch: Batch, fold: jax.Array) -> Any:
+    def _add_gradients(self, so_far: Any, params: Any, batch: DeviceBatch, fold: jax.Array) -> Any:
         return jax.tree.map(jnp.add, so_far, self._gradients(params, batch, fold))
 
     def _apply_gradients(self, state: Any, grads: Any, sums: Any) -> tuple[Any, Any]:
@@ -245,5 +249,5 @@ class Steps:
         }
         return new, {**sums, "gradient_norm": optax.global_norm(grads)}
 
-    def _step(self, state: Any, batch: Batch, fold: jax.Array) -> tuple[Any, Any]:
+    def _step(self, state: Any, batch: DeviceBatch, fold: jax.Array) -> tuple[Any, Any]:
         return self._apply_gradients(state, *self._gradients(state["target"], batch, fold))

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
+from p5jax.pipeline.batching import Batch
+from p5jax.pipeline.epochs import EpochIterator
 from p5jax.training.checkpoints import Checkpoints, step_folder
 from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -27,19 +28,7 @@ from p5jax.training.writers import RunWriters
 
 CHECKPOINT_FOLDER = "checkpoints"
 _NAMED = 3  # differences from a stored fingerprint, in a message
-HostBatch = Mapping[str, np.ndarray]
 Validate = Callable[[Any, int], Mapping[str, float]]
-
-
-class BatchIterator(Protocol):
-    """What training reads: batches of this process's rows, and a JSON-able position, the same on
-    every process."""
-
-    def __next__(self) -> HostBatch: ...
-
-    def get_state(self) -> dict[str, Any]: ...
-
-    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ def train(
     objective: Objective,
     params: Any,
     axes: Any,
-    iterator: BatchIterator,
+    iterator: EpochIterator,
     optimizer: OptimizerConfig,
     mesh: Mesh,
     config: TrainConfig,
@@ -96,7 +85,7 @@ def train(
     *,
     fingerprint: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
-    validation_batches: Sequence[HostBatch] = (),
+    validation_batches: Sequence[Batch] = (),
     fsdp: bool = False,
     trainable: Sequence[str] = EVERYTHING,
     stream: TextIO | None = None,
@@ -197,14 +186,14 @@ class _Loop:
 
     fingerprint: dict[str, Any]
     validate: Validate | None
-    validation_batches: Sequence[HostBatch]
+    validation_batches: Sequence[Batch]
 
     def __init__(
         self,
         config: TrainConfig,
         steps: Steps,
         schedule: Callable[[int], Any],
-        iterator: BatchIterator,
+        iterator: EpochIterator,
         checkpoints: Checkpoints,
         writers: RunWriters,
         state: Any,
@@ -266,7 +255,7 @@ class _Loop:
         self._pending = self.step, sums
         self._add({"seconds": time.monotonic() - started})
 
-    def _next(self) -> HostBatch:
+    def _next(self) -> Batch:
         try:
             return next(self.iterator)
         except StopIteration:

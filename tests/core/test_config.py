@@ -38,6 +38,25 @@ def test_included_model_and_given_fields(tmp_path):
     assert (model.emb_dim, model.num_encoder_layers, model.vocab_size) == (128, 2, 11)
 
 
+def test_folders_named_like_includes_change_nothing(tmp_path, monkeypatch):
+    for name in ("models", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    configure(tmp_path, "include 'runs/quickstart.gin'\nSTEPS = 3\n", "DATASET=d", "RUN_DIR=r")
+    assert config.build(TrainConfig).steps == 3
+    assert config.build(T5Config, vocab_size=11).emb_dim == 128
+
+
+def test_statements_around_an_include_keep_their_order_and_their_lines(tmp_path):
+    text = "T5Config.emb_dim = 5\ninclude 'models/tiny.gin'\nT5Config.num_heads = 7\n"
+    configure(tmp_path, text)
+    built = config.build(T5Config, vocab_size=11)
+    assert (built.emb_dim, built.num_heads) == (128, 7)
+    with pytest.raises(UserError, match=r"run.gin:3: T5Config has no field 'heads'"):
+        configure(tmp_path, text.replace("num_heads", "heads"))
+
+
 def test_unquoted_path_is_a_string(tmp_path):
     configure(tmp_path, "RunConfig.dataset = %DATASET\nRunConfig.run_dir = 'r'\n", "DATASET=/a/b-c")
     assert config.build(CONFIGS[0]).dataset == "/a/b-c"
@@ -59,7 +78,7 @@ def test_a_prompt_id_is_a_string_and_gin_s_own_values_stay(tmp_path):
         ("STEPS = 3\nTrainConfig.steps = %STEPS\n", ["STEP=4"], "did you mean STEPS"),
         ("TrainConfig.stepps = 3\n", [], r"run.gin:1: TrainConfig has no field 'stepps'.*steps"),
         ("\nTrainCnfig.steps = 3\n", [], r"run.gin:2: unknown name 'TrainCnfig'.*TrainConfig"),
-        ("include 'models/tny.gin'\n", [], "models/tny.gin"),
+        ("include 'models/tny.gin'\n", [], r"run.gin:1: models/tny.gin: .*models/tiny.gin"),
         ("TrainConfig.steps = = 3\n", [], "line 1"),
         ("", ["TrainConfig.steps"], "expected --gin.NAME=VALUE"),
     ],

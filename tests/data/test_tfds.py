@@ -139,7 +139,7 @@ def test_an_export_is_kept_and_no_other_takes_its_place(world, tmp_path):
 
 
 def test_an_export_needs_no_tensorflow_either(world, tmp_path):
-    program = "from p5jax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    program = "from p5jax.cli import main; sys.exit(main.main(sys.argv[1:]))"
     words = ["data", "export-tfds", str(world.path), "--out", str(tmp_path)]
     printed = without_tensorflow(program, *words).split()
     assert [(Path(path) / "features.json").is_file() for path in printed] == [True] * 4

@@ -25,7 +25,7 @@ from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.step import Batch, Objective
+from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")
@@ -142,7 +142,7 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
     """
 
     def objective(
-        params: Any, batch: Batch, rng: jax.Array | None
+        params: Any, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         items, weights = batch["items"], (batch["targets"] > 0).astype(jnp.float32)
         states = _apply(model, params, items, rng, 0, "__call__")  # [B, S, D]
@@ -180,7 +180,12 @@ def _apply(
 
 
 def _next_item_sums(
-    model: Backbone, params: Any, states: jax.Array, batch: Batch, weights: jax.Array, loss: str
+    model: Backbone,
+    params: Any,
+    states: jax.Array,
+    batch: DeviceBatch,
+    weights: jax.Array,
+    loss: str,
 ) -> dict[str, jax.Array]:
     table: Any = model.apply({"params": params}, method="item_table")  # [I, D]
     targets = jnp.maximum(batch["targets"] - 1, 0)

@@ -24,8 +24,7 @@ from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.pipeline.batching import Batch as Arrays
-from p5jax.pipeline.batching import process_slice
+from p5jax.pipeline.batching import Batch, process_slice
 from p5jax.pipeline.epochs import EpochIterator
 from p5jax.ppr.backbone.model import STDDEV, param_axes
 from p5jax.ppr.backbone.run import PprRun
@@ -37,7 +36,7 @@ from p5jax.ppr.tuning import MODES, validation_users
 from p5jax.runs.manifest import read_manifest, refuse_difference
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.step import Batch, Objective
+from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 FORMAT_VERSION = 1
@@ -112,7 +111,7 @@ class UserIterator(EpochIterator):
         super().__init__(batch_size, process_index, process_count)
         self._task, self._users, self._seed = task, users, seed
 
-    def epoch(self, number: int) -> Sequence[Arrays]:
+    def epoch(self, number: int) -> Sequence[Batch]:
         """Return the batches of an epoch, in order."""
         order = np.random.default_rng([self._seed, number]).permutation(self._users)
         return list(batches_of(self._task, order, self.rows))
@@ -141,7 +140,7 @@ def classification_objective(model: ProfileClassifier) -> Objective:
     """Softmax cross-entropy of the labels, averaged over the rows that count."""
 
     def objective(
-        params: Any, batch: Batch, rng: jax.Array | None
+        params: Any, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         rngs = None if rng is None else {"dropout": rng}
         inputs = batch["profiles"], batch["items"]

@@ -38,7 +38,7 @@ from p5jax.ppr.soft.words import (
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
-from p5jax.training.step import Batch, batch_sums
+from p5jax.training.step import DeviceBatch, batch_sums
 from p5jax.triggers.initial import initial_tokens
 from p5jax.triggers.layout import Layout, arguments_template
 
@@ -151,7 +151,7 @@ def _batch_sums(
     prompt: SoftPrompt,
     codes_UxM: np.ndarray,
     params: Any,
-    batch: Batch,
+    batch: DeviceBatch,
     rng: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     tokens, words = batch["encoder_input_tokens"], model.config.vocab_size
