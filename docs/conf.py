@@ -23,7 +23,6 @@ release = version = p5jax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "command_reference",
 ]
 exclude_patterns = ["_build", "figures", "extensions"]
@@ -50,8 +49,9 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 
-# Names of other packages, and of types that are documented where they are used.
+# Signatures name types of other packages, and of modules that have no page here.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(jax|jaxlib|flax|numpy|np|pyarrow|pa|pathlib|os|collections|typing|optax|orbax)\..*"),
+    (r"py:.*", r"(jax|jaxlib|flax|numpy|np|pyarrow|pa|pathlib|os|collections|typing|types)\..*"),
+    (r"py:.*", r"p5jax\.\w+\..*"),
     (r"py:.*", r"(Path|PathLike|Mapping|Sequence|Iterable|Iterator|Callable|Any|Array|ArrayLike)"),
 ]
