@@ -82,7 +82,7 @@ def main() -> None:
     )
     figure, axes = plt.subplots(1, len(PANELS), figsize=(9.6, 2.7), constrained_layout=True)
     for axis, (title, metric, rows) in zip(axes, PANELS, strict=True):
-        for height, (label, ours, *cell) in enumerate(reversed(rows)):
+        for height, (_, ours, *cell) in enumerate(reversed(rows)):
             number, half = value(*cell)
             colour = OURS if ours else BASELINE
             axis.barh(height, number, 0.62, color=colour)

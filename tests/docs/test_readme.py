@@ -95,9 +95,9 @@ def test_commands_in_the_text_exist(page):
             continue
         for choice in words[1].split("|"):
             beginning = [choice]
-            assert any(
-                command.split()[: len(beginning)] == beginning for command in COMMANDS
-            ), f"{name(page)}: {span}"
+            assert any(command.split()[: len(beginning)] == beginning for command in COMMANDS), (
+                f"{name(page)}: {span}"
+            )
 
 
 def test_readme_names_every_command():
@@ -130,9 +130,7 @@ def test_make_targets_exist(page):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{name(page)}: make {target}"
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
 def test_paths_exist(page):
     for span in _SPAN.findall(text_of(page)):
         if "/" not in span or not _ROOT_PATH.fullmatch(span.rstrip("/")):
