@@ -68,11 +68,11 @@ def test_reading_answers(run_notebook):
     assert scores.shape == (3, 5)
     np.testing.assert_allclose(scores[0], [i.log_probability for i in best.items], atol=1e-3)
     assert 0 < np.exp(names["everything"]).sum() <= 1 + 1e-4
-    assert all(each.exact for each in names["certain"])
+    assert all(each.exact for each in names["guaranteed"])
     # The model's best item, of those the user does not have, is the best of all scores.
     dataset, everything = names["dataset"], names["everything"][0].copy()
     everything[dataset.sequence(0)] = -np.inf
-    assert dataset.item_keys[everything.argmax()] == names["certain"][0].items[0].item
+    assert dataset.item_keys[everything.argmax()] == names["guaranteed"][0].items[0].item
     assert np.concatenate([names["hits"]]).mean() == pytest.approx(
         names["model"].metrics["HR@10"][0]
     )
