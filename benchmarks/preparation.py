@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from p5jax.data.prepare import prepare, read_raw
+from p5jax.data.building import build_dataset
+from p5jax.data.prepare import read_raw
 
 SENTENCES = 5000
 WORDS = 3000
@@ -105,7 +106,7 @@ def measure(reviews: Path, metadata: Path, out: Path, scheme: str, results: dict
     start = time.perf_counter()
     raw = read_raw("amazon", reviews=[reviews], metadata=[metadata])
     read = time.perf_counter()
-    counts = prepare(raw, out, scheme=scheme)
+    counts = build_dataset(raw, out, scheme=scheme)
     end = time.perf_counter()
     results["read_seconds"] = round(read - start, 1)
     results["prepare_seconds"] = round(end - read, 1)

@@ -67,7 +67,7 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
     import jax
     import optax
 
-    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.models.checkpoints.hugging_face import export_hugging_face
     from p5jax.models.t5 import T5Config, Transformer, init_params
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
     from p5jax.training.step import loss_fn
@@ -97,7 +97,7 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
         if number % 10 == 0 or number == steps - 1:
             note = f"learning ids, step {number + 1}/{steps}: loss {float(loss):.3f} a token"
             print(note, file=sys.stderr, flush=True)
-    export_hf(params, model.config, folder)
+    export_hugging_face(params, model.config, folder)
 
 
 def torch_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -> Ranker:
@@ -141,12 +141,12 @@ def p5jax_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -
     """p5jax's three methods, and `exact` renormalised over the ids' own continuations."""
     from p5jax.inference.ranking import rank as rank_items
     from p5jax.inference.trie import Trie
-    from p5jax.models.checkpoints.hf import import_hf
+    from p5jax.models.checkpoints.hugging_face import import_hugging_face
     from p5jax.models.t5 import Transformer
     from p5jax.parallel import runtime
 
     runtime.set_up()
-    config, params = import_hf(folder)
+    config, params = import_hugging_face(folder)
     tries = {collapse: Trie.build(ids, collapse) for collapse in (True, False)}
     trie = tries[True]
     print(f"{trie.num_nodes} nodes, {len(trie.edge_token)} edges", file=sys.stderr, flush=True)
@@ -217,7 +217,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a run's sequential test split by each setting; print and return the figures."""
     from p5jax.evaluation.evaluators import evaluate_family
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
     from p5jax.parallel import runtime
     from p5jax.runs.run import Run
 

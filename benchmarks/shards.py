@@ -22,7 +22,7 @@ from hardware import available_cores, describe, warn_if_busy
 
 from p5jax.data.dataset import Dataset
 from p5jax.pipeline.config import PipelineConfig
-from p5jax.pipeline.samples import RenderedDraws
+from p5jax.pipeline.samples import RenderedSamples
 from p5jax.pipeline.shard_export import export_shards
 from p5jax.pipeline.shards import open_shards
 from p5jax.pipeline.windows import Windows
@@ -58,7 +58,7 @@ def main() -> None:
     vocabulary = Vocabulary.train(texts, arguments.pieces, dataset.id_tokens)
     families = make_families(dataset, templates, vocabulary, FamilyConfig())
     config = PipelineConfig(batching="buckets", threads=0)
-    rendered = RenderedDraws(families, vocabulary, config)
+    rendered = RenderedSamples(families, vocabulary, config)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         export_shards(rendered, Path(folder) / "shards")

@@ -258,7 +258,7 @@ def main() -> None:
     args = parser.parse_args()
     cores = available_cores()
     warn_if_busy()
-    from p5jax.models.checkpoints.hf import export_hf
+    from p5jax.models.checkpoints.hugging_face import export_hugging_face
     from p5jax.parallel import runtime
     from p5jax.runs.run import Run
 
@@ -268,7 +268,7 @@ def main() -> None:
     ids = [[*run.vocabulary.encode(id), run.vocabulary.eos_id] for id in run.dataset.item_ids]
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     with tempfile.TemporaryDirectory() as folder:
-        export_hf(run.params, run.model.config, folder)
+        export_hugging_face(run.params, run.model.config, folder)
         worker = multiprocessing.get_context("spawn").Process(
             target=serve, args=(theirs, folder, ids, cores), daemon=True
         )

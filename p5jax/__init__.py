@@ -5,15 +5,17 @@ Every name is imported when it is first used: `import p5jax` alone imports neith
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from p5jax.core.lazy import imported_when_used
 
 if TYPE_CHECKING:
     from p5jax.core.errors import Interrupted, UserError
     from p5jax.data.dataset import Dataset
+    from p5jax.data.prepare import prepare
     from p5jax.jobs.audit import audit
     from p5jax.jobs.compare import compare
     from p5jax.jobs.evaluate import evaluate
-    from p5jax.jobs.prepare import prepare
     from p5jax.jobs.train import train
     from p5jax.runs.run import Run
     from p5jax.serving.recommender import Recommender
@@ -35,29 +37,22 @@ __all__ = [
     "prepare",
     "train",
 ]
-_PLACES = {
-    "Dataset": "p5jax.data.dataset:Dataset",
-    "Interrupted": "p5jax.core.errors:Interrupted",
-    "Recommender": "p5jax.serving.recommender:Recommender",
-    "Run": "p5jax.runs.run:Run",
-    "UserError": "p5jax.core.errors:UserError",
-    "audit": "p5jax.jobs.audit:audit",
-    "compare": "p5jax.jobs.compare:compare",
-    "evaluate": "p5jax.jobs.evaluate:evaluate",
-    "load": "p5jax.serving.recommender:Recommender.load",
-    "prepare": "p5jax.jobs.prepare:prepare",
-    "train": "p5jax.jobs.train:train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pkgutil
-
-    found = globals()[name] = pkgutil.resolve_name(_PLACES[name])
-    return found
+__getattr__ = imported_when_used(
+    __name__,
+    {
+        "Dataset": "p5jax.data.dataset:Dataset",
+        "Interrupted": "p5jax.core.errors:Interrupted",
+        "Recommender": "p5jax.serving.recommender:Recommender",
+        "Run": "p5jax.runs.run:Run",
+        "UserError": "p5jax.core.errors:UserError",
+        "audit": "p5jax.jobs.audit:audit",
+        "compare": "p5jax.jobs.compare:compare",
+        "evaluate": "p5jax.jobs.evaluate:evaluate",
+        "load": "p5jax.serving.recommender:Recommender.load",
+        "prepare": "p5jax.data.prepare:prepare",
+        "train": "p5jax.jobs.train:train",
+    },
+)
 
 
 def __dir__() -> list[str]:

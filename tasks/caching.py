@@ -13,7 +13,7 @@ from absl import flags
 
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
-from p5jax.pipeline.shards import refuse_difference
+from p5jax.core.folder import refuse_difference
 from p5jax.tasks.registry import examples_of, find
 
 

@@ -28,7 +28,7 @@ _FIELDS: Mapping[str, tf.DType] = {
 
 
 @dataclass(frozen=True)
-class Examples:
+class TaskExamples:
     """A family's examples under seen prompts drawn per example (`prompts` empty), or under each of
     the given prompts, one prompt after the other. Training draws from (seed, epoch, index)."""
 

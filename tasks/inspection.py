@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ import seqio
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS
-from p5jax.prompts.template import Renderer
-from p5jax.tasks.examples import Examples
+from p5jax.tasks.examples import TaskExamples
 from p5jax.tasks.registry import examples_of, find
 
 _SAMPLE = 200  # examples of a task that lengths are measured on
@@ -104,12 +103,9 @@ def _lengths(name: str, split: str, inputs: int | None, targets: int) -> list[st
     ]
 
 
-def _unbounded(examples: Examples) -> Examples:
-    """Return the same examples with nothing dropped for want of room."""
-    source, family = copy.copy(examples.family.source), copy.copy(examples.family)
-    source.renderer = Renderer(source.renderer.vocabulary, _UNBOUNDED)
-    family.source = source
-    return Examples(family, examples.prompts, examples.splits, examples.seed)
+def _unbounded(examples: TaskExamples) -> TaskExamples:
+    """Return the same examples with no limit on their inputs."""
+    return replace(examples, family=examples.family.with_max_source(_UNBOUNDED))
 
 
 def _example_lines(name: str, row: Mapping[str, Any]) -> list[str]:

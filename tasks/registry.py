@@ -22,7 +22,7 @@ from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
 from p5jax.runs.run import Run
 from p5jax.tasks import direct, explanation, rating, review, sequential
-from p5jax.tasks.examples import Examples
+from p5jax.tasks.examples import TaskExamples
 from p5jax.tasks.source import NumberSource
 from p5jax.tasks.vocabulary import SeqioVocabulary
 from p5jax.text.vocabulary import Vocabulary
@@ -124,7 +124,7 @@ def find(name: str) -> seqio.Task | seqio.Mixture:
     return seqio.get_mixture_or_task(name)
 
 
-def examples_of(task: seqio.Task) -> Examples:
+def examples_of(task: seqio.Task) -> TaskExamples:
     """Return what a registered task renders: its first preprocessor is bound to it."""
     return task.preprocessors[0].__self__
 
@@ -186,7 +186,7 @@ def _tasks(whole: str, registration: Registration) -> dict[str, seqio.Task]:
     and each prompt alone, whose training split is of use where it is a seen one."""
     tasks: dict[str, seqio.Task] = {}
     for name, family in registration.families.items():
-        examples = partial(Examples, family, seed=registration.seed)
+        examples = partial(TaskExamples, family, seed=registration.seed)
         wanted = {f"{whole}_{name}": examples((), SPLITS)}
         unseen = tuple(t.id for t in family.templates.values() if not t.seen and not t.zero_shot)
         if unseen:
@@ -201,7 +201,7 @@ def _tasks(whole: str, registration: Registration) -> dict[str, seqio.Task]:
     return tasks
 
 
-def _task(name: str, examples: Examples, registration: Registration) -> seqio.Task:
+def _task(name: str, examples: TaskExamples, registration: Registration) -> seqio.Task:
     module = FAMILY_MODULES[examples.family.name]
     metrics = dict.fromkeys(module.METRICS[kind] for kind in sorted(examples.kinds()))
     vocabulary = SeqioVocabulary(registration.vocabulary)
@@ -244,4 +244,4 @@ def _mixtures(
 # For t5x's gin files. `@gin.configurable` would put a second line under every UserError.
 for _function in (register, register_run, vocabulary_of):
     gin.external_configurable(_function, module="p5jax.tasks")
-p5jax_config.register(FamilyConfig)  # `@FamilyConfig()`, for register.config
+p5jax_config.register_configs(FamilyConfig)  # `@FamilyConfig()`, for register.config

@@ -23,7 +23,7 @@ from p5jax.tasks.registry import find, vocabulary_of
 
 __all__ = ["EncoderDecoderModel", "parameters_only", "part_of", "transformer", "vocabulary_of"]
 
-config.register(T5Config)
+config.register_configs(T5Config)
 gin.add_config_file_search_path(str(config.gin_folder()))
 
 

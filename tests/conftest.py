@@ -24,12 +24,12 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A small synthetic dataset with numeric, training-only ids."""
+    from p5jax.data.building import build_dataset
     from p5jax.data.dataset import Dataset
-    from p5jax.data.prepare import prepare
     from p5jax.data.readers.synthetic import synthetic_raw
 
     out = tmp_path_factory.mktemp("world") / "dataset"
-    prepare(synthetic_raw(users=120, items=60, seed=0), out, scheme="sequential", seed=0)
+    build_dataset(synthetic_raw(users=120, items=60, seed=0), out, scheme="sequential", seed=0)
     return Dataset.load(out)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from p5jax.data.dataset import Dataset, write_dataset
 from p5jax.prompts.families import example_rng
-from p5jax.prompts.fields import clean
+from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.template_files import load_templates
 
 AMAZON = load_templates("amazon")
@@ -113,7 +113,9 @@ class Reading:
         if "uid" in said:
             self.users = {int(said["uid"].removeprefix("user_")) - 1}
         elif "udesc" in said:
-            self.users = {u for u, n in enumerate(dataset.user_names) if clean(n) == said["udesc"]}
+            self.users = {
+                u for u, n in enumerate(dataset.user_names) if prompt_text(n) == said["udesc"]
+            }
         by_id = {text: item for item, text in enumerate(dataset.item_ids)}
         self.history = (
             [by_id[i] for i in re.split(" , | -> ", said["hist"])] if "hist" in said else []
@@ -127,6 +129,6 @@ class Reading:
         elif "iid" in said:
             self.items = {by_id[said["iid"].removeprefix("item_")]}
         elif "title" in said:
-            titles = [clean(title) or "unknown title" for title in dataset.titles]
+            titles = [prompt_text(title) or "unknown title" for title in dataset.titles]
             self.items = {item for item, title in enumerate(titles) if title == said["title"]}
         self.negative = template.family in ("sequential", "direct") and example.targets == "no"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,17 +66,21 @@ def test_importing_it_imports_neither_jax_nor_numpy():
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_names_for_type_checkers_are_those_that_are_imported():
-    tree = ast.parse(Path(p5jax.__file__).read_text())
+@pytest.mark.parametrize("package", ["p5jax", "p5jax.triggers", "p5jax.ppr", "p5jax.models"])
+def test_names_for_type_checkers_are_those_that_are_imported(package):
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    typed = {
-        alias.name: f"{node.module}:{alias.name}"
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    typed["load"] = "p5jax.serving.recommender:Recommender.load"
-    assert typed == p5jax._PLACES
+    typed: dict[str, Any] = {}
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):
+            source = importlib.import_module(node.module)
+            typed |= {alias.name: getattr(source, alias.name) for alias in node.names}
+        else:  # load = Recommender.load
+            typed[node.targets[0].id] = getattr(typed[node.value.value.id], node.value.attr)
+    assert set(typed) == set(module.__all__) - {"__version__"}
+    for name, value in typed.items():
+        assert getattr(module, name) is value
 
 
 def test_prepare_gives_a_dataset_and_audit_checks_it(tmp_path):
@@ -98,10 +104,11 @@ def test_train_gives_a_run_that_resumes_and_refuses_other_settings(world, run):
         trained(world, run.path, STEPS=3, SEED=5)
 
 
-def test_values_are_read_as_on_the_command_line(world, tmp_path):
-    run = trained(world, tmp_path / "run", STEPS="1")
-    assert run.path == tmp_path / "run"
-    assert (run.path / "config.gin").read_text().count("STEPS = 1\n") == 1
+def test_text_is_read_as_on_the_command_line(world, run):
+    trained(world, run.path, STEPS="2", BATCH_SIZE="%EIGHT", EIGHT="4")
+    assert {"STEPS = 2", "BATCH_SIZE = %EIGHT"} <= set(
+        (run.path / "config.gin").read_text().splitlines()
+    )
 
 
 def test_evaluate_takes_a_run_or_its_folder(run, evaluated):

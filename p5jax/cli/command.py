@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from p5jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from p5jax.runs.run import Run
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +64,16 @@ class Command:
         parser = Parser(prog=f"p5jax {self.name}", description=f"{self.help}.", allow_abbrev=False)
         self.options(parser)
         return parser
+
+
+@contextlib.contextmanager
+def opened(folder: str, model_parallel: int) -> Iterator[Run]:
+    """Open a run on a mesh of all devices and processes, and end together with the others."""
+    from p5jax.jobs import start
+    from p5jax.parallel import runtime
+
+    with runtime.session():
+        yield start.opened(folder, model_parallel)
 
 
 def _binding(word: str) -> tuple[str, str]:

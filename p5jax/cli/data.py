@@ -6,40 +6,19 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import add_gin
+from p5jax.cli.options import add_gin, add_options, add_out
 from p5jax.cli.output import print_json
 from p5jax.core.errors import UserError
+from p5jax.data.formats import FORMATS
 
 
-def _amazon_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--reviews", nargs="+", required=True, metavar="FILE")
-    parser.add_argument("--metadata", nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--feature-words", metavar="FILE")
-    _prepare_options(parser)
-
-
-def _recbole_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--folder", required=True, metavar="DIR")
-    _prepare_options(parser)
-
-
-def _sequences_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--sequences", required=True, metavar="FILE")
-    parser.add_argument("--datamaps", metavar="FILE")
-    parser.add_argument("--items", metavar="FILE")
-    _prepare_options(parser)
-
-
-def _prepare_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="the dataset folder to write")
-    parser.add_argument("--k-core", type=int, default=5, metavar="K")
-    parser.add_argument("--item-ids", default="sequential", metavar="SCHEME")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--skip-bad-lines", action="store_true")
+def _prepare_options(format: str, parser: ArgumentParser) -> None:
+    add_options(parser, FORMATS[format])
+    add_out(parser)
 
 
 def _prepare(format: str, arguments: Namespace) -> None:
-    from p5jax.jobs.prepare import prepare
+    from p5jax.data.prepare import prepare
 
     dataset = prepare(format, **vars(arguments))
     for name, count in dataset.manifest["counts"].items():
@@ -77,7 +56,7 @@ def _audit(arguments: Namespace) -> int:
 
 def _vocabulary_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+    add_out(parser, metavar="FOLDER")
     parser.add_argument(
         "--size", type=int, default=4000, metavar="N", help="pieces at most (default 4000)"
     )
@@ -107,7 +86,7 @@ def _vocabulary(arguments: Namespace) -> None:
 
 def _export_shards_options(parser: ArgumentParser) -> None:
     add_gin(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     parser.add_argument(
         "--epochs",
         type=int,
@@ -132,7 +111,7 @@ def _export_shards(arguments: Namespace) -> None:
 
 def _export_tfds_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
-    parser.add_argument("--out", required=True, metavar="TFDS_DIR")
+    add_out(parser, metavar="TFDS_DIR")
 
 
 def _export_tfds(arguments: Namespace) -> None:
@@ -149,25 +128,25 @@ COMMANDS = (
     Command(
         "data prepare amazon",
         "Make a dataset folder from Amazon reviews of 2014, 2018 or 2023",
-        _amazon_options,
+        partial(_prepare_options, "amazon"),
         partial(_prepare, "amazon"),
     ),
     Command(
         "data prepare recbole",
         "Make a dataset folder from RecBole's atomic files",
-        _recbole_options,
+        partial(_prepare_options, "recbole"),
         partial(_prepare, "recbole"),
     ),
     Command(
         "data prepare sequences",
         "Make a dataset folder from the sequence files of P5 and S3-Rec",
-        _sequences_options,
+        partial(_prepare_options, "sequences"),
         partial(_prepare, "sequences"),
     ),
     Command(
         "data prepare synthetic",
         "Make a small synthetic dataset",
-        _prepare_options,
+        partial(_prepare_options, "synthetic"),
         partial(_prepare, "synthetic"),
     ),
     Command("data inspect", "Show counts, protocol and a few rows", _folder_option, _inspect),

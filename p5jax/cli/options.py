@@ -1,8 +1,8 @@
 """Options of a command derived from the settings that they fill.
 
 A field of a dataclass becomes one option: its name with dashes, its type, its default, and the
-`help`, `choices` and `metavar` of its metadata. Fields that are dataclasses themselves give their
-own fields' options. So a default is written once, in the library.
+`help`, `choices`, `metavar` and `nargs` of its metadata. A field that is a dataclass itself gives
+the options of its own fields. So a default is written once, in the library.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def add_options(
     """Add one option for each field of a dataclass and of those within it, but for `skip`.
 
     A field without a default is required; a name of one letter gives `-k`; a truth value that is
-    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple takes one
-    or more words.
+    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple of texts
+    takes one or more words. What is no number and no truth value is text.
     """
     for field, annotation in _leaves(cls, skip):
         dashes = "-" if len(field.name) == 1 else "--"
@@ -42,14 +42,15 @@ def add_options(
             parser.add_argument(flag, **given)
             continue
         given["required"] = required
+        given["type"] = annotation if annotation in _METAVARS else str
         if typing.get_origin(annotation) is tuple:
-            annotation = typing.get_args(annotation)[0]
             given["nargs"] = "+"
-        given["type"] = annotation
+        if "nargs" in field.metadata:
+            given["nargs"] = field.metadata["nargs"]
         if "choices" in field.metadata:
             given["choices"] = tuple(field.metadata["choices"])
         else:
-            usual = _METAVARS.get(annotation, field.name.upper())
+            usual = _METAVARS.get(given["type"], field.name.upper())
             given["metavar"] = field.metadata.get("metavar", usual)
         parser.add_argument(flag, **given)
 
@@ -89,6 +90,12 @@ def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None
     parser.epilog = "--gin.NAME=VALUE overrides a setting of the gin files."
 
 
+def add_out(parser: argparse.ArgumentParser, resumed: bool = False, metavar: str = "DIR") -> None:
+    """Add the folder that a command writes; an interrupted command that is `resumed` says so."""
+    more = "; an interrupted command resumes when it is given again" if resumed else ""
+    parser.add_argument("--out", required=True, metavar=metavar, help=f"folder to write{more}")
+
+
 def add_mesh(parser: argparse.ArgumentParser) -> None:
     """Add the option that says how the devices share the work."""
     parser.add_argument(
@@ -115,7 +122,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 def _leaves(
     cls: type[DataclassInstance], skip: Collection[str]
 ) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a dataclass and of those within it, each with its type, None left out."""
+    """The fields of a dataclass and of those within it, each with its type."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         annotation = hints[field.name]
@@ -124,9 +131,15 @@ def _leaves(
         if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
             yield from _leaves(annotation, skip)
             continue
-        if isinstance(annotation, types.UnionType):
-            (annotation,) = (each for each in annotation.__args__ if each is not types.NoneType)
-        yield field, annotation
+        yield field, _present(annotation)
+
+
+def _present(annotation: Any) -> Any:
+    """The type of a value that is given: T of `T | None`."""
+    if not isinstance(annotation, types.UnionType):
+        return annotation
+    present = [each for each in annotation.__args__ if each is not types.NoneType]
+    return present[0] if len(present) == 1 else str
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,17 +12,6 @@ if TYPE_CHECKING:
 
     from p5jax.data.dataset import Dataset
     from p5jax.evaluation.results import FamilyResult
-    from p5jax.runs.run import Run
-
-
-@contextlib.contextmanager
-def opened(folder: str, model_parallel: int) -> Iterator[Run]:
-    """Open a run on a mesh of all devices and processes, and end together with the others."""
-    from p5jax.jobs import start
-    from p5jax.parallel import runtime
-
-    with runtime.session():
-        yield start.opened(folder, model_parallel)
 
 
 def print_json(value: Any) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from p5jax.cli.command import Command
-from p5jax.cli.options import add_gin, add_limit, add_mesh, add_split
+from p5jax.cli.command import Command, opened
+from p5jax.cli.options import add_gin, add_limit, add_mesh, add_out, add_split
 from p5jax.cli.output import (
-    opened,
     print_cold_rows,
     print_json,
     print_leaky,
@@ -30,7 +29,7 @@ def _pretrain(arguments: Namespace) -> None:
 
 def _tune_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     _mode_and_seed(parser)
     add_gin(parser, "ppr/tune.gin")
 
@@ -59,7 +58,7 @@ def _tune(arguments: Namespace) -> None:
 
 def _study_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DATASET", help="a dataset folder")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="(default 5)")
     parser.add_argument(
         "--ablate",
@@ -82,7 +81,7 @@ def _study_options(parser: ArgumentParser) -> None:
 def _study(arguments: Namespace) -> None:
     from p5jax.jobs.study import study
     from p5jax.parallel import runtime
-    from p5jax.ppr.study import total_seconds
+    from p5jax.ppr.cold_study import total_seconds
 
     with runtime.session():
         table = study(
@@ -112,8 +111,8 @@ def _report(arguments: Namespace) -> None:
 
 def _predict_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
-    parser.add_argument("--attribute", required=True, metavar="NAME")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--attribute", required=True, metavar="NAME", help="to predict")
+    add_out(parser, resumed=True)
     _mode_and_seed(parser)
     add_gin(parser, "ppr/predict.gin")
 
@@ -138,7 +137,7 @@ def _predict(arguments: Namespace) -> None:
 
 def _recommend_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="TUNED", help="the folder of a tuned model")
-    parser.add_argument("--user", metavar="KEY", help="a user of the dataset")
+    parser.add_argument("--user", metavar="KEY", help="the user's key in the source data")
     parser.add_argument(
         "--profile",
         action="append",
@@ -189,13 +188,13 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 def _compare(arguments: Namespace) -> None:
     from p5jax.ppr.soft.comparison import compare_prompts
-    from p5jax.triggers.evaluation import format_rows
+    from p5jax.triggers.evaluation import format_comparison
 
     a = arguments
     with opened(a.folder, a.model_parallel) as run:
         rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
     print_leaky(run.dataset.leaky)
-    print_text(format_rows(rows))
+    print_text(format_comparison(rows))
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:

@@ -6,17 +6,18 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from p5jax.cli.command import Command
+from p5jax.cli.command import Command, opened
 from p5jax.cli.options import (
     add_gin,
     add_limit,
     add_mesh,
     add_options,
+    add_out,
     add_split,
     from_options,
     names,
 )
-from p5jax.cli.output import opened, print_json, print_results, warn_of_leak
+from p5jax.cli.output import print_json, print_results, warn_of_leak
 
 # Settings of an evaluation that have no option of their own.
 _KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
@@ -46,6 +47,12 @@ def _run_option(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
 
 
+def _user_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--user", required=True, metavar="KEY", help="the user's key in the source data"
+    )
+
+
 def _triggers_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--triggers", metavar="DIR", help="use the prompt that p5jax triggers search found"
@@ -53,7 +60,7 @@ def _triggers_option(parser: ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
 
     _run_option(parser)
     add_split(parser)
@@ -67,7 +74,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from p5jax.evaluation.task import EvaluationConfig
+    from p5jax.evaluation.settings import EvaluationConfig
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
@@ -85,10 +92,10 @@ def _evaluate(arguments: Namespace) -> None:
 
 
 def _recommend_options(parser: ArgumentParser) -> None:
-    from p5jax.serving.bulk import BulkConfig
+    from p5jax.serving.settings import BulkConfig
 
     _run_option(parser)
-    parser.add_argument("--user", required=True, metavar="KEY")
+    _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
         "--exclude", type=names, default=(), metavar="KEY,KEY", help="items not to recommend"
@@ -126,10 +133,10 @@ def _recommend(arguments: Namespace) -> None:
 
 
 def _rank_options(parser: ArgumentParser) -> None:
-    from p5jax.serving.bulk import BulkConfig
+    from p5jax.serving.settings import BulkConfig
 
     _run_option(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser, resumed=True)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
     add_mesh(parser)
@@ -137,23 +144,25 @@ def _rank_options(parser: ArgumentParser) -> None:
 
 def _rank(arguments: Namespace) -> None:
     from p5jax.parallel import distributed
-    from p5jax.serving.bulk import BulkConfig, rank_users
     from p5jax.serving.recommender import Recommender
-    from p5jax.triggers.prompt import load as load_triggers
+    from p5jax.serving.settings import BulkConfig
+    from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
     with opened(arguments.folder, arguments.model_parallel) as run:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
-        rank_users(Recommender(run, triggers), arguments.out, config)
+        Recommender(run, triggers).recommend_all(arguments.out, config)
 
 
 def _explain_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--user", required=True, metavar="KEY")
-    parser.add_argument("--item", required=True, metavar="KEY")
-    parser.add_argument("--prompt", metavar="ID")
+    _user_option(parser)
+    parser.add_argument(
+        "--item", required=True, metavar="KEY", help="the item's key in the source data"
+    )
+    parser.add_argument("--prompt", metavar="ID", help="(3-1, or 3-8 for an item without a title)")
     _triggers_option(parser)
 
 
@@ -166,7 +175,7 @@ def _explain(arguments: Namespace) -> None:
 
 def _generate_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", required=True, help="the prompt")
     _triggers_option(parser)
 
 
@@ -177,8 +186,8 @@ def _generate(arguments: Namespace) -> None:
 
 
 def _compare_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_a", metavar="RUN_A")
-    parser.add_argument("run_b", metavar="RUN_B")
+    parser.add_argument("run_a", metavar="RUN_A", help="the folder of an evaluated run")
+    parser.add_argument("run_b", metavar="RUN_B", help="the one compared with it")
     add_split(parser)
 
 
@@ -208,7 +217,7 @@ def _report(arguments: Namespace) -> None:
 
 def _export_options(parser: ArgumentParser) -> None:
     _run_option(parser)
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser)
     parser.add_argument(
         "--drop-whole-words",
         action="store_true",

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from p5jax.cli.command import Command
+from p5jax.cli.options import add_out
 from p5jax.core.errors import UserError
 
 _SPLITS = ("train", "validation", "test")
@@ -36,7 +37,7 @@ def _show_options(parser: ArgumentParser) -> None:
 
 def _cache_options(parser: ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="tasks or mixtures")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    add_out(parser)
     parser.add_argument(
         "--shards", type=int, default=16, metavar="N", help="files at least (default 16)"
     )

@@ -48,7 +48,7 @@ def find_gin_file(name: str) -> Path:
     raise UserError(f"{name}: no such gin file{nearest(name, known)}")
 
 
-def register(*classes: type) -> None:
+def register_configs(*classes: type) -> None:
     """Make frozen dataclasses configurable under their own names; a second time does nothing."""
     for cls in classes:
         if cls.__name__ not in _registered:

@@ -19,6 +19,7 @@ from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 
 _LONGEST_VALUE = 80  # characters of a value in a message
+_WHERE = ("path", "relative")  # keys that tell where a thing lies, not which it is
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class OutputFolder:
         if not file.is_file():
             raise UserError(f"{path}: not a {self.kind} (no {self.manifest}); see {self.command}")
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
+            manifest = dict(json.loads(file.read_text(encoding="utf-8")))
             found = manifest[self.version_key] if self.version_key else self.version
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -92,28 +93,37 @@ def as_json(value: Any) -> Any:
 
 
 def differences(
-    there: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+    there: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, value there, value wanted) of each value that is wanted and not there.
+    """Yield (key, value there, value wanted) of each value in which what is there differs.
 
-    Keys of nested mappings are joined by points. Both are JSON-able; what is there and not named
-    in `wanted` is no difference.
+    Both are JSON-able; keys of nested mappings are joined by points. What is there beside all that
+    is wanted (a list of files, say) is no difference, nor is where a thing lies ("path",
+    "relative"); what a nested mapping has beside is one.
     """
     for key, value in as_json(dict(wanted)).items():
         old = there.get(key)
+        if key in _WHERE:
+            continue
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            yield from differences(old, value, f"{prefix}{key}.")
+            missing = {name: None for name in old if name not in value}
+            for name, *values in differences(old, {**value, **missing}):
+                yield f"{key}.{name}", *values
         elif old != value:
-            yield f"{prefix}{key}", old, value
+            yield key, old, value
 
 
 def refuse_difference(
     where: str | os.PathLike[str], there: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    """Raise UserError naming the first value in which what is there is not what is wanted."""
-    for key, old, new in differences(there, wanted):
+    """Raise UserError when what is there is not what is wanted, naming the first difference."""
+    found = list(differences(there, wanted))
+    if found:
+        key, old, new = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(
-            f"{where}: found {key} = {_shown(old)}, expected {_shown(new)}; choose another folder"
+            f"{where}: found {key} = {_shown(old)}, expected {_shown(new)}{more};"
+            " choose another folder"
         )
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.data.formats import SCHEMES
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-SCHEMES = ("random", "sequential", "collaborative", "token", "released")
 ID_TOKEN = re.compile(r"<[a-z]\d+_\d+>")
 
 

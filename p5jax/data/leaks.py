@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
+from p5jax.data.formats import SCHEMES
 from p5jax.data.item_ids import (
     ID_TOKEN,
-    SCHEMES,
     ClusterConfig,
     assign_item_ids,
     id_tokens,

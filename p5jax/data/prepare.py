@@ -1,319 +1,118 @@
-"""Raw columns -> dataset folder: dedupe, k-core, leave-one-out, explanations, item ids."""
+"""Raw files of a known format to a dataset folder: what the API and the command line call."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from p5jax.core.errors import UserError
-from p5jax.data import splits
-from p5jax.data.dataset import TRAIN, write_dataset
-from p5jax.data.explanations import (
-    explanation_columns,
-    extract_feature_words,
-    read_feature_words,
-    sample_texts,
+from p5jax.core.errors import UserError, nearest
+from p5jax.data.building import build_dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.explanations import read_feature_words
+from p5jax.data.formats import (
+    FORMATS,
+    AmazonOptions,
+    FilePath,
+    PrepareOptions,
+    RecboleOptions,
+    SequencesOptions,
+    SyntheticOptions,
 )
-from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.readers.amazon import read_amazon
-from p5jax.data.readers.raw import ITEM_COLUMNS, RawData, describe_source
+from p5jax.data.readers.raw import RawData, describe_source
 from p5jax.data.readers.recbole import read_recbole
 from p5jax.data.readers.sequences import read_sequences
 from p5jax.data.readers.synthetic import synthetic_raw
 
-FORMATS = ("amazon", "recbole", "sequences", "synthetic")
-RELEASED = "released"
-USERS = 1  # the random stream of user numbers, apart from that of item ids
-EVENTS_NEEDED = 3  # one each for training, validation and test
 
+def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Read raw files, filter and split their interactions, and write the dataset folder `out`.
 
-@dataclass(frozen=True)
-class _Kept:
-    """What is left of the raw data, sorted by (user, time, source order) under new numbers.
+    Args:
+        format: one of FORMATS: "amazon", "recbole", "sequences" or "synthetic".
+        out: the folder to write; a dataset that is there is replaced.
+        options: those of the format, see p5jax.data.formats; k_core=5, item_ids="sequential",
+            seed=0 and skip_bad_lines=False for all. amazon: reviews=, metadata=, feature_words=.
+            recbole: folder=. sequences: sequences=, datamaps=, items=.
 
-    rows: int64 [N] raw row of each interaction; user, item: int32 [N]; users, items: raw index of
-    each new user [U] and item [I]; split: int8 [N].
+    Raises:
+        UserError: an option is unknown or missing, or something is wrong with a file.
     """
-
-    rows: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    users: np.ndarray
-    items: np.ndarray
-    split: np.ndarray
-
-
-def read_raw(
-    format: str,
-    *,
-    reviews: Sequence[str | Path] = (),
-    metadata: Sequence[str | Path] = (),
-    feature_words: str | Path | None = None,
-    folder: str | Path = "",
-    sequences: str | Path = "",
-    datamaps: str | Path | None = None,
-    items: str | Path | None = None,
-    seed: int = 0,
-    skip_bad_lines: bool = False,
-) -> RawData:
-    """Read one of FORMATS; the arguments are those of `p5jax data prepare FORMAT`.
-
-    amazon: reviews, metadata, feature_words. recbole: folder. sequences: sequences, datamaps,
-    items. synthetic: seed. UserError for whatever is wrong with a file.
-    """
-    if format == "amazon":
-        words = None if feature_words is None else read_feature_words(Path(feature_words))
-        paths = [Path(path) for path in reviews], [Path(path) for path in metadata]
-        raw = read_amazon(*paths, skip_bad_lines=skip_bad_lines)
-        if feature_words is None:
-            return raw
-        sources = [*raw.sources, describe_source(Path(feature_words))]
-        return dataclasses.replace(raw, feature_words=words, sources=sources)
-    if format == "recbole":
-        return read_recbole(Path(folder), skip_bad_lines=skip_bad_lines)
-    if format == "sequences":
-        maps, table = (None if path is None else Path(path) for path in (datamaps, items))
-        return read_sequences(Path(sequences), maps, table, skip_bad_lines=skip_bad_lines)
-    if format == "synthetic":
-        return synthetic_raw(seed=seed)
-    raise UserError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")
-
-
-def prepare(
-    raw: RawData,
-    out: str | os.PathLike[str],
-    *,
-    k_core: int = 5,
-    scheme: str = "sequential",
-    seed: int = 0,
-) -> dict[str, int]:
-    """Write the dataset folder `out` from raw data; return its counts.
-
-    Repeated reviews and pairs are dropped, the earliest kept; then comes the k-core; each user's
-    last interaction is the test pair and the one before it the validation pair. Without a given
-    feature list one is extracted from training reviews. Ratings outside 1..5 are mapped linearly
-    to that range, and all are rounded to whole stars. UserError when a user has fewer than three
-    interactions or nothing is left.
-    """
-    if k_core < 1 or seed < 0:
-        raise UserError(
-            f"prepare: found k-core {k_core} and seed {seed}, expected 1 or more and 0 or more"
-        )
-    counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
-    unique = _drop_repeats(raw, counts)
-    kept = _number(raw, _filter(raw, unique, k_core, counts), scheme, seed)
-    interactions, stars_from = _interactions(raw, kept)
-    reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
-    ids = _item_ids(raw, kept, scheme, seed)
-    counts |= _sizes(kept, reviews)
-    write_dataset(
+    chosen = _chosen(format, options)
+    build_dataset(
+        _READERS[format](chosen),
         out,
-        name=raw.name,
-        format=raw.format,
-        sources=raw.sources,
-        protocol={
-            "k_core": k_core,
-            "split": "leave-one-out by time, ties in source order; reviews follow their pair",
-            "time_unit": raw.time_unit,
-            "user_numbers": "source order" if scheme == RELEASED else "random",
-            "seed": seed,
-            "stars_from": stars_from,
-            "features": features,
-        },
-        counts=counts,
-        users=_users_table(raw, kept),
-        items=_items_table(raw, kept, ids),
-        interactions=interactions,
-        reviews=reviews,
-        item_ids={"scheme": scheme, "seed": seed, "leaky": scheme == RELEASED},
+        k_core=chosen.k_core,
+        scheme=chosen.item_ids,
+        seed=chosen.seed,
     )
-    return counts
+    return Dataset.load(out)
 
 
-def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
-    """Return the rows [N'] that stay, one per (user, item), in source order."""
-    keeper = splits.first_of_pairs(raw.user, raw.item, raw.timestamp)
-    rows = np.arange(len(keeper))
-    repeats = rows[keeper != rows]
-    involved = np.union1d(repeats, keeper[repeats])
-    texts = dict(zip(involved.tolist(), _contents(raw, involved), strict=True))
-    seen = {row: {texts[row]} for row in keeper[repeats].tolist()}
-    duplicates = 0
-    for row, kept in zip(repeats.tolist(), keeper[repeats].tolist(), strict=True):
-        duplicates += texts[row] in seen[kept]
-        seen[kept].add(texts[row])
-    counts["duplicate_reviews"] = duplicates
-    counts["repeated_pairs"] = len(repeats) - duplicates
-    return rows[keeper == rows]
+def read_raw(format: str, **options: Any) -> RawData:
+    """Read raw files without writing anything; the arguments are those of `prepare`."""
+    chosen = _chosen(format, options)
+    return _READERS[format](chosen)
 
 
-def _contents(raw: RawData, rows: np.ndarray) -> list[tuple]:
-    """Return what makes a row of a pair a duplicate of another: time, stars, headline and text."""
-    columns = (
-        raw.timestamp[rows].tolist(),
-        np.nan_to_num(raw.rating[rows]).tolist(),
-        raw.headline.take(rows).to_pylist(),
-        raw.text.take(rows).to_pylist(),
+def _chosen(format: str, options: Mapping[str, Any]) -> PrepareOptions:
+    if format not in FORMATS:
+        raise UserError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")
+    fields = {field.name: field for field in dataclasses.fields(FORMATS[format])}
+    for name in options:
+        if name not in fields:
+            known = nearest(name, fields)
+            raise UserError(
+                f"prepare {format}: found option {name!r}, which it does not take{known}"
+            )
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in options:
+            raise UserError(f"prepare {format}: found no {name}, expected {name}=")
+    return FORMATS[format](**options)
+
+
+def _paths(given: FilePath | Sequence[FilePath]) -> list[Path]:
+    return [Path(each) for each in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def _path(given: FilePath | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _read_amazon(options: AmazonOptions) -> RawData:
+    raw = read_amazon(
+        _paths(options.reviews), _paths(options.metadata), skip_bad_lines=options.skip_bad_lines
     )
-    return list(zip(*columns, strict=True))
+    words = _path(options.feature_words)
+    if words is None:
+        return raw
+    sources = [*raw.sources, describe_source(words)]
+    return dataclasses.replace(raw, feature_words=read_feature_words(words), sources=sources)
 
 
-def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> np.ndarray:
-    """Return the rows of the k-core; UserError when it is empty or leaves too short a sequence."""
-    user, item = raw.user[rows], raw.item[rows]
-    core = rows[splits.k_core(user, item, k)]
-    sizes = f"{len(np.unique(user))} users, {len(np.unique(item))} items, {len(rows)} interactions"
-    if not len(core):
-        raise UserError(
-            f"{raw.name}: the {k}-core is empty: found {sizes}, none with {k} or more each;"
-            f" give more data or a smaller --k-core"
-        )
-    events = np.bincount(raw.user[core], minlength=len(raw.user_keys))
-    short = np.flatnonzero((events > 0) & (events < EVENTS_NEEDED))
-    if len(short):
-        first = short[0]
-        raise UserError(
-            f"{raw.name}: user {raw.user_keys[first]!r} has {events[first]} interaction(s),"
-            f" expected at least {EVENTS_NEEDED} (training, validation, test); {len(short)} user(s)"
-            f" have so few: use --k-core {EVENTS_NEEDED} or more"
-        )
-    counts["dropped_users"] = len(np.unique(user)) - len(np.unique(raw.user[core]))
-    counts["dropped_items"] = len(np.unique(item)) - len(np.unique(raw.item[core]))
-    counts["dropped_interactions"] = len(rows) - len(core)
-    return core
+def _read_recbole(options: RecboleOptions) -> RawData:
+    return read_recbole(Path(options.folder), skip_bad_lines=options.skip_bad_lines)
 
 
-def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
-    """Give users and items their numbers, sort the rows and split them.
-
-    Items keep the source's order, which no prompt shows. Users, whose numbers prompts do show, are
-    shuffled: in a source grouped by item, neighbouring users share an item, the held-out one
-    included (on S3-Rec's Beauty file, recommending what the users with the nearest numbers have
-    reaches HR@10 .07, above published models). `released` keeps the source's order.
-    """
-    users, items = np.unique(raw.user[rows]), np.unique(raw.item[rows])
-    if scheme != RELEASED:
-        users = np.random.Generator(np.random.PCG64([seed, USERS])).permutation(users)
-    user_number = np.empty(len(raw.user_keys), np.int32)
-    user_number[users] = np.arange(len(users))
-    user = user_number[raw.user[rows]]
-    order = np.lexsort((raw.timestamp[rows], user))  # stable: ties stay in source order
-    rows, user = rows[order], user[order]
-    item = np.searchsorted(items, raw.item[rows]).astype(np.int32)
-    return _Kept(rows, user, item, users, items, splits.leave_one_out(user))
-
-
-def _interactions(raw: RawData, kept: _Kept) -> tuple[pa.Table, list[float] | None]:
-    """Return the interactions table, and the source's rating range where it is not 1..5 stars."""
-    rating = raw.rating[kept.rows]
-    known = rating[~np.isnan(rating)]
-    scale = None
-    if len(known) and (known.min() < 1 or known.max() > 5):
-        low, high = float(known.min()), float(known.max())
-        scale = [low, high]
-        rating = 1 + 4 * (rating - low) / max(high - low, 1e-9)
-    rating = np.floor(rating + 0.5).astype(np.float32)
-    table = pa.table(
-        {
-            "user": kept.user,
-            "item": kept.item,
-            "rating": pa.array(rating, pa.float32(), mask=np.isnan(rating)),
-            "timestamp": raw.timestamp[kept.rows],
-            "split": kept.split,
-        }
+def _read_sequences(options: SequencesOptions) -> RawData:
+    return read_sequences(
+        Path(options.sequences),
+        _path(options.datamaps),
+        _path(options.items),
+        skip_bad_lines=options.skip_bad_lines,
     )
-    return table, scale
 
 
-def _reviews(raw: RawData, kept: _Kept, interactions: pa.Table) -> tuple[pa.Table, dict, int]:
-    """Return the reviews table, what the manifest says of its feature list, and the copies left
-    out."""
-    headline, text = raw.headline.take(kept.rows), raw.text.take(kept.rows)
-    written = np.asarray(headline.is_valid()) | np.asarray(text.is_valid())
-    copies = _copies(raw, kept, headline, text)
-    rows = np.flatnonzero(written & ~copies)
-    headline, text = headline.take(rows), text.take(rows)
-    features = raw.feature_words
-    if features is None:
-        training = text.filter(pa.array(kept.split[rows] == TRAIN))
-        features = extract_feature_words(sample_texts(training))
-    feature, sentence = explanation_columns(text, features)
-    table = interactions.take(rows)
-    for name, column in zip(
-        ("headline", "text", "feature", "sentence"),
-        (headline, text, feature, sentence),
-        strict=True,
-    ):
-        table = table.append_column(name, column)
-    source = "extracted from training reviews" if raw.feature_words is None else "given"
-    return table, {"source": source, "count": len(features)}, int(copies.sum())
+def _make_synthetic(options: SyntheticOptions) -> RawData:
+    return synthetic_raw(seed=options.seed)
 
 
-def _copies(raw: RawData, kept: _Kept, headline: pa.Array, text: pa.Array) -> np.ndarray:
-    """Return which rows [N] repeat an earlier review of the same user and time on another item.
-
-    Shops show one review under every variant of an item. The interactions stay, but a held-out
-    review must not be the copy of a training one.
-    """
-    columns = (kept.user.tolist(), raw.timestamp[kept.rows].tolist())
-    seen: set[tuple] = set()
-    copied = np.zeros(len(kept.rows), bool)
-    rows = zip(*columns, headline.to_pylist(), text.to_pylist(), strict=True)
-    for place, review in enumerate(rows):
-        if review[3]:
-            copied[place] = review in seen
-            seen.add(review)
-    return copied
-
-
-def _item_ids(raw: RawData, kept: _Kept, scheme: str, seed: int) -> list[str]:
-    ends = np.cumsum(np.bincount(kept.user, minlength=len(kept.users)))
-    sequences = [
-        kept.item[start : end - 2]
-        for start, end in zip(np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True)
-    ]
-    numbers = raw.source_numbers
-    source = None if numbers is None else [numbers[i] for i in kept.items]
-    return assign_item_ids(scheme, sequences, len(kept.items), source_numbers=source, seed=seed)
-
-
-def _users_table(raw: RawData, kept: _Kept) -> pa.Table:
-    columns = {name: raw.user_columns[name] for name in raw.user_columns}
-    names = columns.pop("name", [None] * len(raw.user_keys))
-    chosen = kept.users.tolist()
-    table = {
-        "user": pa.array(np.arange(len(chosen)), pa.int32()),
-        "key": pa.array([raw.user_keys[u] for u in chosen], pa.string()),
-        "name": pa.array([names[u] for u in chosen], pa.string()),
-    }
-    for name, values in columns.items():
-        table[name] = pa.array([values[u] for u in chosen], pa.string())
-    return pa.table(table)
-
-
-def _items_table(raw: RawData, kept: _Kept, ids: list[str]) -> pa.Table:
-    chosen = kept.items.tolist()
-    table = {
-        "item": pa.array(np.arange(len(chosen)), pa.int32()),
-        "key": pa.array([raw.item_keys[i] for i in chosen], pa.string()),
-    }
-    for name in ITEM_COLUMNS:
-        table[name] = pa.array([raw.item_columns[name][i] for i in chosen], pa.string())
-    return pa.table(table | {"item_id": pa.array(ids, pa.string())})
-
-
-def _sizes(kept: _Kept, reviews: pa.Table) -> dict[str, int]:
-    return {
-        "users": len(kept.users),
-        "items": len(kept.items),
-        "interactions": len(kept.rows),
-        "training_interactions": int((kept.split == TRAIN).sum()),
-        "reviews": reviews.num_rows,
-        "explanations": reviews.num_rows - reviews["sentence"].null_count,
-    }
+_READERS: Mapping[str, Callable[[Any], RawData]] = {
+    "amazon": _read_amazon,
+    "recbole": _read_recbole,
+    "sequences": _read_sequences,
+    "synthetic": _make_synthetic,
+}

@@ -2,12 +2,12 @@
 
 Needs the extra `[tfds]`; nothing here imports TensorFlow, neither to write nor to read:
 
-    from p5jax.data.tfds import AmazonConfig, AmazonReviews, build, export_tables
+    from p5jax.data.tfds import AmazonConfig, AmazonReviews, export_tables, write_files
 
     export_tables("data/instruments", "tfds")                # p5jax data export-tfds
-    build(AmazonReviews(config="gift_cards_2018", data_dir="tfds"), manual_dir="raw")
+    write_files(AmazonReviews(config="gift_cards_2018", data_dir="tfds"), manual_dir="raw")
     mine = AmazonConfig("video_games_2023", reviews=("Video_Games.jsonl.gz",))
-    build(AmazonReviews(config=mine, data_dir="tfds"), manual_dir="raw")
+    write_files(AmazonReviews(config=mine, data_dir="tfds"), manual_dir="raw")
 
     import tensorflow_datasets as tfds
     tfds.data_source("p5jax_dataset/instruments-reviews", split="train", data_dir="tfds")[0]
@@ -200,11 +200,11 @@ def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
                 f"{builder.data_path}: found a dataset of fingerprint {found[:12]}, expected"
                 f" {dataset.fingerprint[:12]}; choose another --out"
             )
-        paths.append(build(builder))
+        paths.append(write_files(builder))
     return paths
 
 
-def build(
+def write_files(
     builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike[str] | None = None
 ) -> Path:
     """Write a builder's files, beside and then renamed, unless they are there; return their folder.

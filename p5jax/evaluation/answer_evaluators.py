@@ -18,7 +18,7 @@ from p5jax.evaluation.metrics import (
     text_metrics,
     without_rating,
 )
-from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
 from p5jax.inference.ranking import score_all
@@ -27,7 +27,6 @@ from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Example
 from p5jax.prompts.sampling import whole_stars
 
-EXAMPLES = 3
 # Every way a rating is written: whole stars, and the tenths of jittered training targets.
 RATING_TEXTS = tuple(str(n) for n in range(1, 6)) + tuple(
     f"{n // 10}.{n % 10}" for n in range(10, 51)
@@ -151,7 +150,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     result.metrics["unparsable"] = interval_of_mean(~readable)
     result.examples.extend(
         (e.inputs, f"{p:.2f} (said {s!r})", f"{e.answer:g}")
-        for e, p, s in zip(examples[:EXAMPLES], predictions, said, strict=False)
+        for e, p, s in zip(examples[:EXAMPLES_SHOWN], predictions, said, strict=False)
     )
     table = result.per_user.append_column("text", pa.array(said))
     squared = rating_columns(greedy_ratings, answers)["squared_error"]
@@ -179,7 +178,7 @@ def evaluate_text(task: Task) -> FamilyResult:
         said = [without_rating(text) for text in said]
     references = [str(e.answer) for e in examples]
     users, items = _pairs(examples)
-    shown = zip([e.inputs for e in examples[:EXAMPLES]], said, references, strict=False)
+    shown = zip([e.inputs for e in examples[:EXAMPLES_SHOWN]], said, references, strict=False)
     return text_result(
         task.family.name,
         task.template.id,
@@ -209,7 +208,7 @@ def evaluate_choice(task: Task) -> FamilyResult:
     right = np.array([a == b for a, b in zip(chosen, references, strict=True)], np.float64)
     users, items = _pairs(examples)
     table = _table(users, items, prediction=chosen, reference=references, accuracy=right)
-    shown = zip([e.inputs for e in examples[:EXAMPLES]], chosen, references, strict=False)
+    shown = zip([e.inputs for e in examples[:EXAMPLES_SHOWN]], chosen, references, strict=False)
     return FamilyResult(
         task.family.name,
         task.template.id,

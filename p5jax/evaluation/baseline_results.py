@@ -9,10 +9,11 @@ import numpy as np
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.evaluation import baselines
 from p5jax.evaluation.answer_evaluators import rating_result, text_result, training_ratings
-from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
+from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
-from p5jax.prompts.fields import clean
+from p5jax.prompts.fields import prompt_text
 
 
 def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
@@ -63,7 +64,7 @@ def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyRe
     dataset, source = run.dataset, run.families[result.family].source
     users, targets = _pairs(result)
     # The baselines want a row per user of the dataset: others' rows hold only their target.
-    everyone = baselines.Cases.of(dataset, split).targets()
+    everyone = baselines.Histories.of(dataset, split).targets()
     candidates = np.repeat(everyone[:, None], source.num_candidates, axis=1)
     for user in users.tolist():
         candidates[user] = source.frozen_candidates(split, user)
@@ -131,6 +132,6 @@ def most_frequent(dataset: Dataset, column: str) -> str:
     """The most frequent text of a training reviews' column; of equals the alphabetically first."""
     train = dataset.reviews["split"].to_numpy() == TRAIN
     texts = dataset.reviews[column].to_pylist()
-    counts = Counter(clean(text) for text, kept in zip(texts, train, strict=True) if kept)
+    counts = Counter(prompt_text(text) for text, kept in zip(texts, train, strict=True) if kept)
     del counts[""]
     return min(counts, key=lambda text: (-counts[text], text)) if counts else ""

@@ -20,17 +20,17 @@ import scipy.sparse as sp
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
+from p5jax.evaluation.rank_metrics import LIST_LENGTH
 
 NAMES = ("popularity", "id_arithmetic", "markov", "co_occurrence")
 HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
-LIST_LENGTH = 10  # id arithmetic recommends no more than this
 RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5  # of co-occurrence
 USERS_PER_CHUNK = 512
 PAIRS_PER_FLUSH = 4_000_000
 
 
 @dataclass(frozen=True)
-class Cases:
+class Histories:
     """Histories [first, last) into `items` and the target after each, for one split's users."""
 
     items: np.ndarray
@@ -38,7 +38,7 @@ class Cases:
     last: np.ndarray
 
     @staticmethod
-    def of(dataset: Dataset, split: str) -> Cases:
+    def of(dataset: Dataset, split: str) -> Histories:
         """Cut every user's sequence before the split's target.
 
         "train" asks for the last training item from those before it; a user without two training
@@ -46,15 +46,15 @@ class Cases:
         """
         last = dataset.offsets[1:] - HELD_OUT[split] - 1
         first = dataset.offsets[:-1]
-        return Cases(dataset.sequence_items, first, np.maximum(first, last))
+        return Histories(dataset.sequence_items, first, np.maximum(first, last))
 
     def targets(self) -> np.ndarray:
         """Return the item that follows each history, [U]."""
         return self.items[self.last]
 
-    def part(self, start: int, stop: int) -> Cases:
+    def part(self, start: int, stop: int) -> Histories:
         """Return the cases of users start … stop - 1."""
-        return Cases(self.items, self.first[start:stop], self.last[start:stop])
+        return Histories(self.items, self.first[start:stop], self.last[start:stop])
 
     def recent(self, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield (d, users, items): who has a d-th item from the history's end, and which."""
@@ -73,7 +73,8 @@ class Cases:
         return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
 
 
-Scorer = Callable[[Cases], sp.csr_array]  # scores [users, I]; what is not stored is unscored
+# Scores [users, I]; what is not stored is unscored.
+BaselineScorer = Callable[[Histories], sp.csr_array]
 
 
 def training_counts(dataset: Dataset) -> np.ndarray:
@@ -122,7 +123,7 @@ def _summed(
     return sp.csr_array((values, (rows, columns)), shape=shape)
 
 
-def _scorer(dataset: Dataset, name: str, popularity: np.ndarray) -> Scorer:
+def _scorer(dataset: Dataset, name: str, popularity: np.ndarray) -> BaselineScorer:
     shape = (dataset.num_items, dataset.num_items)
     if name == "popularity":
         # Nothing is scored, so the tie rule alone decides.
@@ -140,13 +141,13 @@ def _scorer(dataset: Dataset, name: str, popularity: np.ndarray) -> Scorer:
     raise UserError(f"baseline {name!r}: expected one of {', '.join(NAMES)}{nearest(name, NAMES)}")
 
 
-def _weighted_history(cases: Cases, length: int, num_items: int) -> sp.csr_array:
+def _weighted_history(cases: Histories, length: int, num_items: int) -> sp.csr_array:
     """Weight DECAY ** d on the d-th item from each history's end, [users, I]."""
     parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
     return _summed(parts, (len(cases.first), num_items))
 
 
-def _id_arithmetic(dataset: Dataset) -> Scorer:
+def _id_arithmetic(dataset: Dataset) -> BaselineScorer:
     """Score the list m+1, l+1, m+2, l+2, … of highest id m and last id l by its order."""
     numbers = [int(text) for text in dataset.item_ids]
     item_of = {number: item for item, number in enumerate(numbers)}
@@ -155,8 +156,8 @@ def _id_arithmetic(dataset: Dataset) -> Scorer:
     def following(start: int, known: set[int]) -> Iterator[int]:
         """Yield the next numbers above `start` that are items and not known."""
         found = 0
-        for place in range(bisect_right(ascending, start), len(ascending)):
-            number = ascending[place]
+        for position in range(bisect_right(ascending, start), len(ascending)):
+            number = ascending[position]
             if number not in known:
                 yield number
                 found += 1
@@ -171,14 +172,14 @@ def _id_arithmetic(dataset: Dataset) -> Scorer:
         chosen = dict.fromkeys(item_of[number] for _, _, number in sorted(steps))
         return list(chosen)[:LIST_LENGTH]
 
-    def score(cases: Cases) -> sp.csr_array:
+    def score(cases: Histories) -> sp.csr_array:
         lists = [
             recommended(cases.items[first:last]) if last > first else []
             for first, last in zip(cases.first.tolist(), cases.last.tolist(), strict=True)
         ]
         rows = np.repeat(np.arange(len(lists)), [len(chosen) for chosen in lists])
         columns = np.array([item for chosen in lists for item in chosen], np.int64)
-        values = [float(LIST_LENGTH - place) for chosen in lists for place in range(len(chosen))]
+        values = [float(LIST_LENGTH - n) for chosen in lists for n in range(len(chosen))]
         return sp.csr_array((values, (rows, columns)), shape=(len(lists), dataset.num_items))
 
     return score
@@ -191,8 +192,8 @@ def _names(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _chunks(
-    dataset: Dataset, cases: Cases, scorer: Scorer
-) -> Iterator[tuple[slice, Cases, sp.csr_array, sp.csr_array]]:
+    dataset: Dataset, cases: Histories, scorer: BaselineScorer
+) -> Iterator[tuple[slice, Histories, sp.csr_array, sp.csr_array]]:
     """Yield (users, their cases, scores without the history, history) for chunks of users."""
     for start in range(0, len(cases.first), USERS_PER_CHUNK):
         part = cases.part(start, start + USERS_PER_CHUNK)
@@ -237,10 +238,10 @@ def ranks_of(dataset: Dataset, name: str, split: str) -> np.ndarray:
     arithmetic is meaningful there) of the users that have two, so its result may be shorter.
     """
     popularity = training_counts(dataset)
-    cases = Cases.of(dataset, split)
+    cases = Histories.of(dataset, split)
     if split == "train":
         some = cases.last > cases.first
-        cases = Cases(cases.items, cases.first[some], cases.last[some])
+        cases = Histories(cases.items, cases.first[some], cases.last[some])
     targets = cases.targets()
     ranks = np.zeros(len(targets))
     scorer = _scorer(dataset, name, popularity)
@@ -265,20 +266,20 @@ def candidate_ranks(dataset: Dataset, split: str, candidates: np.ndarray) -> dic
         candidates: items [U, C], each row holding the user's target and negatives.
 
     The target loses to an equal candidate that stands before it: with 100 candidates many are
-    equally popular, and the target's random place then decides fairly. ValueError when a row
+    equally popular, and the target's random position then decides fairly. ValueError when a row
     lacks its target.
     """
     popularity = training_counts(dataset)
-    cases = Cases.of(dataset, split)
+    cases = Histories.of(dataset, split)
     targets = cases.targets()
     is_target = candidates == targets[:, None]
     if not is_target.any(axis=1).all():
         user = int(np.flatnonzero(~is_target.any(axis=1))[0])
         raise ValueError(f"candidates of user {user}: item {targets[user]}, the target, is missing")
-    place = is_target.argmax(axis=1)[:, None]  # [U, 1]
-    earlier = np.arange(candidates.shape[1]) < place
+    position = is_target.argmax(axis=1)[:, None]  # [U, 1]
+    earlier = np.arange(candidates.shape[1]) < position
     counts = popularity[candidates]
-    own_count = np.take_along_axis(counts, place, 1)
+    own_count = np.take_along_axis(counts, position, 1)
     tie_lost = (counts > own_count) | ((counts == own_count) & earlier)
     result = {}
     for name in ("popularity", "markov", "co_occurrence"):
@@ -287,7 +288,7 @@ def candidate_ranks(dataset: Dataset, split: str, candidates: np.ndarray) -> dic
             listed = candidates[users]
             rows = np.repeat(np.arange(len(listed)), listed.shape[1])
             values = np.asarray(scores[rows, listed.ravel()]).reshape(listed.shape)
-            own = np.take_along_axis(values, place[users], 1)
+            own = np.take_along_axis(values, position[users], 1)
             ranks[users] = ((values > own) | ((values == own) & tie_lost[users])).sum(axis=1)
         result[name] = ranks
     return result
@@ -299,7 +300,7 @@ def top_k(dataset: Dataset, split: str, name: str, k: int) -> np.ndarray:
     Equal items stand by training popularity, then by index; nothing of the history appears.
     """
     popularity = training_counts(dataset)
-    cases = Cases.of(dataset, split)
+    cases = Histories.of(dataset, split)
     by_popularity = np.argsort(-popularity, kind="stable")
     result = np.full((len(cases.first), k), -1, np.int32)
     for users, _, scores, history in _chunks(dataset, cases, _scorer(dataset, name, popularity)):

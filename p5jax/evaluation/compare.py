@@ -45,7 +45,7 @@ class Difference:
 
 
 def resampled_means(values_NxF: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Means of the columns [N, F] over users drawn with replacement -> [resamples, F]."""
+    """Means of the columns [N, F] over users sampled with replacement -> [resamples, F]."""
     rng = np.random.default_rng(seed)
     n = len(values_NxF)
     means = []
@@ -95,20 +95,36 @@ def _differences(
 ) -> list[Difference]:
     """Every metric of a prompt; the users of a resample are the same for both runs and all."""
     both = set(table_a.column_names) & set(table_b.column_names)
-    metrics = [(name, *how) for name, how in _METRICS.items() if how[0] in both]
+    metrics = [
+        (name, column, transform)
+        for name, (column, transform) in _METRICS.items()
+        if column in both
+    ]
     values_NxF = np.stack(
         [table[column].to_numpy() for _, column, _ in metrics for table in (table_a, table_b)],
         axis=1,
     ).astype(np.float64)
     means_RxF = resampled_means(values_NxF, resamples=RESAMPLES, seed=seed)
     found = []
-    for place, (metric, _, transform) in enumerate(metrics):
-        columns = slice(2 * place, 2 * place + 2)
+    for position, (metric, _, transform) in enumerate(metrics):
+        columns = slice(2 * position, 2 * position + 2)
         a, b = (float(mean) for mean in transform(values_NxF[:, columns].mean(axis=0)))
         drawn = transform(means_RxF[:, columns])  # [R, 2]
-        test = interval_and_p_value(drawn[:, 1] - drawn[:, 0])
-        n = len(values_NxF)
-        found.append(Difference(result.family, result.prompt_id, metric, n, a, b, b - a, *test))
+        low, high, p_value = interval_and_p_value(drawn[:, 1] - drawn[:, 0])
+        found.append(
+            Difference(
+                family=result.family,
+                prompt_id=result.prompt_id,
+                metric=metric,
+                n=len(values_NxF),
+                a=a,
+                b=b,
+                difference=b - a,
+                low=low,
+                high=high,
+                p_value=p_value,
+            )
+        )
     return found
 
 

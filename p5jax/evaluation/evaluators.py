@@ -6,12 +6,9 @@ answers. Everything is written per user, so that two runs can be compared by a p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
@@ -24,16 +21,12 @@ from p5jax.evaluation.ranking_evaluators import (
     evaluate_yes_no,
 )
 from p5jax.evaluation.results import FamilyResult, format_results, summary, write_results
-from p5jax.evaluation.task import (
-    EvaluationConfig,
-    RunLike,
-    Task,
-    chosen_indices,
-)
+from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.evaluation.task import RunLike, Task, chosen_indices
 from p5jax.parallel import distributed
-from p5jax.parallel.placing import to_host
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
+from p5jax.training.checkpoints import params_fingerprint
 
 __all__ = [
     "EvaluationConfig",
@@ -46,7 +39,7 @@ __all__ = [
     "summary",
 ]
 
-SPLITS = ("validation", "test")
+HELD_OUT_SPLITS = ("validation", "test")
 DEFAULTS = EvaluationConfig()
 # Per family: a prompt that is trained on for each kind of answer; unseen ones are added.
 _PREFERRED = {
@@ -109,8 +102,8 @@ def evaluate_family(
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
-    if split not in SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    if split not in HELD_OUT_SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
     if family not in run.families:
         raise UserError(
             f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
@@ -145,8 +138,8 @@ def evaluate_run(
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, before anything is computed.
     """
-    if split not in SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(SPLITS)}")
+    if split not in HELD_OUT_SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
     chosen = _chosen(run, families, prompts, split)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
@@ -216,16 +209,7 @@ def _header(
         "dataset": run.dataset.name,
         "dataset_fingerprint": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "limit": limit,
         "config": _settings(config),
     }
-
-
-def params_digest(params: Any) -> str:
-    """SHA-256 of the parameters' bytes: which model the results are of."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(to_host(leaf).tobytes())
-    return digest.hexdigest()

@@ -21,14 +21,18 @@ Interval = tuple[float, float, float]  # value, low and high end of the 95 % int
 Columns = dict[str, np.ndarray]  # metric name -> one value per user
 
 RANKING_CUTS = (1, 5, 10)
-RESAMPLES = 1000
+INTERVAL_RESAMPLES = 1000
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
 _LEADING_RATING = re.compile(r"\s*\d+(\.\d+)?\s*,\s*")
 
 
 def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], n: int, *, resamples: int = RESAMPLES, seed: int = 0
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    *,
+    resamples: int = INTERVAL_RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap of `statistic`, a function of how often each of n users is drawn.
 

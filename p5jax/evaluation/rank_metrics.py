@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+LIST_LENGTH = 10  # of the lists that are kept and that coverage counts
+
 
 def hit_rate(ranks: np.ndarray, k: int) -> np.ndarray:
     """Return 1.0 where the relevant item is among the first k, per user: ranks [U] -> [U]."""

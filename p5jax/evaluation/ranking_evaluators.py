@@ -8,15 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
-from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
-from p5jax.inference.ranking import id_trie, rank, score_all
+from p5jax.inference.ranking import id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
 from p5jax.pipeline.batching import padded
 from p5jax.prompts.families import Example, UserFamily
 
-LIST_LENGTH = 10  # of the lists that are kept and that coverage counts
-EXAMPLES = 3
 _YES_NO_BATCH = 128  # one item's prompts are short
 
 
@@ -42,7 +41,7 @@ def ranking_result(
     """
     order = np.argsort(users, kind="stable")
     users, targets, ranks = users[order], targets[order], np.asarray(ranks, np.float64)[order]
-    lists = [lists[place][:LIST_LENGTH] for place in order]
+    lists = [lists[position][:LIST_LENGTH] for position in order]
     if kind == "catalogue":
         ranks = np.where(ranks < LIST_LENGTH, ranks, np.inf)
     columns = ranking_columns(ranks)
@@ -69,7 +68,7 @@ def ranking_result(
 def place_of(scores: np.ndarray, candidates: np.ndarray, target: int) -> int:
     """The 0-based rank of `target` among candidates [C] with scores [C].
 
-    Of equal scores the earlier candidate wins: the target's place is random, so a model that
+    Of equal scores the earlier candidate wins: the target's position is random, so a model that
     gives every item the same score gets what chance gets, neither the best rank nor the worst.
     """
     own = int(np.flatnonzero(candidates == target)[0])
@@ -97,7 +96,7 @@ class _Found:
         self.lists.append([int(item) for item in best[:LIST_LENGTH] if item >= 0])
         if example.candidates is not None:
             self.candidates = len(example.candidates)
-        if len(self.examples) < EXAMPLES:
+        if len(self.examples) < EXAMPLES_SHOWN:
             answer, reference = self._name(self.lists[-1][0]), self._name(target)
             self.examples.append((example.inputs, answer, reference))
 
@@ -125,9 +124,10 @@ class _Found:
 
 
 def evaluate_catalogue(task: Task) -> FamilyResult:
-    """Rank the whole catalogue without the user's history; `certified` is how many lists are exact.
+    """Rank the whole catalogue without the user's history.
 
-    The target's rank is its place in the list; beyond it, it counts as not ranked.
+    `certified` is the share of lists that are guaranteed to be the model's best. The target's rank
+    is its position in the list; beyond the list it counts as not ranked.
     """
     run, dataset, config = task.run, task.run.dataset, task.config
     trie = id_trie(dataset.item_ids, run.vocabulary, config.method)
@@ -150,8 +150,9 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             exclude=exclude,
         )
         for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):
-            place = np.flatnonzero(best == example.item)
-            found.add(example, example.item, float(place[0]) if len(place) else np.inf, best)
+            position = np.flatnonzero(best == example.item)
+            found_at = float(position[0]) if len(position) else np.inf
+            found.add(example, example.item, found_at, best)
             found.certified.append(bool(exact))
     return found.result("catalogue")
 
@@ -164,13 +165,8 @@ def evaluate_candidates(task: Task) -> FamilyResult:
     for examples, tokens in task.batches():
         listed = np.stack([_candidates(example) for example in examples])
         listed = np.pad(listed, ((0, len(tokens) - len(examples)), (0, 0)), mode="edge")
-        count = listed.shape[1]
-        ranking = rank(run.model, run.params, tokens, trie, count, beam=count, candidates=listed)
-        for example, candidates, items, logp in zip(
-            examples, listed, ranking.items, ranking.logp, strict=False
-        ):
-            scores = np.empty(count)
-            scores[np.argsort(candidates)] = logp[np.argsort(items)]  # both hold the same items
+        logp = score_items(run.model, run.params, tokens, trie, listed)
+        for example, candidates, scores in zip(examples, listed, logp, strict=False):
             best = candidates[np.argsort(-scores, kind="stable")]
             found.add(example, example.item, place_of(scores, candidates, example.item), best)
     return found.result("candidates")

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
+from p5jax.core.folder import as_json
 from p5jax.evaluation.metrics import Interval
 
 SUMMARY = "summary.json"
+EXAMPLES_SHOWN = 3  # of each result
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
 _KINDS = {
@@ -30,7 +32,7 @@ _KINDS = {
 }
 _RANKING = ("HR@1", "HR@5", "NDCG@5", "HR@10", "NDCG@10", "MRR")
 # The metrics of each kind that tables show.
-SHOWN = {
+SHOWN_METRICS = {
     "catalogue": (*_RANKING, "coverage", "certified"),
     "candidates": _RANKING,
     "yes_no": _RANKING,
@@ -45,8 +47,8 @@ class FamilyResult:
     """One prompt's evaluation, or one baseline's (then `prompt_id` is the baseline's name).
 
     seen: in training, None for a model that reads no prompt (then `prompt_id` is its name).
-    kind: a key of SHOWN. metrics: name -> (value, low, high) with 95 % intervals over n examples;
-    low and high are nan where one example allows none. per_user: one row per example.
+    kind: a key of SHOWN_METRICS. metrics: name -> (value, low, high) with 95 % intervals over n
+    examples; low and high are nan where one example allows none. per_user: one row per example.
     examples: (prompt, answer, reference). candidates: how many are ranked, 0 where none are given.
     """
 
@@ -154,7 +156,7 @@ def _previous(folder: Path, header: dict[str, Any]) -> list[FamilyResult]:
     if not (folder / SUMMARY).is_file():
         return []
     document = _document(folder)
-    same = {key: document.get(key) for key in header} == json.loads(json.dumps(header))
+    same = {key: document.get(key) for key in header} == as_json(header)
     return load_results(folder) if same else []
 
 
@@ -218,7 +220,7 @@ def format_results(results: Sequence[FamilyResult]) -> str:
     """
     tables = []
     for members in by_table(results):
-        names = [n for n in SHOWN[members[0].kind] if any(n in m.metrics for m in members)]
+        names = [n for n in SHOWN_METRICS[members[0].kind] if any(n in m.metrics for m in members)]
         rows = [("", "n", *names)]
         for member in members:
             rows.append((member.label, str(member.n), *(_cell(member, n) for n in names)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
-from p5jax.inference.ranking import check_settings
+from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.partitioning import DATA
 from p5jax.parallel.placing import mesh_of
@@ -41,31 +41,12 @@ class RunLike(Protocol):
     def families(self) -> Mapping[str, Family]: ...
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How much work an evaluation does.
+@runtime_checkable
+class ReadsUsers(Protocol):
+    """A run whose model reads something of each source's user before the source."""
 
-    method, beam, exact: how the catalogue is ranked (see inference.ranking.rank; P5 used a beam of
-    20; an under-trained model needs more).
-    batch_size: rows of a batch, for each data group of the run's mesh.
-    yes_no_users: at most so many users in prompts that ask about every candidate on its own,
-    a subset of those of the other prompts. max_length: of generated text, in tokens.
-    """
-
-    batch_size: int = 16
-    method: str = "certified"
-    beam: int = 64
-    exact: bool = False
-    yes_no_users: int = 200
-    max_length: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "beam", "yes_no_users", "max_length"):
-            if getattr(self, name) < 1:
-                found = getattr(self, name)
-                raise UserError(f"EvaluationConfig.{name}: found {found}, expected at least 1")
-        check_settings(1, self.beam, self.method, self.exact)
+    def sources(self, tokens: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Return what the model reads, int32 [B, S'], of sources [B, S] and their users [B]."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +84,10 @@ class Task:
         mesh = mesh_of(self.run.params)
         size = (batch_size or self.config.batch_size) * (mesh.shape[DATA] if mesh else 1)
         for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):
+            if isinstance(self.run, ReadsUsers):
+                users = np.zeros(len(tokens), np.int32)  # 0 in rows of padding
+                users[: len(batch)] = [example.user for example in batch]
+                tokens = self.run.sources(tokens, users)
             yield batch, tokens
             progress.add(len(batch))
 
@@ -113,7 +98,7 @@ class Task:
 
 
 def chosen_indices(size: int, limit: int | None, seed: int) -> np.ndarray:
-    """Draw at most `limit` of `size` examples, ascending.
+    """Return a sample of at most `limit` of `size` examples, ascending.
 
     Smaller limits give subsets of larger ones, and every prompt and run gets the same users.
     """

@@ -15,27 +15,28 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
-from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search
+from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
+from p5jax.inference.settings import RankingConfig
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.text.vocabulary import Vocabulary
 
-METHODS = ("certified", "exact", "beam")
+_DEFAULTS = RankingConfig()
 # Programs of different shapes round differently: by the dtype of activations, about how much the
 # log-probability of one id may differ, in units of 1 + its size (measured on random weights).
 _ROUNDING = {"float32": 2e-5, "bfloat16": 0.05}
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
-_WIDEN = 4  # a search without a certificate is repeated so many times wider
+_WIDEN = 4  # a search without a guarantee is repeated this many times wider
 
 
 class Ranking(NamedTuple):
     """The k best items of each user, best first.
 
     items [B, k] int32, distinct, -1 where nothing was left; logp [B, k] float32 (-inf there);
-    exact [B] bool: whether these are provably the model's k best, to its
-    arithmetic's rounding.
+    exact [B] bool: whether these are guaranteed to be the model's k best, to the rounding of its
+    arithmetic.
     """
 
     items: np.ndarray
@@ -49,10 +50,10 @@ def rank(
     encoder_input_tokens: ArrayLike,
     trie: Trie,
     k: int,
-    method: str = "certified",
+    method: str = _DEFAULTS.method,
     *,
-    beam: int = 64,
-    exact: bool = False,
+    beam: int = _DEFAULTS.beam,
+    exact: bool = _DEFAULTS.exact,
     exclude: ArrayLike | None = None,
     candidates: ArrayLike | None = None,
     likelihood: str = "vocabulary",
@@ -60,19 +61,23 @@ def rank(
     """The k best items for each source [B, S].
 
     method: `certified` searches the trie with `beam` nodes a level and as many items, and says for
-    each user whether the list is certain; with exact=True users without a certificate are searched
-    again, wider and wider, until they have one. `exact` enters every node of the trie once and
-    scores the tails of the best items, and again of more where the list is not certain by then.
+    each user whether the list is guaranteed; with exact=True users without that guarantee are
+    searched again, wider and wider, until they have it. `exact` enters every node of the trie once
+    and scores the tails of the best items, and of more where the list is not guaranteed by then.
     `beam` is the fixed-width beam search of the published systems, for comparison. The trie is the
     one that `id_trie` makes for the method.
     exclude [B, E] and candidates [B, C] are items padded with -1; with candidates only these are
     ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's own, or
     `children`, renormalised at each token over those that continue an id of the catalogue.
     Parameters on a mesh are searched by all its devices and processes, each of which must call it
-    with the same rows. UserError for settings that `check_settings` refuses, arrays that do not
-    fit, and a model whose log-probabilities are no numbers.
+    with the same rows. UserError for unknown or contradicting settings, arrays that do not fit, and
+    a model whose log-probabilities are not numbers.
     """
-    check_settings(k, beam, method, exact, likelihood)
+    RankingConfig(method, beam, exact)  # refuses what is unknown
+    if k < 1:
+        raise UserError(f"k: found {k}, expected at least 1")
+    if likelihood not in LIKELIHOODS:
+        raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
     tokens = np.asarray(encoder_input_tokens)
     users = tokens.shape[0]
     blocked = _item_rows("exclude", exclude, users, trie)
@@ -89,9 +94,10 @@ def rank(
         asked = None if chosen is None else place_rows(params, chosen[rows])
         available = available_before(trie, taken, asked)
         with jax.default_matmul_precision(precision):
-            found = search(model, params, sources, trie, available, k, width, likelihood)
-        found = Found(*(part[: len(rows)] for part in to_host(found)))
-        return _ranking(found, k, _ROUNDING[model.config.dtype])
+            found = search_trie(model, params, sources, trie, available, k, width, likelihood)
+        found, count = to_host(found), len(rows)
+        found = Found(found.items[:count], found.logp[:count], found.bound[:count])
+        return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)
     while (exact or method == "exact") and not ranking.exact.all():
@@ -109,21 +115,6 @@ def id_trie(ids: Iterable[str], vocabulary: Vocabulary, method: str) -> Trie:
     return Trie.of_texts(ids, vocabulary, collapse=method != "beam")
 
 
-def check_settings(
-    k: int, beam: int, method: str, exact: bool = False, likelihood: str = "vocabulary"
-) -> None:
-    """Raise UserError for settings of `rank` that are unknown, below one or contradict."""
-    for name, found in (("k", k), ("beam", beam)):
-        if found < 1:
-            raise UserError(f"{name}: found {found}, expected at least 1")
-    if method not in METHODS:
-        raise UserError(f"method: found {method!r}, expected {', '.join(METHODS)}")
-    if likelihood not in LIKELIHOODS:
-        raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
-    if exact and method == "beam":
-        raise UserError("exact: found it with method beam, expected method certified or exact")
-
-
 def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np.ndarray:
     """Items of each user [B, N], -1 for none."""
     if items is None:
@@ -138,16 +129,43 @@ def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np
     return rows.astype(np.int32)
 
 
-def _ranking(found: Found, k: int, rounding: float) -> Ranking:
-    items, logp, bound = (np.asarray(part) for part in found)
+def ranking_of(found: Found, k: int, dtype: str) -> Ranking:
+    """What a search found as a ranking [B, k] of a model whose activations are of `dtype`.
+
+    A list is guaranteed where its last item is above what the search may have missed by more than
+    the arithmetic's rounding. UserError where log-probabilities are not numbers.
+    """
+    items, logp, bound = np.asarray(found.items), np.asarray(found.logp), np.asarray(found.bound)
     if np.isnan(logp).any() or np.isnan(bound).any():
         raise UserError("the model's log-probabilities are not numbers; are its parameters finite?")
     missing = ((0, 0), (0, k - items.shape[1]))
     items = np.pad(items, missing, constant_values=-1)
     logp = np.pad(logp, missing, constant_values=-np.inf)
     last = logp[:, -1]
-    certain = last > bound + rounding * (1 + np.abs(np.nan_to_num(last, neginf=0)))
-    return Ranking(items, logp, certain | np.isneginf(bound))
+    rounding = _ROUNDING[dtype] * (1 + np.abs(np.nan_to_num(last, neginf=0)))
+    return Ranking(items, logp, (last > bound + rounding) | np.isneginf(bound))
+
+
+def score_items(
+    model: Transformer,
+    params: Params,
+    encoder_input_tokens: ArrayLike,
+    trie: Trie,
+    items: ArrayLike,
+) -> np.ndarray:
+    """The log-probability of given items [B, C] for each source [B, S]: [B, C] float32.
+
+    A search as wide as the items are many drops none of them. -inf where an item is -1.
+    """
+    asked = np.asarray(items)
+    count = asked.shape[1]
+    found = rank(model, params, encoder_input_tokens, trie, count, beam=count, candidates=asked)
+    order = np.argsort(found.items, axis=1)
+    logp = np.empty(asked.shape, np.float32)
+    for row, own in enumerate(order):
+        position = np.searchsorted(found.items[row, own], asked[row])
+        logp[row] = found.logp[row, own[position]]
+    return logp
 
 
 def score_all(
@@ -156,6 +174,6 @@ def score_all(
     """The log-probability of every item for each source [B, S]: [B, I] float32."""
     ranking = rank(model, params, encoder_input_tokens, trie, trie.num_items, "exact")
     logp = np.full_like(ranking.logp, -np.inf)
-    user, place = np.nonzero(ranking.items >= 0)
-    logp[user, ranking.items[user, place]] = ranking.logp[user, place]
+    user, position = np.nonzero(ranking.items >= 0)
+    logp[user, ranking.items[user, position]] = ranking.logp[user, position]
     return logp

@@ -18,13 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from p5jax.inference.steps import Params, Source, read_source
+from p5jax.inference.steps import EncodedSource, Params, read_source
 from p5jax.inference.trie import Level, Trie
 from p5jax.models.t5 import PAD_ID, Transformer
 
 LIKELIHOODS = ("vocabulary", "children")
-# Logits are made for at most this many floats at a time (128 MiB).
-_CHUNK_FLOATS = 1 << 25
 
 
 class Width(NamedTuple):
@@ -32,11 +30,13 @@ class Width(NamedTuple):
 
     textbook: an item joins only if it is among the best `nodes` of a level's nodes and items, as
     in a beam search; without it no item has to beat a node.
+    floats: how many logits are made at a time at most (128 MiB).
     """
 
     nodes: int
     items: int
     textbook: bool = False
+    floats: int = 1 << 25
 
 
 class Found(NamedTuple):
@@ -55,7 +55,7 @@ class _Rows(NamedTuple):
 
     node: jax.Array
     logp: jax.Array
-    past: jax.Array  # [B, R, A]: places of the prefix's tokens among the kept ones
+    past: jax.Array  # [B, R, A]: positions of the prefix's tokens among the kept ones
 
 
 class _Pool(NamedTuple):
@@ -82,12 +82,13 @@ class _Decoder(NamedTuple):
 
     model: Transformer
     params: Params
-    source: Source
+    source: EncodedSource
     likelihood: str
+    floats: int
 
 
 @partial(jax.jit, static_argnames=("model", "k", "width", "likelihood"))
-def search(
+def search_trie(
     model: Transformer,
     params: Params,
     tokens: jax.Array,
@@ -98,11 +99,18 @@ def search(
     likelihood: str = "vocabulary",
 ) -> Found:
     """Search the trie for each source: tokens [B, S], available [B, I+1] as `available_before`."""
-    decoder = _Decoder(model, params, read_source(model, params, tokens), likelihood)
+    source = read_source(model, params, tokens)
+    decoder = _Decoder(model, params, source, likelihood, width.floats)
     users, deepest = tokens.shape[0], sum(level.length for level in trie.levels)
     trie = jax.tree.map(jnp.asarray, trie)
-    rows = _Rows(*_blank(users, 1, 0))
-    pool = _Pool(*_blank(users, 0, deepest))
+    rows = _Rows(
+        jnp.zeros((users, 1), jnp.int32), jnp.zeros((users, 1)), jnp.zeros((users, 1, 0), jnp.int32)
+    )
+    pool = _Pool(
+        jnp.zeros((users, 0), jnp.int32),
+        jnp.zeros((users, 0)),
+        jnp.zeros((users, 0, deepest), jnp.int32),
+    )
     kept, bound = None, jnp.full(users, -jnp.inf)
     for level, next_level in zip(trie.levels, (*trie.levels[1:], None), strict=True):
         logp, grown = _enter(decoder, trie, level, kept, rows)
@@ -114,13 +122,8 @@ def search(
             rows, lost = _descend(min(width.nodes, next_level.nodes), edges, past)
             bound = jnp.maximum(bound, lost)
     pool = _score_tails(decoder, trie, kept, pool)
-    return Found(*_best(pool, min(k, pool.item.shape[1])), bound)
-
-
-def _blank(users: int, count: int, tokens: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Zeros [B, R] int32 and float32, and [B, R, A] int32."""
-    numbers = jnp.zeros((users, count), jnp.int32)
-    return numbers, jnp.zeros((users, count)), jnp.zeros((users, count, tokens), jnp.int32)
+    items, logp = _best(pool, min(k, pool.item.shape[1]))
+    return Found(items, logp, bound)
 
 
 def _enter(
@@ -143,7 +146,7 @@ def _enter(
         return logp[:, :, None] + jnp.minimum(own - total, 0.0), grown
 
     size = rows.node.shape[0] * level.length * decoder.model.config.vocab_size
-    return _in_parts(enter, (rows.node, rows.logp, rows.past, tokens), size)
+    return _in_parts(enter, (rows.node, rows.logp, rows.past, tokens), size, decoder.floats)
 
 
 def _log_likelihood(logits: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -164,11 +167,11 @@ def _decode(
     collections = {"params": decoder.params, "cross": decoder.source.cross}
     mask = None
     if past.shape[2]:
-        places = past.reshape(users, -1)  # [B, R, A] -> [B, R*A]
+        positions = past.reshape(users, -1)  # [B, R, A] -> [B, R*A]
         mask = past.reshape(-1, past.shape[2]) >= 0  # [B*R, A]
 
         def look_up(leaf: jax.Array) -> jax.Array:
-            found = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(leaf, places)
+            found = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(leaf, positions)
             # [B, R*A, H, K] -> [B*R, A, H, K]
             return found.reshape(users * count, -1, *leaf.shape[2:])
 
@@ -192,10 +195,10 @@ def _decode(
     return by_user(logits), jax.tree.map(by_user, variables["grown"])
 
 
-def _in_parts(function: Any, arrays: tuple[jax.Array, ...], row_size: int) -> Any:
+def _in_parts(function: Any, arrays: tuple[jax.Array, ...], row_size: int, floats: int) -> Any:
     """Apply a function of arrays [B, R, ...] to parts of the rows, whose logits fit in memory."""
     count = arrays[0].shape[1]
-    size = max(1, min(count, _CHUNK_FLOATS // row_size))
+    size = max(1, min(count, floats // row_size))
     parts = -(-count // size)
     if parts == 1:
         return function(arrays)
@@ -218,12 +221,12 @@ def _in_parts(function: Any, arrays: tuple[jax.Array, ...], row_size: int) -> An
 def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax.Array]:
     """Put new keys and values, leaves [B, R, L, ...], after the kept ones [B, P, ...].
 
-    Returns them and the places [B, R, A+L] of each row's tokens.
+    Returns them and the positions [B, R, A+L] of each row's tokens.
     """
     users, count, _ = past.shape
     first = 0 if kept is None else jax.tree.leaves(kept)[0].shape[1]
-    places = first + jnp.arange(count * length).reshape(1, count, length)
-    places = jnp.concatenate([past, jnp.broadcast_to(places, (users, count, length))], axis=2)
+    positions = first + jnp.arange(count * length).reshape(1, count, length)
+    positions = jnp.concatenate([past, jnp.broadcast_to(positions, (users, count, length))], axis=2)
 
     def flat(leaf: jax.Array) -> jax.Array:
         # [B, R, L, H, K] -> [B, R*L, H, K]
@@ -231,8 +234,8 @@ def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax
 
     new = jax.tree.map(flat, grown)
     if kept is None:
-        return new, places
-    return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), kept, new), places
+        return new, positions
+    return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), kept, new), positions
 
 
 def _edges_of(trie: Trie, level: Level, node: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -287,7 +290,7 @@ def _descend(count: int, edges: _Edges, past: jax.Array) -> tuple[_Rows, jax.Arr
 
 
 def _top(logp: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best `count` of [B, N], their places, and the best [B] of the others (-inf: none)."""
+    """The best `count` of [B, N], their positions, and the best [B] of the others (-inf: none)."""
     total = logp.shape[1]
     best, chosen = lax.top_k(logp, min(count + 1, total))
     if total <= count:
@@ -312,7 +315,7 @@ def _score_tails(decoder: _Decoder, trie: Trie, kept: Any, pool: _Pool) -> _Pool
         return _log_likelihood(logits, tokens[:, :, 1:])
 
     size = tail.shape[0] * (tail.shape[2] - 1) * decoder.model.config.vocab_size
-    return pool._replace(logp=pool.logp + _in_parts(score, (pool.past, tail), size))
+    return pool._replace(logp=pool.logp + _in_parts(score, (pool.past, tail), size, decoder.floats))
 
 
 def _best(pool: _Pool, k: int) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ Params = Any  # a model's parameters as nested dicts
 Cache = Any  # the keys and values of the decoded positions, rows leading
 
 
-class Source(NamedTuple):
+class EncodedSource(NamedTuple):
     """What decoding needs of the sources: tokens [B, S], encoded [B, S, D], keys and values."""
 
     tokens: jax.Array
@@ -24,21 +24,21 @@ class Source(NamedTuple):
     cross: Any
 
 
-def read_source(model: Transformer, params: Params, tokens: jax.Array) -> Source:
+def read_source(model: Transformer, params: Params, tokens: jax.Array) -> EncodedSource:
     """Encode sources [B, S] and project the decoder's keys and values, once for all rows."""
     encoded: Any = model.apply({"params": params}, tokens, enable_dropout=False, method="encode")
     _, variables = model.apply(
         {"params": params}, encoded, method="project_encoded", mutable=["cross"]
     )
-    return Source(tokens, encoded, variables["cross"])
+    return EncodedSource(tokens, encoded, variables["cross"])
 
 
 def empty_cache(
-    model: Transformer, params: Params, source: Source, rows: int, length: int
+    model: Transformer, params: Params, source: EncodedSource, rows: int, length: int
 ) -> Cache:
     """A cache of `length` unfilled positions for `rows` decoded rows."""
 
-    def first_call(params: Params, source: Source, tokens: jax.Array) -> Cache:
+    def first_call(params: Params, source: EncodedSource, tokens: jax.Array) -> Cache:
         _, variables = model.apply(
             {"params": params, "cross": source.cross},
             source.encoded,
@@ -58,7 +58,7 @@ def empty_cache(
 
 
 def step(
-    model: Transformer, params: Params, source: Source, cache: Cache, tokens: jax.Array
+    model: Transformer, params: Params, source: EncodedSource, cache: Cache, tokens: jax.Array
 ) -> tuple[jax.Array, Cache]:
     """Feed one token per row, [R] -> logits [R, V] of the next ones, and the longer cache."""
     logits, variables = model.apply(

@@ -143,7 +143,7 @@ def _children(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split nodes, intervals of sorted ids, by the ids' next tokens [I].
 
-    Returns the children's intervals and their parents' places among the nodes.
+    Returns the children's intervals and their parents' positions among the nodes.
     """
     change = np.zeros(len(tokens) + 1, np.int64)
     change[node_first] += 1
@@ -166,9 +166,9 @@ def _stacked(labels: Sequence[np.ndarray]) -> np.ndarray:
 
 def _tails(tokens_IxL: np.ndarray, lengths: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The tokens of each id from `start` [I] to its end: [I, T] int32, padded with 0."""
-    place = start[:, None] + np.arange((lengths - start).max())
-    inside = place < lengths[:, None]
-    tail = np.take_along_axis(tokens_IxL, np.where(inside, place, 0), axis=1)
+    position = start[:, None] + np.arange((lengths - start).max())
+    inside = position < lengths[:, None]
+    tail = np.take_along_axis(tokens_IxL, np.where(inside, position, 0), axis=1)
     return np.where(inside, tail, PAD_ID).astype(np.int32)
 
 

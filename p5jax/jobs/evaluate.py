@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from p5jax.core.errors import UserError
 from p5jax.evaluation.evaluators import DEFAULTS, evaluate_run
 from p5jax.evaluation.results import FamilyResult
-from p5jax.evaluation.task import EvaluationConfig
+from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.runs.run import Run
 from p5jax.triggers.layout import PROMPT_ID

@@ -16,7 +16,7 @@ from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold.evaluation import Scorer, evaluate
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import write_per_user
-from p5jax.ppr.study import PRETRAINED
+from p5jax.ppr.cold_study import PRETRAINED
 from p5jax.ppr.tuned import Tuned
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from p5jax.jobs.start import PathName
-from p5jax.models.checkpoints.hf import export_hf
+from p5jax.models.checkpoints.hugging_face import export_hugging_face
 from p5jax.runs.run import Run
 
 
@@ -16,7 +16,7 @@ def export(run: Run | PathName, out: PathName, *, drop_whole_words: bool = False
     change. UserError when the model has one and it may not be left out.
     """
     opened = run if isinstance(run, Run) else Run.load(run)
-    export_hf(
+    export_hugging_face(
         opened.params,
         opened.model.config,
         os.fspath(out),

@@ -10,7 +10,7 @@ from p5jax.jobs.start import Bindings, PathName, configure
 from p5jax.jobs.train import CONFIGS, configured_run
 from p5jax.pipeline import shard_export
 from p5jax.pipeline.config import PipelineConfig
-from p5jax.pipeline.samples import RenderedDraws
+from p5jax.pipeline.samples import RenderedSamples
 
 
 def export_shards(
@@ -35,5 +35,5 @@ def export_shards(
         )
     pipeline = config.build(PipelineConfig)
     run = configured_run()
-    rendered = RenderedDraws(run.families, run.vocabulary, pipeline)
+    rendered = RenderedSamples(run.families, run.vocabulary, pipeline)
     shard_export.export_shards(rendered, out, epochs=epochs, shards=shards)

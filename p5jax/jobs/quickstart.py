@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.prepare import prepare
 from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.results import format_results
@@ -33,7 +33,7 @@ def quickstart(out: str | os.PathLike[str]) -> None:
 
     step(1, f"prepare and audit the synthetic world in {dataset_dir}")
     if not (dataset_dir / "manifest.json").is_file():
-        prepare(
+        build_dataset(
             synthetic_raw(users=200, items=100, events=(8, 16)), dataset_dir, scheme="token", seed=0
         )
     dataset = Dataset.load(dataset_dir)

@@ -32,7 +32,7 @@ def configure(
     Values are Python's; text is read as on the command line: what is no Python literal and no
     reference of gin's (%NAME, @NAME) stands for itself. UserError for what nothing would use.
     """
-    config.register(*classes)
+    config.register_configs(*classes)
     values = {**macros, **(bindings or {})}
     config.configure(
         [os.fspath(file) for file in gin_files],

@@ -1,4 +1,4 @@
-"""A whole cold-start study, from gin files (see ppr.study)."""
+"""A whole cold-start study, from gin files (see ppr.cold_study)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p5jax.data.dataset import Dataset
 from p5jax.jobs.pretrain import pretraining_from_gin
 from p5jax.jobs.start import Bindings, PathName, configure, data_mesh, refuse_leaks
 from p5jax.jobs.tune import CONFIGS as TUNING
-from p5jax.ppr import study as cold_study
+from p5jax.ppr import cold_study
 from p5jax.ppr.backbone.model import BackboneConfig
 from p5jax.ppr.backbone.pretraining import LossConfig
 from p5jax.ppr.backbone.run import PprRun
@@ -44,10 +44,10 @@ def study(
 ) -> pa.Table:
     """Run, or resume, a study on a dataset folder; return the results of each user, all seeds.
 
-    gin_files: ppr/study.gin unless others are named. ablate: of ppr.study.ABLATIONS. noise: also
-    tune with 10 to 50 % of the attributes replaced. source: the folder of another dataset's
-    backbone, for a cross-domain study. UserError for a dataset that leaks, and when `out` holds a
-    study of other data or settings. Interrupted after an orderly stop by a signal.
+    gin_files: ppr/study.gin unless others are named. ablate: of ppr.cold_study.ABLATIONS.
+    noise: also tune with 10 to 50 % of the attributes replaced. source: the folder of another
+    dataset's backbone, for a cross-domain study. UserError for a dataset that leaks, and when
+    `out` holds a study of other data or settings. Interrupted after an orderly stop by a signal.
     """
     configure(CONFIGS, gin_files or (GIN_FILE,), bindings, macros)
     data = refuse_leaks(Dataset.load(dataset))

@@ -13,7 +13,7 @@ from p5jax.core import config
 from p5jax.core.folder import as_json
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
-from p5jax.models.checkpoints.hf import import_hf
+from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
@@ -108,7 +108,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
     if is_t5x(run_config.initial_checkpoint):
         check_t5x(run_config.initial_checkpoint, wanted)
         return wanted
-    sizes, _ = import_hf(run_config.initial_checkpoint)
+    sizes, _ = import_hugging_face(run_config.initial_checkpoint)
     return replace(
         sizes,
         dropout_rate=wanted.dropout_rate,
@@ -125,7 +125,7 @@ def _initial_params(run: Run, seed: int) -> Any:
     if is_t5x(source):
         return import_t5x(source, model)
     starts = model.word_starts if model.whole_words else b""
-    return import_hf(source, vocab_size=model.vocab_size, word_starts=starts)[1]
+    return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 
 
 def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
@@ -161,9 +161,8 @@ def _rank_validator(
     """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
     def validate(params: Any, step: int) -> dict[str, float]:
-        run.params = params
         result = evaluate_family(
-            run,
+            run.with_params(params),
             "sequential",
             validation.rank_prompt,
             "validation",

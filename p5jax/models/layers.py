@@ -97,20 +97,31 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """A matrix product without bias: [..., I] -> [..., features]; kernel [I, features]."""
+    """A matrix product, with a bias if asked for: [..., I] -> [..., features].
+
+    The kernel [I, features] starts with the standard deviation `stddev`, a bias [features] at zero.
+    Layers with a bias compute in float32.
+    """
 
     features: int
     axes: tuple[str, str]
     stddev: float
     dtype: Any = jnp.float32
     output_dtype: Any = None  # None: dtype
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = partitioning.param_with_axes(
             "kernel", normal(self.stddev), (x.shape[-1], self.features), jnp.float32, axes=self.axes
         )
-        return product(x, kernel, self.dtype, self.output_dtype or self.dtype)
+        if not self.bias:
+            return product(x, kernel, self.dtype, self.output_dtype or self.dtype)
+        bias = partitioning.param_with_axes(
+            "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
+        )
+        # The gradient that JAX derives, to whose last bits these layers have always been trained.
+        return x @ kernel + bias
 
 
 class Embed(nn.Module):

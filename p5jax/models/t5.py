@@ -9,18 +9,15 @@ Letters: B batch, S source length, T target length, D model, V vocabulary, G row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import unfreeze
-from flax.linen import partitioning
 from jax import lax
 
 from p5jax.core.errors import UserError
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Array, Embed
 from p5jax.models.stacks import Decoder, Encoder, same_segment
 from p5jax.models.t5_config import T5Config
@@ -200,23 +197,11 @@ def _dummy_inputs() -> tuple[Array, Array, Array]:
     return tokens, tokens, tokens
 
 
-def init_params(model: Transformer, rng: Array) -> dict[str, Any]:
+def init_params(model: Transformer, rng: Array) -> Params:
     """Fresh float32 parameters as nested dicts, the same for every mesh and batch size."""
-
-    def init(key: Array) -> Mapping[str, Any]:
-        return model.init(key, *_dummy_inputs(), enable_dropout=False)["params"]
-
-    return jax.jit(init)(rng)
+    return fresh_params(model, rng, *_dummy_inputs(), enable_dropout=False)
 
 
 def param_axes(model: Transformer) -> dict[str, Any]:
     """The parameters' tree with a tuple of logical axis names at each leaf."""
-
-    def init(key: Array) -> Mapping[str, Any]:
-        return model.init(key, *_dummy_inputs(), enable_dropout=False)
-
-    axes = jax.eval_shape(init, jax.random.key(0))["params_axes"]
-    names = partitioning.get_axis_names(axes)
-    return jax.tree.map(
-        tuple, unfreeze(names), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
-    )
+    return logical_axes(model, *_dummy_inputs(), enable_dropout=False)

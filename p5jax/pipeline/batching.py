@@ -13,10 +13,14 @@ Batch = dict[str, np.ndarray]
 
 
 class Tokens(NamedTuple):
-    """One example as int32 arrays, each ending with end-of-sequence: source [s], target [t]."""
+    """One example as int32 arrays, each ending with end-of-sequence: source [s], target [t].
+
+    user: whose it is, where batches have users.
+    """
 
     source: np.ndarray
     target: np.ndarray
+    user: int | None = None
 
 
 class TokenCount(NamedTuple):
@@ -49,12 +53,14 @@ def padded_batch(
     Returns encoder_input_tokens [rows, source_length], decoder_{input,target}_tokens and
     decoder_loss_weights [rows, target_length]. Each example's weights sum to one, so that
     sum(weights * nll) / sum(weights) is P5's loss: the mean over an example's target tokens, then
-    the mean over examples.
+    the mean over examples. Examples of known users add "users", int32 [rows], 0 for padding.
     """
     batch = _empty(rows, source_length, target_length)
-    for row, (source, target) in enumerate(examples):
+    for row, (source, target, user) in enumerate(examples):
         batch["encoder_input_tokens"][row, : len(source)] = source
         _place_target(batch, row, 0, target)
+        if user is not None:
+            batch.setdefault("users", np.zeros(rows, np.int32))[row] = user
     return batch
 
 
@@ -72,7 +78,7 @@ def packed_batch(
             batch[f"{side}_{name}"] = np.zeros((rows, length), np.int32)
     for row, examples in enumerate(packed):
         starts = {"encoder": 0, "decoder": 0}
-        for segment, (source, target) in enumerate(examples, 1):
+        for segment, (source, target, _) in enumerate(examples, 1):
             start = starts["encoder"]
             batch["encoder_input_tokens"][row, start : start + len(source)] = source
             _place_target(batch, row, starts["decoder"], target)
@@ -94,7 +100,7 @@ def first_fit(
     """
     left = np.empty((len(examples), 2), np.int64)
     rows: list[list[int]] = []
-    sizes = np.array([(len(source), len(target)) for source, target in examples])
+    sizes = np.array([(len(source), len(target)) for source, target, _ in examples])
     for example in np.argsort(-sizes[:, 0], kind="stable"):
         fits = (left[: len(rows)] >= sizes[example]).all(axis=1)
         row = int(fits.argmax()) if fits.any() else len(rows)

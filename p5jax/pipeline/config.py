@@ -26,8 +26,8 @@ class PipelineConfig:
         so that an epoch holds every example once.
     window: batches whose examples are sorted or packed together; 0: as many as hold 2,048
         examples, at least 8.
-    shards: a folder of `p5jax data export-shards` to read the draws from, "" to render them; past
-        the last draw comes the first again.
+    shards: a folder of `p5jax data export-shards` to read the samples from, "" to render them;
+        after the last sample the first comes again.
     threads: threads that prepare windows ahead, 0 for none. workers: processes that do so, for
         accelerators that outrun one core.
     """

@@ -1,9 +1,9 @@
 """The training input: a mixture of families, tokenised and batched on Grain.
 
-Everything is a function of the seed and of a place in the stream. Draw i is a (family, epoch,
-index); window w is the draws [w, w + 1) * window * batch_size; a batch is a position in a window.
-The state of an iterator is therefore two numbers, exact under any number of threads, worker
-processes or hosts.
+Everything is a function of the seed and of a position in the stream. Sample i is a (family,
+epoch, index); window w is the samples [w, w + 1) * window * batch_size; a batch is a position in a
+window. The state of an iterator is therefore two numbers, exact under any number of threads,
+worker processes or hosts.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _RATE_SLOTS = 10_000  # given rates are honoured to 1 in 10,000, exactly so in e
 
 
 class Mixture:
-    """A fixed endless order of (family, epoch, index) draws with random access.
+    """A fixed endless order of (family, epoch, index) samples with random access.
 
     Slots come in blocks. A block gives each family its share of slots (its size, or its rate of
     10,000) in an order permuted by the seed; a family's slots walk through its examples epoch by
@@ -39,8 +39,8 @@ class Mixture:
         self.seed = seed
         self._ends = np.cumsum(self.shares)
 
-    def draw(self, start: int, count: int) -> list[tuple[str, int, int]]:
-        """Return draws start ... start + count - 1 as (family, epoch, index)."""
+    def samples(self, start: int, count: int) -> list[tuple[str, int, int]]:
+        """Return samples start ... start + count - 1 as (family, epoch, index)."""
         places = np.arange(start, start + count)
         block, offset = np.divmod(places, self._ends[-1])
         slot = np.empty_like(offset)

@@ -1,4 +1,4 @@
-"""The draws of the training stream: which example comes at each place, rendered and tokenised."""
+"""The samples of the training stream: which example is at each position, rendered and tokenised."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ if TYPE_CHECKING:
     from p5jax.prompts.families import Example, Family
 
 
-class Draws(Protocol):
+class Samples(Protocol):
     """The stream's examples as tokens, at any place."""
 
     @property
     def period(self) -> int | None:
-        """After how many draws the first comes again; None: never."""
+        """After how many samples the first comes again; None: never."""
 
     def __call__(self, start: int, count: int) -> list[Tokens]:
-        """Return draws start ... start + count - 1."""
+        """Return samples start ... start + count - 1."""
 
 
-class RenderedDraws:
-    """Draws that are rendered when they are asked for."""
+class RenderedSamples:
+    """Samples that are rendered when they are asked for; `users`: with the user of each."""
 
     period = None
 
     def __init__(
-        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+        self,
+        families: Mapping[str, Family],
+        vocabulary: Vocabulary,
+        config: PipelineConfig,
+        users: bool = False,
     ):
         sizes = {name: family.size("train") for name, family in families.items()}
         self.families = dict(families)
         self.vocabulary = vocabulary
         self.config = config
+        self.users = users
         self.mixture = Mixture(sizes, config.rates, config.seed)
 
     @property
     def epoch(self) -> int:
-        """The draws of an epoch: as many as the mixture's families have training examples."""
+        """The samples of an epoch: as many as the mixture's families have training examples."""
         return sum(self.mixture.sizes)
 
     def identity(self) -> dict[str, Any]:
@@ -70,10 +75,11 @@ class RenderedDraws:
 
     def __call__(self, start: int, count: int) -> list[Tokens]:
         tokens = []
-        for name, epoch, index in self.mixture.draw(start, count):
+        for name, epoch, index in self.mixture.samples(start, count):
             rng = example_rng(self.config.seed, epoch, name, index)
             example = self.families[name].example("train", index, rng)
-            tokens.append(tokenise(example, self.vocabulary, self.config))
+            sample = tokenise(example, self.vocabulary, self.config)
+            tokens.append(sample._replace(user=example.user) if self.users else sample)
         return tokens
 
 

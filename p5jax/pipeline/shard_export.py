@@ -1,4 +1,4 @@
-"""A run's training draws, tokenised once and written to shards."""
+"""A run's training samples, tokenised once and written to shards."""
 
 from __future__ import annotations
 
@@ -14,23 +14,14 @@ from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report, print_progress
 from p5jax.pipeline.iterator import worked_ahead
-from p5jax.pipeline.samples import RenderedDraws
-from p5jax.pipeline.shards import (
-    FORMAT_VERSION,
-    MANIFEST,
-    encode,
-    read_manifest,
-    record_dtype,
-    refuse_difference,
-    write_manifest,
-    write_shard,
-)
+from p5jax.pipeline.samples import RenderedSamples
+from p5jax.pipeline.shards import FOLDER, encode, record_dtype, write_shard
 
-_CHUNK = 1024  # draws that a thread or process makes at a time
+_CHUNK = 1024  # samples that a thread or process makes at a time
 
 
 def export_shards(
-    rendered: RenderedDraws,
+    rendered: RenderedSamples,
     out: str | os.PathLike[str],
     *,
     epochs: int = 1,
@@ -39,13 +30,13 @@ def export_shards(
 ) -> None:
     """Write the first `epochs` epochs of a training stream to `shards` files.
 
-    An epoch is as many draws as the mixture's families have training examples: every example once,
-    where no rates are given. Threads and workers of the pipeline's configuration make the draws.
-    Files that are there are not written again. Interrupted by a signal, after which the same call
-    resumes. UserError when `out` holds anything else.
+    An epoch is as many samples as the mixture's families have training examples: every example
+    once, where no rates are given. Threads and workers of the pipeline's configuration make the
+    samples. Files that are there are not written again. Interrupted by a signal, after which the
+    same call resumes. UserError when `out` holds anything else.
     """
-    draws = epochs * rendered.epoch
-    if epochs < 1 or not 1 <= shards <= draws:
+    samples = epochs * rendered.epoch
+    if epochs < 1 or not 1 <= shards <= samples:
         raise UserError(
             f"export-shards: found {epochs} epochs in {shards} shards, expected at least 1 of each"
             f" and at most {rendered.epoch} shards an epoch"
@@ -53,22 +44,22 @@ def export_shards(
     pipeline, out = rendered.config, Path(out)
     dtype = record_dtype(rendered.vocabulary.size, pipeline.source_lengths[-1])
     manifest = {
-        "shard_format": FORMAT_VERSION,
         "stream": rendered.identity(),
         "epochs": epochs,
-        "draws": draws,
+        "draws": samples,
         "shards": shards,
         "dtype": dtype.str,
     }
-    ends = [number * draws // shards for number in range(shards + 1)]
+    ends = [number * samples // shards for number in range(shards + 1)]
     parts = {
         out / f"draws-{number:05d}-of-{shards:05d}.array_record": range(*ends[number : number + 2])
         for number in range(shards)
     }
-    _claim(out, manifest)
+    if FOLDER.claim(out, manifest) is None:
+        FOLDER.write(out, manifest)
     waiting = {file: part for file, part in parts.items() if not file.is_file()}
-    done = draws - sum(map(len, waiting.values()))
-    progress = Progress("export", "prompts", draws, report, done)
+    done = samples - sum(map(len, waiting.values()))
+    progress = Progress("export", "prompts", samples, report, done)
     with Interruption() as interruption:
         chunks = _chunks(rendered, waiting.values(), dtype)
         try:
@@ -81,13 +72,13 @@ def export_shards(
         file.name: {"draws": len(part), "bytes": file.stat().st_size}
         for file, part in parts.items()
     }
-    write_manifest(out, manifest | {"files": files})
+    FOLDER.write(out, manifest | {"files": files})
     size = sum(file["bytes"] for file in files.values())
-    report(f"{out}: {draws} prompts in {shards} files, {size / 2**20:.1f} MiB")
+    report(f"{out}: {samples} prompts in {shards} files, {size / 2**20:.1f} MiB")
 
 
 def _chunks(
-    rendered: RenderedDraws, parts: Iterable[range], dtype: np.dtype
+    rendered: RenderedSamples, parts: Iterable[range], dtype: np.dtype
 ) -> grain.DatasetIterator:
     """Iterate over the parts' records, at most _CHUNK at a time, made ahead."""
     spans = [
@@ -115,17 +106,3 @@ def _watched(
             )
         yield chunk
         progress.add(len(chunk))
-
-
-def _claim(out: Path, manifest: dict) -> None:
-    """Make the folder, or check that it holds the same export."""
-    there = read_manifest(out)
-    if there is None:
-        if out.exists() and (
-            not out.is_dir() or any(c.name != f"{MANIFEST}.partial" for c in out.iterdir())
-        ):
-            raise UserError(f"{out}: exists and is no folder of shards; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        write_manifest(out, manifest)
-        return
-    refuse_difference(out, {k: v for k, v in there.items() if k != "files"}, manifest)

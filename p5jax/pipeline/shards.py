@@ -1,14 +1,13 @@
-"""Shards: draws of the training stream, tokenised once and read from ArrayRecord files.
+"""Shards: samples of the training stream, tokenised once and read from ArrayRecord files.
 
 A folder holds draws-*.array_record, in the stream's order, and manifest.json: what decided the
-draws, and each file's size once all are written. A record is [source length, source, target] in the
-manifest's unsigned type, little endian.
+samples, and each file's size once all are written. A record is [source length, source, target]
+in the manifest's unsigned type, little endian.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder, refuse_difference
 from p5jax.pipeline.batching import Tokens
 
 if TYPE_CHECKING:
-    from p5jax.pipeline.samples import RenderedDraws
+    from p5jax.pipeline.samples import RenderedSamples
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+FOLDER = OutputFolder(
+    "folder of shards", "manifest.json", 1, "p5jax data export-shards", version_key="shard_format"
+)
 # Windows read thousands of records in a row: groups are read six times as fast as single records,
 # and compress to two thirds of their size.
 _WRITER_OPTIONS = "group_size:64"
@@ -33,7 +33,7 @@ _SAMPLES = 8
 
 
 class Shards:
-    """The draws of a shard folder, repeated from the start without end."""
+    """The samples of a shard folder, repeated from the start without end."""
 
     def __init__(self, folder: str | os.PathLike[str], manifest: Mapping[str, Any]):
         files = manifest["files"]
@@ -48,7 +48,7 @@ class Shards:
         return self.__dict__ | {"_readers": {}}  # open files do not travel to worker processes
 
     def __call__(self, start: int, count: int) -> list[Tokens]:
-        """Return draws start ... start + count - 1; UserError when a file is damaged."""
+        """Return samples start ... start + count - 1; UserError when a file is damaged."""
         tokens: list[Tokens] = []
         while len(tokens) < count:
             place = (start + len(tokens)) % self.period
@@ -71,20 +71,16 @@ class Shards:
         return [decode(record, self.dtype) for record in records]
 
 
-def open_shards(folder: str | os.PathLike[str], rendered: RenderedDraws) -> Shards:
-    """Open the shards of the draws that would be rendered.
+def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Shards:
+    """Open the shards of the samples that would be rendered.
 
     UserError when the folder holds others, with every difference, or is unfinished or damaged.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder}: no shards (no {MANIFEST}); see p5jax data export-shards")
+    manifest = FOLDER.read(folder)
     refuse_difference(folder, manifest["stream"], rendered.identity())
     if "files" not in manifest:
-        raise UserError(
-            f"{folder}: the export is unfinished; the p5jax data export-shards of before goes on"
-        )
+        raise UserError(f"{folder}: the export is unfinished; the same {FOLDER.command} resumes it")
     for name, file in manifest["files"].items():
         path = folder / name
         found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
@@ -97,44 +93,12 @@ def open_shards(folder: str | os.PathLike[str], rendered: RenderedDraws) -> Shar
     # The manifest cannot tell that the code which renders has changed.
     for place in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
         (read,), (expected,) = shards(place, 1), rendered(place, 1)
-        if any(not np.array_equal(a, b) for a, b in zip(read, expected, strict=True)):
+        if any(not np.array_equal(a, b) for a, b in zip(read[:2], expected[:2], strict=True)):
             raise UserError(
-                f"{folder}: draw {place} differs from the prompt that is rendered now;"
+                f"{folder}: sample {place} differs from the prompt that is rendered now;"
                 " export the shards again"
             )
     return shards
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a shard folder's manifest, None without one; UserError when it is none."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        return None
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["shard_format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: found {error!r}, expected a manifest of shards") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{file}: found shard format {version!r}, expected {FORMAT_VERSION}")
-    return manifest
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a shard folder's manifest beside, then rename it."""
-    replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def refuse_difference(folder: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise UserError with every value in which the shards' stream is not the one wanted."""
-    old, new = dict(_flat(there)), dict(_flat(wanted))
-    differences = [
-        f"found {name} = {old.get(name)!r}, expected {new.get(name)!r}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
-        raise UserError(f"{folder}: holds other draws: {'; '.join(differences)}")
 
 
 def write_shard(file: Path, chunks: Iterable[Sequence[bytes]]) -> None:
@@ -174,7 +138,9 @@ def record_dtype(vocabulary_size: int, source_length: int) -> np.dtype:
 
 def encode(tokens: Tokens, dtype: np.dtype) -> bytes:
     """Return the record of an example."""
-    return np.concatenate([[len(tokens.source)], *tokens]).astype(dtype).tobytes()
+    return (
+        np.concatenate([[len(tokens.source)], tokens.source, tokens.target]).astype(dtype).tobytes()
+    )
 
 
 def decode(record: bytes, dtype: np.dtype) -> Tokens:
@@ -192,11 +158,3 @@ def _reader(path: Path) -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix, value

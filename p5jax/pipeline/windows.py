@@ -1,4 +1,4 @@
-"""What a stretch of the training stream holds: its draws, tokenised and cut into global batches."""
+"""Windows of the training stream: their samples, tokenised and cut into global batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from p5jax.pipeline.batching import (
 )
 from p5jax.pipeline.config import PipelineConfig, resolved_batching
 from p5jax.pipeline.mixture import permute
-from p5jax.pipeline.samples import Draws, RenderedDraws
+from p5jax.pipeline.samples import RenderedSamples, Samples
 from p5jax.pipeline.shards import open_shards
 from p5jax.text.vocabulary import Vocabulary
 
@@ -31,17 +31,24 @@ _TARGET_COST = 2  # a target position costs about two source positions: cross-at
 
 
 class Windows:
-    """Makes the global batches of any window; what Grain maps over window numbers."""
+    """Makes the global batches of any window; what Grain maps over window numbers.
+
+    users: whether batches, which are not packed, have the user of each row, int32 "users" [B].
+    """
 
     def __init__(
-        self, families: Mapping[str, Family], vocabulary: Vocabulary, config: PipelineConfig
+        self,
+        families: Mapping[str, Family],
+        vocabulary: Vocabulary,
+        config: PipelineConfig,
+        users: bool = False,
     ):
-        rendered = RenderedDraws(families, vocabulary, config)
+        rendered = RenderedSamples(families, vocabulary, config, users)
         self.mixture = rendered.mixture
         self.vocabulary = vocabulary
         self.config = config
         self.batching = resolved_batching(config)
-        self.draws: Draws = open_shards(config.shards, rendered) if config.shards else rendered
+        self.samples: Samples = open_shards(config.shards, rendered) if config.shards else rendered
         self.rows, self.packed_target = config.batch_size, 0
         if self.batching == "packed":
             self.rows, self.packed_target = self._measured()
@@ -64,7 +71,7 @@ class Windows:
                 )
             },
             "vocabulary": self.vocabulary.fingerprint,
-            "period": self.draws.period,
+            "period": self.samples.period,
         }
 
     def __call__(self, window: int) -> list[Batch]:
@@ -79,7 +86,7 @@ class Windows:
     def _tokens(self, window: int) -> list[Tokens]:
         """Return a window's examples."""
         count = self.config.window_batches * self.config.batch_size
-        return self.draws(window * count, count)
+        return self.samples(window * count, count)
 
     def _measured(self) -> tuple[int, int]:
         """Choose a packed batch's rows and target length by packing the first window.
@@ -100,12 +107,12 @@ class Windows:
         return max(1, round(exact / step) * step), target
 
     def _longest(self, tokens: list[Tokens]) -> list[Batch]:
-        """Batch in drawn order, each padded to its longest source and target."""
+        """Batch in the stream's order, each padded to its longest source and target."""
         config = self.config
         batches = []
         for start in range(0, len(tokens), config.batch_size):
             chunk = tokens[start : start + config.batch_size]
-            longest = (max(map(len, side)) for side in zip(*chunk, strict=True))
+            longest = max(len(t.source) for t in chunk), max(len(t.target) for t in chunk)
             source, target = (-(-length // _MULTIPLE) * _MULTIPLE for length in longest)
             source = min(source, config.source_lengths[-1])
             target = min(target, config.target_length)

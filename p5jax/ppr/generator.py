@@ -5,19 +5,16 @@ Letters: B users, M attributes, X profile width, P prompt length, L layers, D mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import unfreeze
 from flax.linen import partitioning
 
 from p5jax.core.errors import UserError
-from p5jax.models.layers import Array, normal
+from p5jax.models.layers import Array, Dense, normal
 
 # Of profile embeddings at first: small, so that users begin alike and what all share is learned
 # first. At 1 the few hundred cold users of ml-100k are told apart, and overfitted, in 20 steps.
@@ -44,24 +41,6 @@ class PromptConfig:
                 raise UserError(f"PromptConfig.{name}: found {found}, expected {least} or more")
 
 
-class Linear(nn.Module):
-    """A matrix product with a bias: [..., I] -> [..., features]."""
-
-    features: int
-    axes: tuple[str, str]
-    stddev: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = partitioning.param_with_axes(
-            "kernel", normal(self.stddev), (x.shape[-1], self.features), jnp.float32, axes=self.axes
-        )
-        bias = partitioning.param_with_axes(
-            "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
-        )
-        return x @ kernel + bias
-
-
 class TwoLayers(nn.Module):
     """W2 relu(W1 x + b1) + b2: [B, X] -> [B, features]."""
 
@@ -72,8 +51,8 @@ class TwoLayers(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        first = Linear(self.hidden, (PROFILE_AXIS, "mlp"), (2 / width) ** 0.5, name="w1")
-        second = Linear(self.features, ("mlp", "embed"), self.stddev, name="w2")
+        first = Dense(self.hidden, (PROFILE_AXIS, "mlp"), (2 / width) ** 0.5, bias=True, name="w1")
+        second = Dense(self.features, ("mlp", "embed"), self.stddev, bias=True, name="w2")
         return second(jax.nn.relu(first(x)))
 
 
@@ -129,26 +108,3 @@ def masked_elements(x: Array, rate: float, rng: Array) -> Array:
     """x [B, X] with elements set to 0 at a rate: a second view of the profiles, whose prompts are
     made anew (PPR's prompt-based augmentation)."""
     return jnp.where(jax.random.bernoulli(rng, rate, x.shape), 0.0, x)
-
-
-def fresh_params(module: nn.Module, rng: Array, *inputs: Any) -> dict[str, Any]:
-    """Return a module's initial parameters, nested dicts of float32."""
-
-    def init(key: Array) -> Mapping[str, Any]:
-        return module.init(key, *inputs)["params"]
-
-    return dict(unfreeze(jax.jit(init)(rng)))
-
-
-def axes_of(module: nn.Module, *inputs: Any) -> dict[str, Any]:
-    """Return the tree of a module's parameters with a tuple of logical axis names at each leaf."""
-
-    def init(key: Array) -> Mapping[str, Any]:
-        return module.init(key, *inputs)
-
-    axes = jax.eval_shape(init, jax.random.key(0))["params_axes"]
-    return jax.tree.map(
-        tuple,
-        unfreeze(partitioning.get_axis_names(axes)),
-        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -15,15 +14,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
-from p5jax.evaluation.evaluators import params_digest
+from p5jax.core.folder import OutputFolder, as_json
+from p5jax.models.initial import fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
-from p5jax.ppr.backbone.model import param_axes
-from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.backbone.model import backbone_axes
+from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
 from p5jax.ppr.cold.evaluation import rank_cases
 from p5jax.ppr.cold.protocol import ColdStart
-from p5jax.ppr.generator import PromptConfig, axes_of, fresh_params
+from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.model import BACKBONE, PromptedModel, PromptedScorer
 from p5jax.ppr.profiles import ProfileSchema
 from p5jax.ppr.tuning import (
@@ -34,14 +33,12 @@ from p5jax.ppr.tuning import (
     tuning_objective,
     validation_users,
 )
-from p5jax.runs.manifest import claim, read_manifest
-from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
-FORMAT_VERSION = 1
-MANIFEST, SCHEMA, VECTORS = "tuned.json", "profiles.json", "vectors.npy"
-_COMMAND = "p5jax ppr tune"
+SCHEMA, VECTORS = "profiles.json", "vectors.npy"
+TUNED = OutputFolder("tuned model", "tuned.json", 1, "p5jax ppr tune", begun=(SCHEMA, VECTORS))
 Profile = ProfileSchema | np.ndarray  # attributes, or vectors float32 [U, X]
 
 
@@ -80,8 +77,8 @@ class Tuned:
 
     def axes(self) -> dict[str, Any]:
         """The logical axes of the parameters."""
-        axes = axes_of(self.model, self.features[:1], np.zeros((1, 1), np.int32))
-        return {**axes, BACKBONE: param_axes(self.backbone.model)}
+        axes = logical_axes(self.model, self.features[:1], np.zeros((1, 1), np.int32))
+        return {**axes, BACKBONE: backbone_axes(self.backbone.model)}
 
     @staticmethod
     def load(
@@ -92,15 +89,17 @@ class Tuned:
         UserError when it is no such folder, not finished, or tuned from another backbone.
         """
         path = Path(path)
-        manifest = read_manifest(path / MANIFEST, FORMAT_VERSION, _COMMAND)
+        manifest = TUNED.read(path)
         if manifest["tune"]["steps"] not in available_steps(path / CHECKPOINT_FOLDER):
-            raise UserError(f"{path}: its tuning is not finished; the same {_COMMAND} resumes it")
+            raise UserError(
+                f"{path}: its tuning is not finished; the same {TUNED.command} resumes it"
+            )
         entry = manifest["backbone"]
         if backbone is None:
             places = Path(entry["path"]), path / entry["relative"]
             place = next((place for place in places if place.exists()), places[0])
             backbone = PprRun.load(place, mesh)
-        found = params_digest(backbone.params)
+        found = params_fingerprint(backbone.params)
         if found != entry["params"]:
             raise UserError(
                 f"{path}: tuned from a backbone with parameters {entry['params'][:12]};"
@@ -130,7 +129,7 @@ def tune(
             f"{backbone.path}: pre-trained on other users than the warm ones of this protocol"
         )
     manifest = _manifest(backbone, split, profile, config, prompt, folder)
-    distributed.from_primary(lambda: _open(folder, manifest, profile))
+    distributed.from_primary(lambda: _claim(folder, manifest, profile))
     tuned = Tuned(folder, manifest, backbone, profile)
     users, held_out = validation_users(split.train, config.validation_share)
     cases, mode = split.cases(config.kind, users), MODES[config.mode]
@@ -204,42 +203,32 @@ def _manifest(
     prompt: PromptConfig,
     folder: Path,
 ) -> dict[str, Any]:
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "backbone": {
-            "path": str(backbone.path.resolve()),
-            "relative": os.path.relpath(backbone.path.resolve(), folder.resolve()),
-            "params": params_digest(backbone.params),
-        },
-        "dataset": backbone.dataset.fingerprint,
-        "protocol": asdict(split.config),
-        "profile": asdict(profile)
-        if isinstance(profile, ProfileSchema)
-        else params_digest({"vectors": profile}),
-        "tune": asdict(config),
-        "prompt": asdict(prompt),
-    }
-    return json.loads(json.dumps(manifest))
+    return as_json(
+        {
+            "backbone": backbone_entry(backbone, folder),
+            "dataset": backbone.dataset.fingerprint,
+            "protocol": asdict(split.config),
+            "profile": asdict(profile)
+            if isinstance(profile, ProfileSchema)
+            else params_fingerprint({"vectors": profile}),
+            "tune": asdict(config),
+            "prompt": asdict(prompt),
+        }
+    )
 
 
-def _open(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
+def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     """Make the folder, or see that it is this tuning's."""
-    file = folder / MANIFEST
-    if file.is_file():
-        begun = bool(available_steps(folder / CHECKPOINT_FOLDER))
-        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
-    elif folder.is_file() or any(
-        not child.name.startswith((SCHEMA, VECTORS, MANIFEST)) for child in folder.glob("*")
-    ):
-        raise UserError(f"{folder}: exists and is not a folder of {_COMMAND}; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
+    started = bool(available_steps(folder / CHECKPOINT_FOLDER))
+    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
+    TUNED.claim(folder, wanted, started=started)
     if isinstance(profile, ProfileSchema):
         profile.save(folder / SCHEMA)
     else:
         beside = folder / f"{VECTORS}.partial.npy"
         np.save(beside, profile)
         beside.replace(folder / VECTORS)
-    replace_text(file, json.dumps(manifest, indent=1) + "\n")
+    TUNED.write(folder, manifest)
 
 
 def _read_profile(path: Path) -> Profile:

@@ -8,10 +8,10 @@ import numpy as np
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import FAMILIES, Dataset
-from p5jax.prompts.family import Example, Family, FamilyConfig, Source
+from p5jax.prompts.family import Example, ExampleSource, Family, FamilyConfig
 from p5jax.prompts.records import Explanation, Rating, Review
 from p5jax.prompts.sampling import example_rng
-from p5jax.prompts.template import Encoder, PromptTemplate
+from p5jax.prompts.template import PromptTemplate, TextEncoder
 from p5jax.prompts.users import Direct, Sequential, UserFamily
 
 __all__ = [
@@ -30,7 +30,7 @@ _TRIES = 64
 def make_families(
     dataset: Dataset,
     templates: Mapping[str, PromptTemplate],
-    vocabulary: Encoder,
+    vocabulary: TextEncoder,
     config: FamilyConfig,
     names: Iterable[str] | None = None,
     triggers: Sequence[str] = (),
@@ -40,7 +40,7 @@ def make_families(
     triggers: each user's words for {trigger}, where a template has it. UserError when one of
     `names` is unknown or cannot be fed.
     """
-    source = Source(dataset, vocabulary, config, triggers)
+    source = ExampleSource(dataset, vocabulary, config, triggers)
     wanted = FAMILIES if names is None else tuple(names)
     for name in wanted:
         if name not in FAMILIES:
@@ -59,7 +59,7 @@ def make_families(
     return families
 
 
-def _make(source: Source, templates: Mapping[str, PromptTemplate], name: str) -> Family:
+def _make(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: str) -> Family:
     dataset, config = source.dataset, source.config
     if name == "rating":
         return Rating(source, templates, dataset.interactions)
@@ -82,7 +82,7 @@ def _try_candidate_lists(family: Family) -> None:
                 family.example("train", index, example_rng(0, 0, family.name, index), template.id)
 
 
-def _lack(source: Source, templates: Mapping[str, PromptTemplate], name: str) -> str | None:
+def _lack(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: str) -> str | None:
     """Return what is missing for a family to have training examples, or None."""
     if not any(t.family == name and t.seen for t in templates.values()):
         return "the templates have no seen prompt of it"

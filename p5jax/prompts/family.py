@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
-from p5jax.prompts.template import Encoder, PromptTemplate, Renderer
+from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate, Renderer, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class FamilyConfig:
     evaluation_seed: int = 0
 
 
-class Source:
+class ExampleSource:
     """What all families of one dataset share."""
 
     def __init__(
         self,
         dataset: Dataset,
-        vocabulary: Encoder,
+        vocabulary: TextEncoder,
         config: FamilyConfig,
         triggers: Sequence[str] = (),
     ):
@@ -68,6 +69,17 @@ class Source:
         longest = int(np.diff(dataset.offsets).max(initial=0))
         # One length for all users, so that candidates stack; shorter only in a tiny catalogue.
         self.num_candidates = min(config.num_candidates, dataset.num_items - longest + 1)
+
+    def with_max_source(self, max_source: int) -> ExampleSource:
+        """Return the same source with inputs of at most `max_source` tokens."""
+        other = copy.copy(self)
+        other.config = replace(self.config, max_source=max_source)
+        other.renderer = Renderer(self.renderer.vocabulary, max_source)
+        return other
+
+    def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
+        """Return the placeholders that a history fills, cut to its last `max_history` items."""
+        return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""
@@ -111,10 +123,16 @@ class Family(ABC):
 
     name: str
 
-    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate]):
+    def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         self.source = source
         self.templates = {id: t for id, t in templates.items() if t.family == self.name}
         self.seen = tuple(t for t in self.templates.values() if t.seen)
+
+    def with_max_source(self, max_source: int) -> Self:
+        """Return the same family with inputs of at most `max_source` tokens."""
+        other = copy.copy(self)
+        other.source = self.source.with_max_source(max_source)
+        return other
 
     @property
     def templates_fingerprint(self) -> str:
@@ -151,6 +169,45 @@ class Family(ABC):
             near = nearest(prompt_id, self.templates)
             raise UserError(f"prompts: {prompt_id!r} is not a {self.name} prompt{near}")
         return self.templates[prompt_id]
+
+    def inputs_for(
+        self,
+        prompt_id: str,
+        target: str,
+        user: int,
+        *,
+        item: int | None = None,
+        history: np.ndarray | None = None,
+    ) -> str:
+        """Return the inputs that a held-out example has, for what is known of a user.
+
+        `item` is what the prompt is about, `history` the user's items, oldest first. UserError
+        naming the prompts usable here when this one is not of the family, needs more than is given
+        or does not ask for `target`.
+        """
+        fields = self.source.fields
+        known = fields.of_user(user) if item is None else fields.of(user, item)
+        if history is not None:
+            known |= self.source.history(history, HISTORY_SEPARATORS[0])
+        usable = {
+            id
+            for id, template in self.templates.items()
+            if set(template.fields) <= set(known) and target in template.target_fields
+        }
+        if prompt_id not in usable:
+            self._refuse(prompt_id, target, set(known), usable)
+        return self.source.renderer.inputs(self.templates[prompt_id], known)
+
+    def _refuse(
+        self, prompt_id: str, target: str, known: Collection[str], usable: Collection[str]
+    ) -> NoReturn:
+        """Say why a prompt cannot be used, and which can."""
+        if prompt_id not in self.templates:
+            wrong = f": not a {self.name} prompt of this run"
+        else:
+            lacking = [n for n in self.templates[prompt_id].fields if n not in known]
+            wrong = f" needs {lacking[0]}" if lacking else f" does not ask for the {target}"
+        raise UserError(f"prompt {prompt_id!r}{wrong}; usable here: {', '.join(sorted(usable))}")
 
     def _stream(
         self, split: str, user: int, rng: np.random.Generator | None

@@ -14,7 +14,7 @@ UNKNOWN_TITLE = "unknown title"
 UNKNOWN = "unknown"
 
 
-def clean(text: str | None) -> str:
+def prompt_text(text: str | None) -> str:
     """Return free text on one line, with nothing in it that reads as an item-id token."""
     if not text:
         return ""
@@ -33,14 +33,18 @@ class Fields:
         self.item_ids = dataset.item_ids
         self._triggers = triggers
         self._udesc = [
-            clean(name) or clean(key) or f"user_{user + 1}"
+            prompt_text(name) or prompt_text(key) or f"user_{user + 1}"
             for user, (name, key) in enumerate(
                 zip(dataset.user_names, dataset.user_keys, strict=True)
             )
         ]
-        self._titles = [clean(title) or UNKNOWN_TITLE for title in dataset.titles]
-        self._brands = [clean(brand) or UNKNOWN for brand in dataset.items["brand"].to_pylist()]
-        self._prices = [clean(price) or UNKNOWN for price in dataset.items["price"].to_pylist()]
+        self._titles = [prompt_text(title) or UNKNOWN_TITLE for title in dataset.titles]
+        self._brands = [
+            prompt_text(brand) or UNKNOWN for brand in dataset.items["brand"].to_pylist()
+        ]
+        self._prices = [
+            prompt_text(price) or UNKNOWN for price in dataset.items["price"].to_pylist()
+        ]
 
     def of_user(self, user: int) -> dict[str, Any]:
         """Return the placeholders that a user fills."""

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import SPLITS
-from p5jax.prompts.family import Example, Family, Source
-from p5jax.prompts.fields import clean
+from p5jax.prompts.family import Example, ExampleSource, Family
+from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.sampling import choose, coin, jittered, whole_stars, wrong_star
 from p5jax.prompts.template import PromptTemplate
 
@@ -59,7 +59,9 @@ class RecordFamily(Family):
     base: int
     jitters: bool
 
-    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate], table: pa.Table):
+    def __init__(
+        self, source: ExampleSource, templates: Mapping[str, PromptTemplate], table: pa.Table
+    ):
         super().__init__(source, templates)
         self._users = table["user"].to_numpy()
         self._items = table["item"].to_numpy()
@@ -81,7 +83,8 @@ class RecordFamily(Family):
         return len(self.rows(split, prompt_id))
 
     def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
-        return self._users[self.rows(split, prompt_id)]
+        users: np.ndarray = self._users[self.rows(split, prompt_id)]
+        return users
 
     def rows(self, split: str, prompt_id: str | None = None) -> np.ndarray:
         """Return the rows of the family's table that a split's examples come from, in order."""
@@ -114,7 +117,7 @@ class RecordFamily(Family):
         fields = self.source.fields.of(user, item)
         for name in template.fields + template.target_fields:
             if name in self._texts:
-                fields[name] = clean(self._texts[name][row].as_py())
+                fields[name] = prompt_text(self._texts[name][row].as_py())
         answer: float | str | None = None
         if has & _RATING:
             stars = whole_stars(self._ratings[row])

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 from p5jax.core.errors import UserError
+from p5jax.data.dataset import FAMILIES
 
-FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 
@@ -36,7 +36,7 @@ _GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "
 _FREE_TEXT = ("review", "headline", "title")
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """What rendering needs of a vocabulary: at most one id per character and one per word."""
 
     def encode(self, text: str) -> list[int]: ...
@@ -116,7 +116,7 @@ class Renderer:
     UserError when that is not enough.
     """
 
-    def __init__(self, vocabulary: Encoder, max_source: int):
+    def __init__(self, vocabulary: TextEncoder, max_source: int):
         self.vocabulary = vocabulary
         self.max_source = max_source
         self._id_lengths: dict[str, int] = {}
@@ -163,7 +163,11 @@ class Renderer:
         return length
 
     def _drop_history(
-        self, template: PromptTemplate, values: dict, fields: Mapping[str, Any], excess: int
+        self,
+        template: PromptTemplate,
+        values: dict[str, Any],
+        fields: Mapping[str, Any],
+        excess: int,
     ) -> tuple[str, int]:
         history, separator = fields["hist"], fields["separator"]
         separator_length = self._id_length(separator.strip())
@@ -181,7 +185,7 @@ class Renderer:
         return inputs, excess
 
     def _drop_words(
-        self, template: PromptTemplate, values: dict, name: str, excess: int
+        self, template: PromptTemplate, values: dict[str, Any], name: str, excess: int
     ) -> tuple[str, int]:
         words = values[name].split()
         inputs = template.inputs.format_map(values)
@@ -195,7 +199,7 @@ class Renderer:
 
 
 def render(
-    template: PromptTemplate, fields: Mapping[str, Any], vocabulary: Encoder, max_source: int
+    template: PromptTemplate, fields: Mapping[str, Any], vocabulary: TextEncoder, max_source: int
 ) -> tuple[str, str]:
     """Return (inputs, targets) of one prompt; see `Renderer`, which is faster for many."""
     return Renderer(vocabulary, max_source).render(template, fields)

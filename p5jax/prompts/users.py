@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.family import Example, Family, Source
+from p5jax.prompts.family import Example, ExampleSource, Family
 from p5jax.prompts.sampling import choose, coin, training_window
 from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate
 
@@ -19,7 +19,9 @@ class UserFamily(Family):
 
     shortest: int  # interactions a user needs for a training example
 
-    def __init__(self, source: Source, templates: Mapping[str, PromptTemplate], per_user: int):
+    def __init__(
+        self, source: ExampleSource, templates: Mapping[str, PromptTemplate], per_user: int
+    ):
         super().__init__(source, templates)
         self.per_user = per_user
         lengths = np.diff(source.dataset.offsets)
@@ -121,7 +123,7 @@ class Sequential(UserFamily):
             sequence = source.dataset.sequence(user)
             start, target = training_window(len(sequence), rng)
             item = int(sequence[target])
-            context = self._history(sequence[start:target], choose(rng, HISTORY_SEPARATORS))
+            context = source.history(sequence[start:target], choose(rng, HISTORY_SEPARATORS))
         else:
             item = source.dataset.target(user, split)
             context = self._context(split, user)
@@ -135,11 +137,8 @@ class Sequential(UserFamily):
         return self._example(template, user, item, fields, None, candidates)
 
     def _context(self, split: str, user: int) -> dict[str, Any]:
-        return self._history(self.source.dataset.history(user, split), HISTORY_SEPARATORS[0])
-
-    def _history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
-        cap = self.source.config.max_history  # 0 keeps all
-        return self.source.fields.history(items[-cap:], separator)
+        history = self.source.dataset.history(user, split)
+        return self.source.history(history, HISTORY_SEPARATORS[0])
 
 
 class Direct(UserFamily):

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from p5jax.evaluation.results import SHOWN, SUMMARY, FamilyResult, by_table, load_results
+from p5jax.evaluation.results import SHOWN_METRICS, SUMMARY, FamilyResult, by_table, load_results
 from p5jax.reports.charts import curves
 from p5jax.reports.page import with_interval, write_page
 from p5jax.reports.triggers_section import section
@@ -87,7 +87,7 @@ def _tables(results: list[FamilyResult], split: str) -> str:
     parts = [f"<h2>Results on the {split} split</h2>"]
     parts.append("<p class=note>95 % intervals in brackets; n is the number of examples.</p>")
     for members in by_table(results):
-        names = [n for n in SHOWN[members[0].kind] if any(n in m.metrics for m in members)]
+        names = [n for n in SHOWN_METRICS[members[0].kind] if any(n in m.metrics for m in members)]
         header = "".join(f"<th>{escape(name)}" for name in names)
         rows = [_row(member, names) for member in members]
         title = members[0].title

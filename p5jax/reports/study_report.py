@@ -1,5 +1,5 @@
-"""A cold-start study as an HTML page: methods by kind of case and ranking, what `light` owes to its
-parts, wrong profiles, tuning curves and seconds."""
+"""A cold-start study as an HTML page: methods by kind of case and ranking, ablations of `light`,
+replaced attributes, tuning curves and seconds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold.results import RANKING_TITLES, SHOWN, Row, read_per_user, summarise
-from p5jax.ppr.study import (
+from p5jax.ppr.cold_study import (
     ABLATIONS,
-    COMMAND,
-    FORMAT_VERSION,
-    MANIFEST,
     PER_USER,
+    STUDY,
     folder_name,
     noise_share,
     total_seconds,
@@ -29,7 +27,6 @@ from p5jax.ppr.study import (
 from p5jax.ppr.tuning import MODES
 from p5jax.reports.charts import Points, curves
 from p5jax.reports.page import with_interval, write_page
-from p5jax.runs.manifest import read_manifest
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
 _DRAWN = "NDCG@10"  # of the curves; tuning keeps the step at which it is best
@@ -48,7 +45,7 @@ _NOTE = (
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write STUDY/report.html from what the study has so far; return its path.
 
-    UserError when the folder is no study, or no seed of it is finished.
+    UserError when the folder is not a study, or no seed of it is finished.
     """
     folder = Path(folder)
     path = folder / "report.html"
@@ -59,11 +56,11 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def section(folder: str | os.PathLike[str]) -> str:
     """The study as HTML; UserError as `write_report`."""
     folder = Path(folder)
-    manifest = read_manifest(folder / MANIFEST, FORMAT_VERSION, COMMAND)
+    manifest = STUDY.read(folder)
     seeds = _seed_folders(folder)
     finished = [path for path in seeds if (path / PER_USER).is_file()]
     if not finished:
-        raise UserError(f"{folder}: found no finished seed; the same {COMMAND} goes on with it")
+        raise UserError(f"{folder}: found no finished seed; the same {STUDY.command} resumes it")
     groups = _groups([read_per_user(path / PER_USER) for path in finished])
     parts = [
         _overview(manifest, finished),
@@ -161,7 +158,8 @@ def _group(
 
 
 def _methods(table: pa.Table) -> list[str]:
-    return pc.unique(table["method"]).to_pylist()
+    names: list[str] = pc.unique(table["method"]).to_pylist()
+    return names
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -254,7 +252,7 @@ def _overview(manifest: Mapping[str, Any], finished: Sequence[Path]) -> str:
 
 
 def _seconds(folder: Path) -> str:
-    """The seconds of each part, summed over all seeds that were begun."""
+    """The seconds of each part, summed over all seeds, unfinished ones included."""
     seconds = total_seconds(folder)
     total = sum(seconds.values())
     rows = "".join(

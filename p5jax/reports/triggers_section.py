@@ -16,14 +16,14 @@ from p5jax.reports.charts import curves
 from p5jax.runs.run import Run
 from p5jax.triggers.evaluation import SHOWN
 from p5jax.triggers.layout import PROMPT_ID
-from p5jax.triggers.prompt import HISTORY, load, read_manifest
+from p5jax.triggers.prompt import HISTORY, TRIGGER_FOLDER, load_triggers
 
 
 def section(folder: str | os.PathLike[str], run: Run) -> str:
     """The prompt, the metric over rounds, the accepted changes, and the gains of the users where
-    `p5jax triggers evaluate` has been run; UserError as `load`."""
+    `p5jax triggers evaluate` has been run; UserError as `load_triggers`."""
     folder = Path(folder)
-    prompt, manifest = load(folder, run), read_manifest(folder)
+    prompt, manifest = load_triggers(folder, run), TRIGGER_FOLDER.read(folder)
     lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()[: manifest["round"]]
     try:
         history = [json.loads(line) for line in lines]
@@ -63,7 +63,7 @@ def _changes(history: list[dict[str, Any]]) -> str:
         for r in history
         if r["accepted"]
     ]
-    header = "<tr><th>round<th>token<th>place<th>gain<th>p"
+    header = "<tr><th>round<th>token<th>position<th>gain<th>p"
     return f"<h3>Accepted changes</h3><table>{header}{''.join(rows)}</table>"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import Dataset
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.parallel import distributed
@@ -23,15 +23,18 @@ from p5jax.parallel.partitioning import param_shardings
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates, save_templates
-from p5jax.runs.manifest import dataset_entry, load_dataset, read_manifest, refuse_difference
+from p5jax.runs.manifest import dataset_entry, load_dataset
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.checkpoints import restore_params
 
-FORMAT_VERSION = 1
-_COMMAND = "p5jax train"
-# run.json is written last; a folder with only these is a run whose making was cut short.
-_WRITTEN_FIRST = ("vocabulary", ".vocabulary.", "templates.toml", "run.json.partial")
+FOLDER = OutputFolder(
+    "run folder",
+    "run.json",
+    1,
+    "p5jax train",
+    begun=("vocabulary", ".vocabulary.", "templates.toml"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,12 @@ class Run:
             )
         return restore_params(self.path / "checkpoints", shapes)
 
+    def with_params(self, params: Any) -> Run:
+        """Return the same run with other parameters of its model."""
+        other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh)
+        other.__dict__ |= {"families": self.families, "params": params}
+        return other
+
     @staticmethod
     def create(config: RunConfig, family_config: FamilyConfig, model: T5Config) -> Run:
         """Make a new run folder, or open the one there when it was made from the same things.
@@ -111,15 +120,20 @@ class Run:
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = chosen_templates(config)
-        distributed.from_primary(lambda: _make_folder(path, config, dataset, templates))
+
+        def write_first() -> None:
+            if FOLDER.claim(path, {}) is None:
+                make_vocabulary(config, dataset, templates).save(path / "vocabulary")
+                save_templates(templates, path / "templates.toml")
+
+        def claim() -> None:
+            FOLDER.claim(path, manifest)
+            FOLDER.write(path, manifest)  # also when it is there: the dataset may have moved
+
+        distributed.from_primary(write_first)
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
-        file = path / "run.json"
-        if file.is_file():
-            refuse_difference(file, _read_manifest(path), manifest)
-        # Written again all the same: the dataset may have moved.
-        text = json.dumps(manifest, indent=1) + "\n"
-        distributed.from_primary(lambda: replace_text(file, text))
+        distributed.from_primary(claim)
         return Run(path, manifest, dataset, vocabulary)
 
     @staticmethod
@@ -129,29 +143,12 @@ class Run:
         On a mesh its model is evaluated and ranks over all its devices, else on the first.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
-        dataset = load_dataset(path, manifest, _COMMAND)
+        manifest = FOLDER.read(path)
+        dataset = load_dataset(path, manifest, FOLDER.command)
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
         return Run(path, manifest, dataset, vocabulary, mesh)
-
-
-def _make_folder(
-    path: Path, config: RunConfig, dataset: Dataset, templates: dict[str, PromptTemplate]
-) -> None:
-    """Write a new run folder but for its manifest, unless there is one already."""
-    if (path / "run.json").is_file():
-        return
-    if path.is_file() or any(not child.name.startswith(_WRITTEN_FIRST) for child in path.glob("*")):
-        raise UserError(f"{path}: exists and is not a run folder; choose another RUN_DIR")
-    path.mkdir(parents=True, exist_ok=True)
-    make_vocabulary(config, dataset, templates).save(path / "vocabulary")
-    save_templates(templates, path / "templates.toml")
-
-
-def _read_manifest(path: Path) -> dict:
-    return read_manifest(path / "run.json", FORMAT_VERSION, _COMMAND)
 
 
 def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
@@ -190,7 +187,6 @@ def _manifest(
     del fields["word_starts"]
     prompts = json.dumps([dataclasses.asdict(t) for t in templates.values()])
     manifest = {
-        "format_version": FORMAT_VERSION,
         "dataset": dataset_entry(dataset, config.run_dir),
         "vocabulary": vocabulary.fingerprint,
         "vocabulary_source": config.vocabulary or f"{config.vocabulary_size} pieces",
@@ -200,4 +196,4 @@ def _manifest(
         "model": fields,
         "initial_checkpoint": config.initial_checkpoint,
     }
-    return json.loads(json.dumps(manifest))
+    return as_json(manifest)

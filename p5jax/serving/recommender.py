@@ -1,28 +1,28 @@
-"""A trained run put to use: recommend, explain and generate."""
+"""A trained run put to use: recommend, score, explain and generate."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.core.progress import Report
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import id_trie, rank
-from p5jax.inference.trie import Trie
+from p5jax.inference.ranking import score_items
+from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
-from p5jax.prompts.fields import Fields
-from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.runs.run import Run
-from p5jax.triggers.layout import PROMPT_ID
-from p5jax.triggers.prompt import TriggerPrompt
-from p5jax.triggers.prompt import load as load_triggers
+from p5jax.serving.bulk import rank_users
+from p5jax.serving.ranker import Ranker
+from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
+from p5jax.triggers.prompt import load_triggers
+
+_ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,14 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Recommended:
-    """A user's recommendations, best first, and whether they are provably the model's best."""
+    """A user's recommendations, best first; exact: guaranteed to be the model's best."""
 
     items: list[Recommendation]
     exact: bool
 
 
-class Recommender:
+class Recommender(Ranker):
     """A run's model behind the questions a user of it asks, by the source's own keys."""
-
-    def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
-        self.run, self.triggers = run, triggers
-        self._templates = dict(run.templates)
-        if triggers:
-            self._templates[PROMPT_ID] = triggers.template(run.vocabulary)
-        self._tries: dict[str, Trie] = {}
 
     @staticmethod
     def load(
@@ -58,7 +51,8 @@ class Recommender:
     ) -> Recommender:
         """Open a run folder, and a folder of trigger tokens whose prompt it is to use.
 
-        UserError when either is not one, the run has no checkpoint, or the tokens are another's.
+        UserError when either is not one, the run has no checkpoint, or the tokens were found with
+        another model.
         """
         enable_compilation_cache()
         run = Run.load(path)
@@ -67,13 +61,13 @@ class Recommender:
     def recommend(
         self,
         users: Sequence[str],
-        k: int = 10,
+        k: int = BULK_DEFAULTS.k,
         *,
-        prompt: str | None = None,
-        method: str = "certified",
-        beam: int = 64,
-        exact: bool = False,
-        exclude_history: bool = True,
+        prompt: str | None = BULK_DEFAULTS.prompt,
+        method: str = BULK_DEFAULTS.method,
+        beam: int = BULK_DEFAULTS.beam,
+        exact: bool = BULK_DEFAULTS.exact,
+        exclude_history: bool = BULK_DEFAULTS.exclude_history,
         exclude: Sequence[str] = (),
     ) -> list[Recommended]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.
@@ -89,74 +83,106 @@ class Recommender:
         self.check_k(k)
         indices = [dataset.user_index(user) for user in users]
         blocked = [dataset.item_index(item) for item in exclude]
-        ranking = rank(
-            self.run.model,
-            self.run.params,
-            padded(self.history_prompts(indices, self.own_prompt("sequential", prompt, "2-3"))),
-            self.trie(method),
-            k,
-            method,
+        config = BulkConfig(
+            method=method,
             beam=beam,
             exact=exact,
-            exclude=self.excluded(indices, exclude_history, blocked),
+            k=k,
+            prompt=self.next_item_prompt(prompt),
+            exclude_history=exclude_history,
+            batch_size=min(len(users), BULK_DEFAULTS.batch_size),
         )
-        return [
-            Recommended(
-                [
-                    Recommendation(dataset.item_keys[i], dataset.titles[i], float(score))
-                    for i, score in zip(row, scores, strict=True)
-                    if i >= 0
-                ],
-                bool(certain),
-            )
-            for row, scores, certain in zip(*ranking, strict=True)
-        ]
+        recommended = []
+        for batch, prompts in self._batches(indices, config):
+            found = self.ranked(batch, prompts, config, blocked)
+            for items, logp, guaranteed in zip(found.items, found.logp, found.exact, strict=True):
+                pairs = zip(items.tolist(), logp.tolist(), strict=True)
+                recommended.append(
+                    Recommended(
+                        [
+                            Recommendation(dataset.item_keys[item], dataset.titles[item], score)
+                            for item, score in pairs
+                            if item >= 0
+                        ],
+                        bool(guaranteed),
+                    )
+                )
+        return recommended
 
-    def check_k(self, k: int) -> None:
-        """Raise UserError unless the catalogue has k items."""
-        if not 1 <= k <= self.run.dataset.num_items:
-            raise UserError(
-                f"-k {k}: expected 1 to {self.run.dataset.num_items}, the size of the catalogue"
-            )
+    def recommend_all(
+        self,
+        out: str | os.PathLike[str],
+        config: BulkConfig = BULK_DEFAULTS,
+        report: Report = distributed.report,
+    ) -> None:
+        """Write every user's recommendations to a folder of Parquet files; see rank_users."""
+        rank_users(self, out, config, report)
 
-    def trie(self, method: str) -> Trie:
-        """Return the trie of the item ids that a ranking method wants."""
-        if method not in self._tries:
-            ids = self.run.dataset.item_ids
-            self._tries[method] = id_trie(ids, self.run.vocabulary, method)
-        return self._tries[method]
-
-    def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
-        """Return the tokens of the users' prompts for a next item, each with the user's history."""
-        template = self._template(prompt, {"uid", "udesc", "hist", "trigger"}, "item")
-        return self._tokens(self._inputs(template, self._history(user)) for user in users)
-
-    def excluded(
-        self, users: Iterable[int], history: bool, blocked: Sequence[int] = ()
+    def score(
+        self,
+        users: Sequence[str],
+        items: Sequence[str],
+        *,
+        prompt: str | None = BULK_DEFAULTS.prompt,
     ) -> np.ndarray:
-        """Return items [B, E] not to recommend, padded with -1: blocked ones and the history.
+        """Return the log-probabilities of items as each user's next one: float32 [U, K].
 
-        E is the same for all users of a dataset.
+        They are those of `recommend`, exact for any item, also one of the history.
         """
-        sequence, longest = self.run.dataset.sequence, int(np.diff(self.run.dataset.offsets).max())
-        rows = [[*blocked, *(sequence(user) if history else ())] for user in users]
-        return padded(rows, -1, longest + len(blocked))
+        dataset = self.run.dataset
+        indices = [dataset.user_index(user) for user in users]
+        asked = np.array([dataset.item_index(item) for item in items], np.int32)
+        if not indices or not len(asked):
+            return np.zeros((len(indices), len(asked)), np.float32)
+        config = BulkConfig(
+            prompt=self.next_item_prompt(prompt),
+            batch_size=min(len(indices), BULK_DEFAULTS.batch_size),
+        )
+        rows = []
+        for batch, prompts in self._batches(indices, config):
+            filled = [prompts[row % len(batch)] for row in range(config.batch_size)]
+            logp = score_items(
+                self.run.model,
+                self.run.params,
+                padded(filled),
+                self.trie(config.method),
+                np.tile(asked, (config.batch_size, 1)),
+            )
+            rows.append(logp[: len(batch)])
+        return np.concatenate(rows)
+
+    def _batches(
+        self, users: Sequence[int], config: BulkConfig
+    ) -> Iterator[tuple[Sequence[int], list[list[int]]]]:
+        """Yield at most `batch_size` users at a time, and their prompts' tokens."""
+        assert config.prompt is not None
+        prompts = self.history_prompts(users, config.prompt)
+        for first in range(0, len(users), config.batch_size):
+            rows = slice(first, first + config.batch_size)
+            yield users[rows], prompts[rows]
 
     def explain(self, user: str, item: str, *, prompt: str | None = None) -> str:
-        """Return the model's explanation of an item for a user, by beam search."""
+        """Return the model's explanation of an item for a user, by beam search.
+
+        Without a `prompt` it is the one of the triggers, or else 3-1, or 3-8 where the item has no
+        title.
+        """
         dataset = self.run.dataset
         if "explanation" not in self.run.manifest["families"]:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         u, i = dataset.user_index(user), dataset.item_index(item)
         # Without a title only a prompt that names the item's id can tell items apart.
         prompt = self.own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
-        fields = {"uid", "udesc", "iid", "title", "trigger"}
-        template = self._template(prompt, fields, "explanation")
-        return self._answer(self._inputs(template, self._fields.of(u, i)))
+        family = self.family("explanation")
+        return self._answer(self.tokens(family.inputs_for(prompt, "explanation", u, item=i)))
 
     def generate(self, text: str) -> str:
-        """Return the model's most probable answer to any text, by beam search; triggers stand
-        around the text, those of a user who is not known among them."""
+        """Return the model's most probable answer to any text, by beam search."""
+        return self._answer(self.text_prompt(text))
+
+    def text_prompt(self, text: str) -> list[int]:
+        """Return the tokens of any text as a prompt; triggers stand around the text, those of an
+        unknown user among them. UserError where there is no text."""
         if not text.strip():
             raise UserError("--text: found nothing, expected a prompt")
         if self.triggers:
@@ -166,63 +192,10 @@ class Recommender:
             if len(tokens) > room:  # the text is cut, not the triggers behind it
                 text = vocabulary.decode(tokens[:room])
             text = self.triggers.around(text, vocabulary)
-        return self._answer(text)
+        return self.tokens(text)
 
-    def own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
-        """Return the prompt asked for, else the triggers', else another.
-
-        UserError when there is a prompt beside triggers, or these are of another family.
-        """
-        if not self.triggers:
-            return prompt or otherwise
-        if prompt:
-            raise UserError(f"prompt {prompt!r}: found it beside triggers, expected either")
-        if self.triggers.family != family:
-            raise UserError(f"triggers: found a {self.triggers.family} prompt, expected {family}")
-        return PROMPT_ID
-
-    def _answer(self, text: str) -> str:
-        vocabulary = self.run.vocabulary
-        tokens = place_rows(self.run.params, padded(self._tokens([text])))
-        answers, _ = beam_search(self.run.model, self.run.params, tokens, max_length=64, beam=4)
-        return vocabulary.decode(to_host(answers)[0, 0].tolist())
-
-    def _template(self, prompt: str, fields: set[str], target: str) -> PromptTemplate:
-        """Return a prompt that these fields fill and that asks for `target`."""
-        templates = self._templates
-        usable = [
-            t.id
-            for t in templates.values()
-            if set(t.fields) <= fields and target in t.target_fields
-        ]
-        here = f"usable here: {', '.join(usable)}"
-        if prompt not in templates:
-            raise UserError(f"prompt {prompt!r}: not in this run; {here}")
-        if prompt not in usable:
-            extra = sorted(set(templates[prompt].fields) - fields)
-            wrong = f"needs {extra[0]}" if extra else f"does not ask for the {target}"
-            raise UserError(f"prompt {prompt!r} {wrong}; {here}")
-        return templates[prompt]
-
-    @cached_property
-    def _fields(self) -> Fields:
-        words = self.triggers.user_words(self.run.vocabulary) if self.triggers else ()
-        return Fields(self.run.dataset, words)
-
-    def _history(self, user: int) -> dict[str, Any]:
-        history = self._fields.history(self.run.dataset.sequence(user)[-self._longest :], " , ")
-        return self._fields.of_user(user) | history
-
-    @property
-    def _longest(self) -> int:
-        """The most history items a prompt was trained with."""
-        return self.run.family_config.max_history or self.run.dataset.num_items
-
-    def _inputs(self, template: PromptTemplate, fields: dict[str, Any]) -> str:
-        max_source = self.run.family_config.max_source
-        return Renderer(self.run.vocabulary, max_source).inputs(template, fields)
-
-    def _tokens(self, texts: Iterable[str]) -> list[list[int]]:
-        """Return the texts' tokens with their end of sequence, cut to the run's longest."""
-        vocabulary, longest = self.run.vocabulary, self.run.family_config.max_source
-        return [[*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id] for text in texts]
+    def _answer(self, prompt: list[int]) -> str:
+        run = self.run
+        sources = place_rows(run.params, padded([prompt]))
+        answers, _ = beam_search(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM)
+        return run.vocabulary.decode(to_host(answers)[0, 0].tolist())

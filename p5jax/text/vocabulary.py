@@ -19,9 +19,9 @@ import numpy as np
 import sentencepiece
 
 from p5jax.core.errors import UserError
+from p5jax.data.item_ids import ID_TOKEN
 
 NUM_SENTINELS = 100
-ID_TOKEN = re.compile(r"<[a-z]\d+_\d+>")
 WORD_MARK = "\u2581"  # SentencePiece's word-boundary mark
 FORMAT_VERSION = 1
 MODEL_FILE, MANIFEST_FILE = "sentencepiece.model", "vocabulary.json"

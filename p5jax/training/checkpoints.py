@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import path_name
+from p5jax.parallel.placing import to_host
 
 PREFIX = "checkpoint"
 STATE, PROGRESS = "state", "progress"
@@ -257,3 +259,15 @@ def restore_params(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise unreadable(path, error) from error
     return restored["target"]
+
+
+def params_fingerprint(params: Any) -> str:
+    """SHA-256 of the parameters' names and bytes: which model something was made with.
+
+    Parameters on a mesh are gathered: every process must call it.
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(to_host(leaf).tobytes())
+    return found.hexdigest()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from p5jax.core.errors import Interrupted, UserError
+from p5jax.core.folder import refuse_difference
 from p5jax.core.interruption import Interruption
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
@@ -27,7 +27,7 @@ from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
 CHECKPOINT_FOLDER = "checkpoints"
-_NAMED = 3  # differences from a stored fingerprint, in a message
+_PROGRESS = ("step", "window", "best", "validated", "metrics")  # what a checkpoint keeps of a loop
 Validate = Callable[[Any, int], Mapping[str, float]]
 
 
@@ -95,7 +95,7 @@ def train(
     `objective` says what is minimised (see training.step; for a T5, its `batch_sums`). Only the
     parameters whose paths `trainable` matches change (see training.freezing), the others keep
     every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
-    goes on from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
+    resumes from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
     what the run depends on) must be the one it was started with. `validation_batches` (this
     process's rows) give validation/loss and, where the objective scores, validation/accuracy;
     `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
@@ -104,7 +104,11 @@ def train(
     """
     tx, schedule = make_optimizer(optimizer, config.steps)
     steps = Steps(
-        *(objective, tx, mesh, axes, params),
+        objective,
+        tx,
+        mesh,
+        axes,
+        params,
         seed=config.seed,
         accumulate=optimizer.accumulate,
         fsdp=fsdp,
@@ -137,80 +141,57 @@ def train(
             w.message(describe_mesh(mesh, fsdp))
             if saved:
                 w.message(f"resuming after step {first}")
-            loop = _Loop(config, steps, schedule, iterator, c, w, state, progress)
-            loop.fingerprint = dict(fingerprint or {})
-            loop.validate, loop.validation_batches = validate, validation_batches
+            loop = _Loop(
+                config=config,
+                steps=steps,
+                schedule=schedule,
+                iterator=iterator,
+                checkpoints=c,
+                writers=w,
+                fingerprint=dict(fingerprint or {}),
+                validate=validate,
+                validation_batches=validation_batches,
+                state=state,
+                **{name: progress[name] for name in _PROGRESS if name in progress},
+            )
             return loop.run(interruption)
 
 
 def _matching_progress(
     checkpoints: Checkpoints, step: int, fingerprint: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The progress to resume from; UserError when it is of another run or process count."""
+    """The progress to resume from; UserError when it is of another run."""
     path = step_folder(checkpoints.folder, step)
     progress = checkpoints.progress(step)
     if "pipeline" not in progress:
         raise UserError(f"{path}: found no pipeline state, expected a checkpoint of this trainer")
-    stored, now = (
-        _flatten(progress["fingerprint"]),
-        _flatten(json.loads(json.dumps(dict(fingerprint)))),
-    )
-    differences = [
-        f"{key} was {_shown(stored.get(key))} and is now {_shown(now.get(key))}"
-        for key in sorted(set(stored) | set(now))
-        if stored.get(key) != now.get(key)
-    ]
-    if differences:
-        named = "; ".join(differences[:_NAMED])
-        more = len(differences) - _NAMED
-        raise UserError(f"{path}: cannot resume: {named}{f'; and {more} more' if more > 0 else ''}")
+    refuse_difference(path, progress["fingerprint"], fingerprint)
     return progress
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, {"outer.inner": value}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
+@dataclass
 class _Loop:
-    """The state of a run between two steps."""
+    """A run between two steps: what it is made of, then what changes from step to step."""
 
-    fingerprint: dict[str, Any]
+    config: TrainConfig
+    steps: Steps
+    schedule: Callable[[int], Any]
+    iterator: EpochIterator
+    checkpoints: Checkpoints
+    writers: RunWriters
+    fingerprint: Mapping[str, Any]
     validate: Validate | None
     validation_batches: Sequence[Batch]
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        steps: Steps,
-        schedule: Callable[[int], Any],
-        iterator: EpochIterator,
-        checkpoints: Checkpoints,
-        writers: RunWriters,
-        state: Any,
-        progress: Mapping[str, Any],
-    ) -> None:
-        self.config, self.steps, self.schedule = config, steps, schedule
-        self.iterator, self.checkpoints, self.writers = iterator, checkpoints, writers
-        self.state = state
-        self.step: int = progress.get("step", 0)
-        # Sums since the last record: in the checkpoint, so that a resumed run's records are
-        # the uninterrupted run's.
-        self.window: dict[str, float] = progress.get("window", {})
-        self.best: dict[str, Any] | None = progress.get("best")
-        self.validated: int = progress.get("validated", 0)
-        self.metrics: dict[str, float] = progress.get("metrics", {})
-        self._pending: tuple[int, dict[str, Any]] | None = None
-        self._shapes: set[Any] = set()
+    state: Any
+    step: int = 0
+    # Sums since the last record: in the checkpoint, so that a resumed run's records are the
+    # uninterrupted run's.
+    window: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    validated: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    _pending: tuple[int, dict[str, Any]] | None = None
+    _shapes: set[Any] = field(default_factory=set)
 
     def run(self, interruption: Interruption) -> TrainResult:
         """Go on to the last step; Interrupted by a signal."""
@@ -353,15 +334,8 @@ class _Loop:
 
     def _save(self) -> None:
         self._absorb()  # nothing that is not finite is ever saved
-        progress = {
-            "step": self.step,
-            "pipeline": self.iterator.get_state(),
-            "window": self.window,
-            "best": self.best,
-            "validated": self.validated,
-            "metrics": self.metrics,
-            "fingerprint": self.fingerprint,
-        }
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        progress |= {"pipeline": self.iterator.get_state(), "fingerprint": self.fingerprint}
         self.checkpoints.save(self.step, self.state, progress)
 
     def _agreed(self, interruption: Interruption) -> int | None:

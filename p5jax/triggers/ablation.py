@@ -11,18 +11,17 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import Row, evaluate_triggers
+from p5jax.triggers.evaluation import PromptComparison, evaluate_triggers
 from p5jax.triggers.layout import POSITIONS, USER_PLACES
-from p5jax.triggers.rounds import SearchConfig
-from p5jax.triggers.search import search
-from p5jax.triggers.surrogate import CRITERIA
+from p5jax.triggers.searching import search
+from p5jax.triggers.settings import CRITERIA, SearchConfig
 
-# Setting -> the part of the configuration it is in, and the values that are compared.
-ABLATIONS: dict[str, tuple[str, Sequence[Any]]] = {
-    "position": ("layout", POSITIONS),
-    "user_place": ("layout", USER_PLACES),
-    "task_tokens": ("layout", (3, 4, 5, 6, 7)),
-    "criterion": ("surrogate", CRITERIA),
+# Setting -> the values that are compared.
+ABLATIONS: dict[str, Sequence[str | int]] = {
+    "position": POSITIONS,
+    "user_place": USER_PLACES,
+    "task_tokens": (3, 4, 5, 6, 7),
+    "criterion": CRITERIA,
 }
 
 
@@ -33,21 +32,27 @@ def ablate(
     out: str | Path,
     limit: int | None = None,
     report: Report = distributed.report,
-) -> list[Row]:
+) -> list[PromptComparison]:
     """Search once for each value of the setting `vary`, in OUT/VARY-VALUE, then compare on test.
 
-    Interrupted by a signal, after which the same call resumes. UserError for an unknown
-    setting, or user_place without user tokens.
+    limit: test examples, None for all. Interrupted by a signal, after which the same call resumes.
+    UserError for an unknown setting, or user_place without user tokens.
     """
     if vary not in ABLATIONS:
         raise UserError(f"vary: found {vary!r}, expected {', '.join(ABLATIONS)}")
     if vary == "user_place" and not config.layout.user_tokens:
         raise UserError("vary: found user_place without user tokens, expected some")
-    part, values = ABLATIONS[vary]
     folders = []
-    for value in values:
-        changed = replace(getattr(config, part), **{vary: value})
+    for value in ABLATIONS[vary]:
         folders.append(Path(out) / f"{vary}-{value}")
         report(f"{vary} = {value}")
-        search(run, replace(config, **{part: changed}), folders[-1], report)
+        search(run, _with_setting(config, vary, value), folders[-1], report)
     return evaluate_triggers(run, folders, limit=limit, report=report)
+
+
+def _with_setting(config: SearchConfig, name: str, value: str | int) -> SearchConfig:
+    """The configuration with one other value in its layout or its surrogate."""
+    if name == "criterion":
+        return replace(config, surrogate=replace(config.surrogate, criterion=str(value)))
+    changed: dict[str, Any] = {name: value}
+    return replace(config, layout=replace(config.layout, **changed))

@@ -28,18 +28,22 @@ from p5jax.evaluation.task import RunLike
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
 from p5jax.triggers.layout import PROMPT_ID, arguments_template
-from p5jax.triggers.prompt import TriggeredRun, identity, load, read_manifest
+from p5jax.triggers.prompt import (
+    TRIGGER_FOLDER,
+    TriggeredRun,
+    load_triggers,
+    run_fingerprints,
+)
 
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
     "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
     "explanation": ("sentence BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
 }
-
-
 _PUBLISHED = {"sequential": ("2-3", "2-13"), "direct": ("5-7", "5-8"), "explanation": ("3-1",)}
 _USER, _ITEM = {"uid", "udesc"}, {"iid", "title", "item"}
-_SAID = {  # by a manual prompt that is a fair comparison: never the review's own stars or feature
+# What a manual prompt may say to be a fair comparison: never the review's own stars or feature.
+_FAIR = {
     "sequential": _USER | {"hist"},
     "direct": _USER | {"cand"},
     "explanation": _USER | _ITEM,
@@ -47,10 +51,13 @@ _SAID = {  # by a manual prompt that is a fair comparison: never the review's ow
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kind of prompt: per-user values averaged over its `prompts` (seeds of one search), and
-    by metric the differences from the seen manual prompt: `differences` with intervals over users,
-    `over_seeds` the 95 % interval over seeds (Student's t), where there are several."""
+class PromptComparison:
+    """One kind of prompt beside the seen manual prompt.
+
+    result: per-user values, averaged over `prompts`, the seeds of one search. By metric, the
+    difference from the manual prompt: `differences` with intervals over users, `over_seeds` its
+    95 % interval over seeds (Student's t), where there are several.
+    """
 
     kind: str
     prompts: tuple[str, ...]
@@ -63,7 +70,7 @@ class Row:
 class Contender:
     """Another prompt of the run's model to compare: a run-like object and the id of its prompt.
 
-    Those of one kind whose settings are equal are one row.
+    Those of one kind with equal settings are averaged.
     """
 
     kind: str
@@ -82,23 +89,24 @@ def evaluate_triggers(
     others: Sequence[Contender] = (),
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
-) -> list[Row]:
+) -> list[PromptComparison]:
     """Compare the prompts of `folders`, all of one family, with its manual prompts.
 
-    Folders whose settings differ in the seed alone are one row: their values are averaged for each
-    user. Each folder gets its results, in DIR/evaluation/triggers-SPLIT. `others` are compared
-    and kept too, under their own kinds; without folders they are sequential prompts.
-    UserError for prompts of several families or of another model.
+    Folders whose settings differ only in the seed are averaged, user by user. Each folder gets its
+    results, in DIR/evaluation/triggers-SPLIT. `others`, sequential prompts, are compared and saved
+    too, under their own kinds. UserError for prompts of several families or of another model, and
+    on the test split for a search that is not finished.
     """
     if not folders and not others:
         raise UserError("folders: found none, expected at least one of p5jax triggers search")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError("folders: found one twice, expected each once")
-    prompts = [load(folder, run) for folder in folders]
+    prompts = [load_triggers(folder, run) for folder in folders]
     for folder in folders:
-        if split == "test" and not read_manifest(folder)["finished"]:
+        if split == "test" and not TRIGGER_FOLDER.read(folder)["finished"]:
             raise UserError(
-                f"{folder}: found a search that is not finished, expected the test last"
+                f"{folder}: found a search that is not finished, expected a finished one before"
+                " its test"
             )
     families = {prompt.family for prompt in prompts} | ({"sequential"} if others else set())
     if len(families) > 1:
@@ -111,11 +119,11 @@ def evaluate_triggers(
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
 
     def keep(result: FamilyResult, folder: Path) -> None:
-        header = {"split": split, "limit": limit, "identity": identity(run)}
+        header = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
         header["leaky_item_ids"] = run.dataset.leaky
         both = [manual[0][1], result]  # in this order: "2-3" before "triggers"
-        place = folder / "evaluation" / f"{result.prompt_id}-{split}"
-        distributed.from_primary(lambda: write_results(place, both, header))
+        results = folder / "evaluation" / f"{result.prompt_id}-{split}"
+        distributed.from_primary(lambda: write_results(results, both, header))
 
     groups: dict[tuple[str, str], list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
@@ -130,23 +138,23 @@ def evaluate_triggers(
         named = replace(result, prompt_id=other.name)
         groups.setdefault((other.kind, other.settings), []).append(named)
     reference = manual[0][1]
-    rows = [_row(kind, [result], reference) for kind, result in manual]
-    rows += [_row(kind, members, reference) for (kind, _), members in groups.items()]
+    rows = [compared(kind, [result], reference) for kind, result in manual]
+    rows += [compared(kind, members, reference) for (kind, _), members in groups.items()]
     return rows + [
-        Row("baseline", (result.prompt_id,), result, {}, {})
+        PromptComparison("baseline", (result.prompt_id,), result, {}, {})
         for result in baseline_results(run, reference, split)
     ]
 
 
 def _settings(folder: str | Path) -> str:
-    settings = dict(read_manifest(folder)["settings"])
+    settings = dict(TRIGGER_FOLDER.read(folder)["settings"])
     del settings["seed"]
     return json.dumps(settings, sort_keys=True)
 
 
 def _manual(run: Run, family: str) -> list[tuple[str, str]]:
-    """A seen and, if there is one, an unseen prompt that say no more than a trigger prompt does:
-    the published ones (PAP-REC, Table 2) where the run has them."""
+    """A seen and, if there is one, an unseen prompt, with no more information than a trigger prompt
+    has: the published ones (PAP-REC, Table 2) where the run has them."""
     chosen: dict[str, str] = {}
     arguments = arguments_template(family)
     for id in (*_PUBLISHED[family], *run.families[family].templates):
@@ -155,7 +163,7 @@ def _manual(run: Run, family: str) -> list[tuple[str, str]]:
             manual is not None
             and not manual.zero_shot
             and manual.target_fields == arguments.target_fields
-            and set(manual.fields) <= _SAID[family]
+            and set(manual.fields) <= _FAIR[family]
             and ("cand" in manual.fields) == ("cand" in arguments.fields)
         ):
             chosen.setdefault("seen manual" if manual.seen else "unseen manual", id)
@@ -164,23 +172,30 @@ def _manual(run: Run, family: str) -> list[tuple[str, str]]:
     return sorted(chosen.items())  # seen before unseen
 
 
-def _row(kind: str, members: Sequence[FamilyResult], reference: FamilyResult) -> Row:
-    average = averaged(members)
+def compared(
+    kind: str, members: Sequence[FamilyResult], reference: FamilyResult
+) -> PromptComparison:
+    """One kind of prompt, of several seeds, beside the seen manual prompt."""
+    average = averaged_over_seeds(members)
     names = SHOWN[reference.family]
     over_seeds = {
-        name: _over_seeds([_mean(member, name) - _mean(reference, name) for member in members])
+        name: interval_over_seeds(
+            [_mean(member, name) - _mean(reference, name) for member in members]
+        )
         for name in names
         if len(members) > 1
     }
     same = replace(average, prompt_id=reference.prompt_id)
     found = compare_results([reference], [same])
     differences = {d.metric: d for d in found if d.metric in names}
-    return Row(kind, tuple(m.prompt_id for m in members), average, over_seeds, differences)
+    return PromptComparison(
+        kind, tuple(m.prompt_id for m in members), average, over_seeds, differences
+    )
 
 
-def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
-    """One result whose per-user values are the members' means, and no other metric; they have the
-    same examples."""
+def averaged_over_seeds(members: Sequence[FamilyResult]) -> FamilyResult:
+    """One result with the per-user means of members that have the same examples; it has no metrics
+    over all users."""
     if len(members) == 1:
         return members[0]
     keys = [("user", "ascending"), ("item", "ascending")]
@@ -194,8 +209,8 @@ def averaged(members: Sequence[FamilyResult]) -> FamilyResult:
     return replace(members[0], per_user=pa.table(columns), metrics={})
 
 
-def _over_seeds(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean difference, from those of several seeds."""
+def interval_over_seeds(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean difference (Student's t), from the differences of seeds."""
     half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
     return float(np.mean(differences) - half), float(np.mean(differences) + half)
 
@@ -204,7 +219,7 @@ def _mean(result: FamilyResult, name: str) -> float:
     return float(np.mean(result.per_user[name].to_numpy()))
 
 
-def format_rows(rows: Sequence[Row]) -> str:
+def format_comparison(rows: Sequence[PromptComparison]) -> str:
     """A table: each kind's means, and under them the difference from the seen manual prompt with
     its 95 % intervals, over users and over seeds."""
     names = SHOWN[rows[0].result.family]

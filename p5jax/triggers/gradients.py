@@ -7,24 +7,30 @@ candidates.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from p5jax.inference.steps import Params
 from p5jax.models.t5 import PAD_ID, Transformer
+from p5jax.parallel.placing import place_rows, to_host
 from p5jax.training.step import token_nll
+from p5jax.triggers.open_prompts import OpenPrompts
 
-_CHUNK_FLOATS = 1 << 25  # of scores [rows, V] that are held at a time (128 MiB)
+_BATCH = 16
+_SCORES = 1 << 25  # floats of scores [rows, V] that are held at a time (128 MiB)
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
-class Gradients(NamedTuple):
+class Gradients(NamedTuple, Generic[Array]):
     """Sums over examples: `task` [l, D] over all of them, `users` [U, u, D] over each user's."""
 
-    task: Any
-    users: Any
+    task: Array
+    users: Array
 
 
 def example_nll(
@@ -32,7 +38,7 @@ def example_nll(
 ) -> jax.Array:
     """The mean negative log-likelihood of each example's target tokens [B] (PAP-REC, Eq. 3).
 
-    embedded [B, S, D] stands for the embedded tokens [B, S]; targets [B, T], padded with 0.
+    embedded [B, S, D]: the embeddings of tokens [B, S]; targets [B, T], padded with 0.
     """
     encoded = model.apply(
         {"params": params}, embedded, tokens, enable_dropout=False, method="encode_embedded"
@@ -48,11 +54,11 @@ def example_nll(
 
 @partial(jax.jit, static_argnames="model")
 def slot_gradients(
-    model: Transformer, params: Params, tokens: jax.Array, places: jax.Array, targets: jax.Array
+    model: Transformer, params: Params, tokens: jax.Array, positions: jax.Array, targets: jax.Array
 ) -> jax.Array:
     """Each example's loss gradient at its slots' embeddings: [B, P, D] float32.
 
-    tokens [B, S], places [B, P] of the slots in them, targets [B, T].
+    tokens [B, S], positions [B, P] of the slots in them, targets [B, T].
     """
     embedded = model.apply({"params": params}, tokens, method="embed")
 
@@ -60,11 +66,13 @@ def slot_gradients(
         return example_nll(model, params, embedded, tokens, targets).sum()
 
     gradient = jax.grad(loss)(embedded).astype(jnp.float32)  # [B, S, D]
-    return jnp.take_along_axis(gradient, places[:, :, None], axis=1)
+    return jnp.take_along_axis(gradient, positions[:, :, None], axis=1)
 
 
 @partial(jax.jit, donate_argnums=0)
-def add_gradients(so_far: Gradients, slots: jax.Array, users: jax.Array) -> Gradients:
+def add_gradients(
+    so_far: Gradients[jax.Array], slots: jax.Array, users: jax.Array
+) -> Gradients[jax.Array]:
     """Add examples' gradients [B, P, D] to the sums; a row with user -1 is padding."""
     real = jnp.where(users[:, None, None] >= 0, slots, 0.0)
     shared = so_far.task.shape[0]
@@ -73,16 +81,54 @@ def add_gradients(so_far: Gradients, slots: jax.Array, users: jax.Array) -> Grad
     return Gradients(so_far.task + real[:, :shared].sum(axis=0), so_far.users + own)
 
 
-@partial(jax.jit, static_argnames="k")
+def total_gradients(
+    model: Transformer,
+    params: Params,
+    prompts: OpenPrompts,
+    slots: np.ndarray,
+    users: int,
+    own: int,
+) -> Gradients[np.ndarray]:
+    """The loss gradients of N prompts with trigger tokens `slots` [N, P], summed in one pass.
+
+    users: how many the dataset has; own: how many of the slots are each user's own.
+    """
+    width = params["token_embedder"]["embedding"].shape[1]
+    total = Gradients(
+        np.zeros((slots.shape[1] - own, width), np.float32),
+        np.zeros((users, own, width), np.float32),
+    )
+    for batch in prompts.batches(np.arange(len(prompts)), _BATCH):
+        rows = np.resize(batch[batch >= 0], len(batch))
+        part = slot_gradients(
+            model,
+            params,
+            place_rows(params, prompts.filled(rows, slots[rows])),
+            place_rows(params, prompts.positions[rows]),
+            place_rows(params, prompts.targets[rows]),
+        )
+        owners = np.full(len(part), -1, np.int32)  # rows that fill the batch have none
+        owners[: len(batch)] = np.where(batch >= 0, prompts.users[rows], -1)
+        total = add_gradients(total, part, owners)
+    return Gradients(to_host(total.task), to_host(total.users))
+
+
+@partial(jax.jit, static_argnames=("k", "scores_held"))
 def best_tokens(
-    gradients: jax.Array, embeddings: jax.Array, allowed: jax.Array, current: jax.Array, k: int
+    gradients: jax.Array,
+    embeddings: jax.Array,
+    allowed: jax.Array,
+    current: jax.Array,
+    k: int,
+    scores_held: int = _SCORES,
 ) -> jax.Array:
     """The k allowed tokens that a first-order step favours: [N, D], [V, D], [V] -> [N, K] int32.
 
-    Those of greatest -e . g (PAP-REC, Eq. 6), best first; never the current one [N].
+    Those of greatest -e . g (PAP-REC, Eq. 6), best first; never the current one [N]. At most
+    `scores_held` scores, or one row of V, are in memory at a time.
     """
     count, vocabulary = gradients.shape[0], embeddings.shape[0]
-    size = max(1, min(count, _CHUNK_FLOATS // vocabulary))
+    size = max(1, min(count, scores_held // vocabulary))
     parts = -(-count // size)
     ids = jnp.arange(vocabulary)
 
@@ -96,4 +142,5 @@ def best_tokens(
     # [N, D] -> [parts, size, D]
     rows = jnp.pad(gradients, ((0, padding), (0, 0))).reshape(parts, size, -1)
     own = jnp.pad(current, (0, padding)).reshape(parts, size)
-    return lax.map(choose, (rows, own)).reshape(-1, k)[:count]
+    best: jax.Array = lax.map(choose, (rows, own))
+    return best.reshape(-1, k)[:count]  # [parts, size, K] -> [N, K]

@@ -14,13 +14,13 @@ _PLACEHOLDER = re.compile(r"\{\w+\}")
 
 
 def initial_tokens(run: Run, layout: Layout, initial: str, seed: int) -> np.ndarray:
-    """Token ids [P] of whole words: drawn by `seed`, or the words of a prompt or of a text.
+    """Token ids [P] of whole words: sampled by `seed`, or the words of a prompt or of a text.
 
-    Too few words are filled up by drawing; a prompt's own words that are no single token are left
-    out. UserError for a given word that is no allowed token.
+    Too few words are followed by random ones; words of a prompt that are not one token are left
+    out. UserError for a given word that is not an allowed token.
     """
     allowed = run.vocabulary.trigger_tokens
-    drawn = np.random.default_rng([seed, 0]).choice(np.flatnonzero(allowed), size=layout.slots)
+    sampled = np.random.default_rng([seed, 0]).choice(np.flatnonzero(allowed), size=layout.slots)
     tokens: list[int] = []
     if initial in run.templates:
         words = _PLACEHOLDER.sub(" ", run.templates[initial].inputs).split()
@@ -31,7 +31,7 @@ def initial_tokens(run: Run, layout: Layout, initial: str, seed: int) -> np.ndar
         if len(tokens) > layout.slots:
             raise UserError(f"initial: found {len(tokens)} words, expected at most {layout.slots}")
     tokens = tokens[: layout.slots]
-    return np.array([*tokens, *drawn[len(tokens) :]], np.int32)
+    return np.array([*tokens, *sampled[len(tokens) :]], np.int32)
 
 
 def _token(run: Run, word: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p5jax.core.errors import UserError
 from p5jax.prompts.template import PromptTemplate
@@ -17,22 +17,34 @@ _TASKS = {
     "direct": ("{uid} {cand}", "{item}"),
     "explanation": ("{uid} {title}", "{explanation}"),
 }
-FAMILIES = tuple(_TASKS)
+TRIGGER_FAMILIES = tuple(_TASKS)
 
 
 @dataclass(frozen=True)
 class Layout:
     """How many trigger tokens there are and where they stand.
 
-    position: of the task tokens beside the arguments; "both" halves them. user_place: of the
-    user's tokens: after everything, between the arguments and the task tokens behind them, or
-    before everything. Slots are numbered task tokens first, in reading order, then the user's.
+    Slots are numbered task tokens first, in reading order, then the user's.
     """
 
-    task_tokens: int = 5
-    user_tokens: int = 0
-    position: str = "suffix"
-    user_place: str = "last"
+    task_tokens: int = field(default=5, metadata={"help": "tokens that all users share"})
+    user_tokens: int = field(default=0, metadata={"help": "tokens of each user's own"})
+    position: str = field(
+        default="suffix",
+        metadata={
+            "help": "where the shared tokens stand: behind the prompt's arguments, before them, or"
+            " half of them on either side",
+            "choices": POSITIONS,
+        },
+    )
+    user_place: str = field(
+        default="last",
+        metadata={
+            "help": "where a user's own tokens stand: after everything, right behind the prompt's"
+            " arguments, or before everything",
+            "choices": USER_PLACES,
+        },
+    )
 
     def __post_init__(self) -> None:
         for name in ("task_tokens", "user_tokens"):
@@ -63,15 +75,16 @@ class Layout:
 
 
 def arguments_template(family: str) -> PromptTemplate:
-    """The prompt of a family without a trigger; UserError for a family that has none."""
+    """The prompt of a family without triggers; UserError for a family that cannot have any."""
     if family not in _TASKS:
-        raise UserError(f"family: found {family!r}, expected {', '.join(FAMILIES)}")
-    return PromptTemplate(PROMPT_ID, family, *_TASKS[family])
+        raise UserError(f"family: found {family!r}, expected {', '.join(TRIGGER_FAMILIES)}")
+    inputs, targets = _TASKS[family]
+    return PromptTemplate(PROMPT_ID, family, inputs, targets)
 
 
 def trigger_template(family: str, layout: Layout, words: Sequence[str]) -> PromptTemplate:
     """The prompt of a family with its task `words` written out, and {trigger} for the user's."""
-    arguments, targets = arguments_template(family).inputs, _TASKS[family][1]
+    arguments = arguments_template(family)
 
     def text(slots: tuple[int, ...]) -> list[str]:
         shared = [words[slot] for slot in slots if slot < layout.task_tokens]
@@ -81,5 +94,5 @@ def trigger_template(family: str, layout: Layout, words: Sequence[str]) -> Promp
         return ["{trigger}", *shared] if own_first else [*shared, "{trigger}"]
 
     before, after = layout.sides
-    inputs = " ".join([*text(before), arguments, *text(after)])
-    return PromptTemplate(PROMPT_ID, family, inputs, targets, seen=False)
+    inputs = " ".join([*text(before), arguments.inputs, *text(after)])
+    return PromptTemplate(PROMPT_ID, family, inputs, arguments.targets, seen=False)

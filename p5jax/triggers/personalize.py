@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from p5jax.triggers.rounds import Rounds
-
 
 def choose_for_users(
-    rounds: Rounds, slot: int, users: np.ndarray, candidates: np.ndarray
+    values: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    owners: np.ndarray,
+    current: np.ndarray,
+    candidates: np.ndarray,
+    least: float,
 ) -> np.ndarray:
-    """The token [U] of each user in `slot`: the candidate [U, K] that is best on the user's own
-    examples, or the present one where none is better than it."""
-    examples, current = rounds.own_examples, rounds.users[users, slot - rounds.layout.task_tokens]
-    rows = np.flatnonzero(np.isin(examples.users, users))
-    owner = np.searchsorted(users, examples.users[rows])  # [n]
-    places, choices = np.divmod(np.arange(len(rows) * candidates.shape[1]), candidates.shape[1])
-    slots = rounds.slots(examples.users[rows[places]])
-    slots[:, slot] = candidates[owner[places], choices]
+    """The token [U] of each user: the candidate [U, K] that is best on the user's own examples, or
+    the current one [U] where none is better.
+
+    values(examples [M], tokens [M]) -> [M] scores examples, each with a token; owners [N] are the
+    users (0 to U-1) of the N examples. No value is below `least`.
+    """
+    width = candidates.shape[1]
+    examples, choices = np.divmod(np.arange(len(owners) * width), width)
     totals = np.zeros(candidates.shape)
-    values = rounds.surrogate.values(examples, rows[places], slots)
-    np.add.at(totals, (owner[places], choices), values)
-    # Nothing is above a present token where no candidate is above the least.
-    asked = np.flatnonzero(totals.max(axis=1)[owner] > rounds.surrogate.least)
-    slots = rounds.slots(examples.users[rows[asked]])
-    present = np.full(len(users), np.inf)
-    present[owner[asked]] = 0.0
-    np.add.at(present, owner[asked], rounds.surrogate.values(examples, rows[asked], slots))
-    best = candidates[np.arange(len(users)), totals.argmax(axis=1)]
-    return np.where(totals.max(axis=1) > present, best, current)
+    tried = candidates[owners[examples], choices]
+    np.add.at(totals, (owners[examples], choices), values(examples, tried))
+    # A current token cannot be beaten where no candidate is above the least.
+    asked = np.flatnonzero(totals.max(axis=1)[owners] > least)
+    so_far = np.full(len(current), np.inf)
+    so_far[owners[asked]] = 0.0
+    np.add.at(so_far, owners[asked], values(asked, current[owners[asked]]))
+    best: np.ndarray = candidates[np.arange(len(current)), totals.argmax(axis=1)]
+    return np.where(totals.max(axis=1) > so_far, best, current)

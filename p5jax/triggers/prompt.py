@@ -1,9 +1,8 @@
-"""A found prompt as a thing: a folder with its tokens, its users' table and how it came about."""
+"""A prompt of trigger tokens, and the folder that keeps it with its users' table."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,25 +15,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import params_digest
+from p5jax.inference.steps import Params
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.training.checkpoints import params_fingerprint
 from p5jax.triggers.layout import PROMPT_ID, Layout, trigger_template
 
-FORMAT_VERSION = 1
-MANIFEST, HISTORY = "triggers.json", "history.jsonl"
+HISTORY = "history.jsonl"  # a line for each round
+TRIGGER_FOLDER = OutputFolder(
+    "trigger search",
+    "triggers.json",
+    1,
+    "p5jax triggers search",
+    begun=(HISTORY, "users-", ".users-"),
+)
 
 
 @dataclass(frozen=True)
 class TriggerPrompt:
     """Trigger tokens of one family against one model.
 
-    task [l] and default [u] are token ids (a user who is not in the table has the default);
-    users [U, u] are every dataset user's own; `identity` names the model they were found with.
+    task [l] and default [u] are token ids (an unknown user has the default); users [U, u] are every
+    dataset user's own. fingerprints: of what they were found with, see `run_fingerprints`.
     """
 
     family: str
@@ -42,13 +48,18 @@ class TriggerPrompt:
     task: np.ndarray
     default: np.ndarray
     users: np.ndarray
-    identity: Mapping[str, str]
+    fingerprints: Mapping[str, str]
 
     @property
-    def digest(self) -> str:
-        """A hash of all its tokens."""
+    def fingerprint(self) -> str:
+        """SHA-256 of all its tokens."""
         tokens = (self.task, self.default, self.users)
         return hashlib.sha256(b"".join(part.tobytes() for part in tokens)).hexdigest()
+
+    def slots(self, users: np.ndarray) -> np.ndarray:
+        """The trigger tokens of users [n]: [n, P]."""
+        task = np.broadcast_to(self.task, (len(users), len(self.task)))
+        return np.concatenate([task, self.users[users]], axis=1)
 
     def words(self, vocabulary: Vocabulary) -> list[str]:
         """The task tokens as the words of a prompt."""
@@ -66,7 +77,7 @@ class TriggerPrompt:
         return trigger_template(self.family, self.layout, self.words(vocabulary))
 
     def around(self, text: str, vocabulary: Vocabulary) -> str:
-        """A text of one's own with the trigger words of an unknown user around it."""
+        """Any text with the trigger words of an unknown user around it."""
         words = self.words(vocabulary)
         words += [word(vocabulary, token) for token in self.default.tolist()]
         before, after = self.layout.sides
@@ -78,34 +89,37 @@ def word(vocabulary: Vocabulary, token: int) -> str:
     return vocabulary.decode([token])
 
 
-def identity(run: Run) -> dict[str, str]:
-    """What trigger tokens depend on: the model, its vocabulary and the dataset, as hashes."""
+def run_fingerprints(run: Run) -> dict[str, str]:
+    """The fingerprints of what trigger tokens depend on: parameters, vocabulary and dataset."""
     return {
-        "params": params_digest(run.params),
+        "params": params_fingerprint(run.params),
         "vocabulary": run.vocabulary.fingerprint,
         "dataset": run.dataset.fingerprint,
     }
 
 
-def save(folder: Path, prompt: TriggerPrompt, run: Run, progress: Mapping[str, Any]) -> None:
-    """Write a prompt and what else is to be kept; what was there stays whole until it is done."""
+def save_triggers(
+    folder: Path, prompt: TriggerPrompt, run: Run, progress: Mapping[str, Any]
+) -> None:
+    """Write a prompt and its search's `progress`, which has its "round", into a claimed folder.
+
+    The prompt saved before stays whole until this one is.
+    """
     vocabulary, dataset = run.vocabulary, run.dataset
     table = f"users-{progress['round']}.parquet"
     _write_users(folder / table, prompt, dataset, vocabulary)
     template = prompt.template(vocabulary)
     manifest = {
-        "format_version": FORMAT_VERSION,
         "family": prompt.family,
         "layout": asdict(prompt.layout),
         "task_tokens": prompt.task.tolist(),
         "default_user_tokens": prompt.default.tolist(),
         "prompt": template.inputs,
         "users": table,
-        "identity": dict(prompt.identity),
+        "identity": dict(prompt.fingerprints),
         **progress,
     }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    replace_text(folder / MANIFEST, text)
+    TRIGGER_FOLDER.write(folder, manifest)
     for old in folder.glob("users-*.parquet"):
         if old.name != table:
             old.unlink()
@@ -128,39 +142,21 @@ def _write_users(
     beside.rename(path)
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save` wrote beside the users' table; UserError when it is absent or no such file."""
-    file = Path(folder) / MANIFEST
-    if not file.is_file():
-        raise UserError(
-            f"{folder}: found no {MANIFEST}, expected what p5jax triggers search writes"
-        )
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: found {error!r}, expected a prompt of trigger tokens") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{file}: found format version {version}, expected {FORMAT_VERSION}")
-    return manifest
-
-
-def load(folder: str | os.PathLike[str], run: Run) -> TriggerPrompt:
+def load_triggers(folder: str | os.PathLike[str], run: Run) -> TriggerPrompt:
     """Read a prompt for a run; UserError when it was found with another model or is damaged."""
-    manifest = read_manifest(folder)
-    file = Path(folder) / MANIFEST
+    manifest = TRIGGER_FOLDER.read(folder)
+    file = Path(folder) / TRIGGER_FOLDER.manifest
     try:
         layout = Layout(**manifest["layout"])
-        task, default = (
-            np.array(manifest[name], np.int32) for name in ("task_tokens", "default_user_tokens")
-        )
+        task = np.array(manifest["task_tokens"], np.int32)
+        default = np.array(manifest["default_user_tokens"], np.int32)
         family, found, table = manifest["family"], manifest["identity"], manifest["users"]
         shapes = (task.shape, default.shape)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: found {error!r}, expected a prompt of trigger tokens") from error
     if shapes != ((layout.task_tokens,), (layout.user_tokens,)):
         raise UserError(f"{file}: found tokens of shapes {shapes}, expected those of its layout")
-    for name, expected in identity(run).items():
+    for name, expected in run_fingerprints(run).items():
         if found.get(name) != expected:
             was = str(found.get(name))[:12]
             raise UserError(
@@ -195,9 +191,9 @@ def _check_tokens(path: Path, tokens: np.ndarray, vocabulary: Vocabulary) -> Non
 
 
 class TriggeredRun:
-    """A run whose one family has the trigger prompt among its prompts, for evaluators.
+    """A run with the trigger prompt among the prompts of its family, for evaluators.
 
-    path: where the evaluation's results go, the prompt's own folder.
+    path: the prompt's own folder, where the evaluation's results go.
     """
 
     def __init__(self, run: Run, prompt: TriggerPrompt, path: Path):
@@ -206,7 +202,7 @@ class TriggeredRun:
         self.dataset, self.vocabulary = run.dataset, run.vocabulary
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The frozen model's parameters."""
         return self.run.params
 
@@ -222,5 +218,5 @@ class TriggeredRun:
 
 
 def triggered(run: Run, folder: str | os.PathLike[str]) -> TriggeredRun:
-    """A run with the prompt of a folder; UserError as `load`."""
-    return TriggeredRun(run, load(folder, run), Path(folder))
+    """A run with the prompt of a folder; UserError as `load_triggers`."""
+    return TriggeredRun(run, load_triggers(folder, run), Path(folder))

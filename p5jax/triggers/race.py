@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the examples that the candidates left have been scored on
+_SHARES = (0.125, 0.25, 0.5, 1.0)  # of the examples, after which candidates may be dropped
 
 
 def p_value(differences: np.ndarray) -> float:
     """One-sided p of a paired t-test that differences [N] are above zero on average.
 
-    Where all are alike, which a t-test takes for certainty, that of the sign test.
+    Where all are equal, for which a t-test is undefined, the p of the sign test.
     """
     mean, spread = float(differences.mean()), float(differences.std())
     if len(differences) < 2 or spread == 0.0:
@@ -30,20 +30,20 @@ def race(
 ) -> tuple[int, np.ndarray | None, int]:
     """Find the candidate of the greatest mean value, if one is above the incumbent's.
 
-    values(candidates [M], places [M]) -> [M] scores candidates on examples; incumbent [N] are the
+    values(candidates [M], examples [M]) -> [M] scores candidates on examples; incumbent [N] are the
     values without a change. With a `level`, candidates that a paired test at that level finds
-    worse than the incumbent or than the leader are dropped on the way; whoever is left is compared
-    on all N. Returns (winner or -1, its values [N] or None, how many prompts were scored).
+    worse than the incumbent or the leader are dropped early; those that are left are compared on
+    all N. Returns (winner or -1, its values [N] or None, how many prompts were scored).
     """
     count = len(incumbent)
     order = rng.permutation(count)
     found = np.full((candidates, count), np.nan)
     alive, seen, scored = np.arange(candidates), 0, 0
     for share in _SHARES if level is not None else (1.0,):
-        places = order[seen : max(seen, int(np.ceil(share * count)))]
-        pairs = np.repeat(alive, len(places)), np.tile(places, len(alive))
-        found[pairs] = values(*pairs)
-        scored, seen = scored + len(pairs[0]), seen + len(places)
+        examples = order[seen : max(seen, int(np.ceil(share * count)))]
+        tried, on = np.repeat(alive, len(examples)), np.tile(examples, len(alive))
+        found[tried, on] = values(tried, on)
+        scored, seen = scored + len(tried), seen + len(examples)
         if level is not None and seen < count:
             alive = _survivors(found[alive][:, order[:seen]], incumbent[order[:seen]], alive, level)
             if not len(alive):
@@ -60,4 +60,5 @@ def _survivors(
 ) -> np.ndarray:
     leader = found[np.argmax(found.mean(axis=1))]
     kept = [p_value(incumbent - own) > level and p_value(leader - own) > level for own in found]
-    return alive[np.array(kept, bool)]
+    left: np.ndarray = alive[np.array(kept, bool)]
+    return left

@@ -3,63 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from p5jax.core.errors import UserError
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import check_settings, id_trie, rank
+from p5jax.inference.ranking import id_trie, rank
 from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.runs.run import Run
-from p5jax.triggers.examples import Examples
 from p5jax.triggers.gradients import example_nll
-
-CRITERIA = ("metric", "loss")
-_CUT = 5  # places that count: HR@5 and NDCG@5
-
-
-@dataclass(frozen=True)
-class SurrogateConfig:
-    """How a prompt is judged on an example.
-
-    criterion: "metric" is HR@5 + `coefficient` * NDCG@5 for items, and BLEU-4 + `coefficient` *
-    ROUGE-L of the sentence for text (PAP-REC, section 4.4; 1 and 0.1 there); "loss" is the log-
-    likelihood, for the ablation. method and beam: how items are ranked, and the beam of texts.
-    batch_size: prompts that are scored together.
-    """
-
-    criterion: str = "metric"
-    coefficient: float = -1.0  # below 0: the paper's
-    method: str = "beam"
-    beam: int = 5
-    batch_size: int = 40
-    max_length: int = 64
-
-    def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            found = self.criterion
-            raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
-        check_settings(_CUT, self.beam, self.method)
-        for name in ("batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+from p5jax.triggers.open_prompts import OpenPrompts
+from p5jax.triggers.settings import RANKED, SurrogateConfig
 
 
 class Surrogate:
-    """Scores prompts of one run, a row of (example, trigger tokens) each."""
+    """Scores prompts of one run: pairs of an example and trigger tokens."""
 
     def __init__(self, run: Run, family: str, config: SurrogateConfig):
         self.run, self.config = run, config
         self._asks_for_text = family == "explanation"
-        # No prompt is worth less on any number of examples.
+        # No sum over examples is below it.
         self.least = 0.0 if config.criterion == "metric" else -np.inf
         self.coefficient = config.coefficient
         if self.coefficient < 0:
@@ -67,37 +36,40 @@ class Surrogate:
         method = "beam" if config.method == "beam" else "certified"
         self._trie: Trie = id_trie(run.dataset.item_ids, run.vocabulary, method)
 
-    def values(self, examples: Examples, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """The value of each prompt: examples `rows` [M] under trigger tokens `slots` [M, P] ->
-        float64 [M], more is better. All go through the same few programs, whatever M is."""
+    def values(self, prompts: OpenPrompts, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """The value of prompts `rows` [M] with trigger tokens `slots` [M, P]: float64 [M].
+
+        More is better. All go through the same few programs, whatever M is.
+        """
         values = np.empty(len(rows))
-        for places in examples.batches(rows, self.config.batch_size):
-            real = places[places >= 0]
-            filled = np.resize(real, len(places))  # a width's last batch repeats its rows
-            tokens = examples.prompts(rows[filled], slots[filled])
-            values[real] = self._batch(examples, rows[filled], tokens)[: len(real)]
+        for batch in prompts.batches(rows, self.config.batch_size):
+            real = batch[batch >= 0]
+            repeated = np.resize(real, len(batch))  # a width's last batch repeats its rows
+            tokens = prompts.filled(rows[repeated], slots[repeated])
+            values[real] = self._batch(prompts, rows[repeated], tokens)[: len(real)]
         return values
 
-    def _batch(self, examples: Examples, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def _batch(self, prompts: OpenPrompts, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         run = self.run
         if self.config.criterion == "loss":
-            arrays = tokens, examples.targets[rows]
-            placed = (place_rows(run.params, array) for array in arrays)
-            return -to_host(_nll(run.model, run.params, *placed))[: len(rows)]
+            sources = place_rows(run.params, tokens)
+            targets = place_rows(run.params, prompts.targets[rows])
+            losses: np.ndarray = to_host(_nll(run.model, run.params, sources, targets))
+            return -losses[: len(rows)]
         if self._asks_for_text:
-            return self._text_values(tokens, [examples.answers[row] for row in rows])
+            return self._text_values(tokens, [prompts.answers[row] for row in rows])
         ranking = rank(
             run.model,
             run.params,
             tokens,
             self._trie,
-            _CUT,
+            RANKED,
             self.config.method,
             beam=self.config.beam,
-            exclude=None if examples.exclude is None else examples.exclude[rows],
-            candidates=None if examples.candidates is None else examples.candidates[rows],
+            exclude=None if prompts.exclude is None else prompts.exclude[rows],
+            candidates=None if prompts.candidates is None else prompts.candidates[rows],
         )
-        return list_values(ranking.items, examples.items[rows], self.coefficient)
+        return list_values(ranking.items, prompts.items[rows], self.coefficient)
 
     def _text_values(self, tokens: np.ndarray, answers: Sequence[str]) -> np.ndarray:
         run, config = self.run, self.config
@@ -113,7 +85,8 @@ def list_values(items: np.ndarray, targets: np.ndarray, coefficient: float) -> n
     """HR@5 + coefficient * NDCG@5 of lists [N, 5] with one true item each [N]: float64 [N]."""
     hits = items == targets[:, None]
     gains = 1.0 + coefficient / np.log2(np.arange(items.shape[1]) + 2.0)
-    return (hits * gains).sum(axis=1)
+    values: np.ndarray = (hits * gains).sum(axis=1)
+    return values
 
 
 @partial(jax.jit, static_argnames="model")

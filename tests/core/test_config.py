@@ -16,7 +16,7 @@ from p5jax.training.trainer import TrainConfig
 
 @pytest.fixture(autouse=True)
 def _registered():
-    config.register(*CONFIGS)
+    config.register_configs(*CONFIGS)
 
 
 def configure(tmp_path, text, *overrides):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
 from p5jax.data.item_ids import (
     ID_TOKEN,
@@ -19,7 +20,6 @@ from p5jax.data.item_ids import (
     id_tokens,
     is_leaky,
 )
-from p5jax.data.prepare import prepare
 from p5jax.data.readers.sequences import read_sequences
 
 TRAINING_ONLY = [scheme for scheme in SCHEMES if scheme != "released"]
@@ -104,7 +104,7 @@ def test_held_out_pairs_change_nothing_in_a_prepared_dataset(tmp_path, scheme):
         ]
         file = tmp_path / f"{name}.txt"
         file.write_text("\n".join(lines) + "\n")
-        prepare(read_sequences(file), tmp_path / name, k_core=1, scheme=scheme, seed=4)
+        build_dataset(read_sequences(file), tmp_path / name, k_core=1, scheme=scheme, seed=4)
         dataset = Dataset.load(tmp_path / name)
         found.append(dict(zip(dataset.item_keys, dataset.item_ids, strict=True)))
     assert found[0] == found[1]

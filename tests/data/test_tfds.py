@@ -17,8 +17,9 @@ import pytest
 
 from p5jax.cli import main as cli
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.prepare import prepare, read_raw
+from p5jax.data.prepare import read_raw
 
 pytest.importorskip("tensorflow_datasets")
 from p5jax.data.tfds import (
@@ -26,8 +27,8 @@ from p5jax.data.tfds import (
     AmazonReviews,
     DatasetTables,
     TableConfig,
-    build,
     export_tables,
+    write_files,
 )
 
 SPLITS = ("train", "validation", "test")
@@ -87,7 +88,7 @@ def dataset(request, tmp_path_factory):
         return family_world.write_world(out)
     folder = request.getfixturevalue("shared") / "data" / "amazon" / "musical_instruments"
     raw = read_raw("amazon", reviews=[folder / "reviews_Musical_Instruments_5.json.gz"])
-    prepare(raw, out)
+    build_dataset(raw, out)
     return Dataset.load(out)
 
 
@@ -130,7 +131,7 @@ def test_an_export_is_kept_and_no_other_takes_its_place(world, tmp_path):
     assert export_tables(world.path, out) == paths
     assert {f: f.stat().st_mtime_ns for path in paths for f in path.iterdir()} == before
     other = tmp_path / "other"
-    prepare(read_raw("synthetic", seed=1), other)
+    build_dataset(read_raw("synthetic", seed=1), other)
     with pytest.raises(UserError, match="choose another --out") as caught:
         export_tables(other, out)
     assert world.fingerprint[:12] in str(caught.value)
@@ -199,7 +200,7 @@ def test_raw_reviews_of_every_year(tmp_path):
     new = AmazonConfig(name="new", reviews=("new.jsonl",))
     units = {}
     for config in (old, new):
-        path = build(AmazonReviews(config=config, data_dir=out), raw)
+        path = write_files(AmazonReviews(config=config, data_dir=out), raw)
         metadata = json.loads((path / "metadata.json").read_text())
         assert {Path(s["path"]).name: s["sha256"] for s in metadata["sources"]} == {
             name: digests[name] for name in (*config.reviews, *config.metadata)
@@ -233,7 +234,7 @@ def test_named_configurations_on_the_real_files(shared, tmp_path):
     folders = {"musical_instruments_2014": "musical_instruments", "gift_cards_2018": "gift_cards"}
     for config, folder in folders.items():
         folder = shared / "data" / "amazon" / folder
-        build(AmazonReviews(config=config, data_dir=tmp_path), folder)
+        write_files(AmazonReviews(config=config, data_dir=tmp_path), folder)
     names = [f"p5jax_amazon_reviews/{config}:reviews" for config in folders]
     found = read_back(tmp_path, *names)
     files = ("musical_instruments/reviews_Musical_Instruments_5", "gift_cards/Gift_Cards_5")
@@ -262,7 +263,7 @@ def test_wrong_raw_files_are_one_line(tmp_path):
     def refused(match, config=config, folder=raw):
         builder = AmazonReviews(config=config, data_dir=out)
         with pytest.raises(UserError, match=match) as caught:
-            build(builder, folder)
+            write_files(builder, folder)
         assert "\n" not in str(caught.value)
         assert not list(out.rglob("*array_record*"))
         assert not list(out.rglob("*incomplete*"))
@@ -279,6 +280,6 @@ def test_wrong_raw_files_are_one_line(tmp_path):
         rf"{raw}/a.json:1: found a line that is not JSON", AmazonConfig("mine", reviews=("a.json",))
     )
     write_lines(raw / "a.json", OLD_REVIEWS)
-    build(AmazonReviews(config=config, data_dir=out), raw)
+    write_files(AmazonReviews(config=config, data_dir=out), raw)
     shutil.rmtree(raw)  # what is there is not made again
-    build(AmazonReviews(config=config, data_dir=out), raw)
+    write_files(AmazonReviews(config=config, data_dir=out), raw)

@@ -12,43 +12,46 @@ import pytest
 
 import p5jax
 from p5jax.cli.main import main
-from p5jax.jobs.train import train_from_gin
+from p5jax.core.errors import Interrupted
+from p5jax.jobs.train import train
 from p5jax.runs.run import Run
-from p5jax.serving import bulk
-from p5jax.serving.bulk import BulkConfig, rank_users
+from p5jax.serving.bulk import RANKING_FOLDER, rank_users
+from p5jax.serving.recommender import Recommender
+from p5jax.serving.settings import BulkConfig
 
 K = 7
-COMMAND = ("-k", str(K), "--beam", "8", "--exact", "--batch-size", "8")
-CONFIG = BulkConfig(k=K, beam=8, exact=True, batch_size=8)
+# 16 batches are a part: parts of 32 users.
+COMMAND = ("-k", str(K), "--beam", "8", "--exact", "--batch-size", "2")
+CONFIG = BulkConfig(k=K, beam=8, exact=True, batch_size=2)
 
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    settings = (
-        *(f"DATASET={world.path}", f"RUN_DIR={path}", "STEPS=3", "BATCH_SIZE=8"),
-        *("T5Config.emb_dim=16", "T5Config.mlp_dim=32", "T5Config.num_heads=2"),
-        *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
-        *("RunConfig.families=('sequential',)", "RunConfig.vocabulary_size=300"),
-        *("RunConfig.prompts=('2-3', '2-13')", "ValidationConfig.examples=4"),
-        *("FamilyConfig.max_source=128", "PipelineConfig.source_lengths=(128,)"),
-        *("PipelineConfig.target_length=8", "PipelineConfig.rates={'sequential': 1.0}"),
-    )
-    assert train_from_gin(["runs/p5.gin", "models/tiny.gin"], settings) == 0
+    bindings = {
+        "T5Config.emb_dim": 16,
+        "T5Config.mlp_dim": 32,
+        "T5Config.num_heads": 2,
+        "T5Config.num_encoder_layers": 1,
+        "T5Config.num_decoder_layers": 1,
+        "RunConfig.families": ("sequential",),
+        "RunConfig.vocabulary_size": 300,
+        "RunConfig.prompts": ("2-3", "2-13"),
+        "ValidationConfig.examples": 4,
+        "FamilyConfig.max_source": 128,
+        "PipelineConfig.source_lengths": (128,),
+        "PipelineConfig.target_length": 8,
+        "PipelineConfig.rates": {"sequential": 1.0},
+    }
+    files, macros = ("runs/p5.gin", "models/tiny.gin"), {"STEPS": 3, "BATCH_SIZE": 8}
+    train(*files, bindings=bindings, DATASET=world.path, RUN_DIR=path, **macros)
     return path
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(bulk, "_BATCHES", 4)  # parts of 32 users
 
 
 @pytest.fixture(scope="module")
 def ranked(run, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ranked") / "all"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bulk, "_BATCHES", 4)
-        assert main(["rank", str(run), "--out", str(out), *COMMAND]) == 0
+    assert main(["rank", str(run), "--out", str(out), *COMMAND]) == 0
     return out
 
 
@@ -74,8 +77,8 @@ def test_bulk_is_what_each_user_gets_alone_by_the_exact_method(world, run, ranke
 
 
 def test_a_start_cut_short_is_taken_up_and_nobody_gets_nothing(run, tmp_path, ranked):
-    (tmp_path / f"{bulk.MANIFEST}.partial").write_text("{")
-    assert rank_users(p5jax.load(run), tmp_path, CONFIG, len) == 0
+    (tmp_path / f"{RANKING_FOLDER.manifest}.partial").write_text("{")
+    p5jax.load(run).recommend_all(tmp_path, CONFIG, len)
     assert pq.read_table(tmp_path).equals(pq.read_table(ranked))
     assert p5jax.load(run).recommend([]) == []
 
@@ -88,26 +91,33 @@ def test_blocked_items_are_not_recommended(world, run):
     assert [item.item for item in again] == [item.item for item in first[1:]]
 
 
-def test_a_stopped_ranking_goes_on_and_ends_the_same(run, ranked, tmp_path, monkeypatch):
-    out, rank, calls = tmp_path / "stopped", bulk.rank, 0
+class Counting(Recommender):
+    """Counts its batches, and is told to stop in one of them."""
 
-    def stop_at_sixth(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == 6:
+    def __init__(self, run: Run, stop_at: int):
+        super().__init__(run)
+        self.batches, self.stop_at = 0, stop_at
+
+    def ranked(self, *arguments):
+        self.batches += 1
+        if self.batches == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return rank(*arguments, **options)
+        return super().ranked(*arguments)
 
-    monkeypatch.setattr(bulk, "rank", stop_at_sixth)
-    said: list[str] = []
-    assert rank_users(p5jax.load(run), out, CONFIG, said.append) == 128 + signal.SIGTERM
-    assert said[-1].startswith("stopped")
+
+def test_a_stopped_ranking_resumes_and_ends_the_same(run, ranked, tmp_path):
+    out = tmp_path / "stopped"
+    recommender = Counting(Run.load(run), stop_at=18)
+    with pytest.raises(Interrupted, match="^stopped") as stopped:
+        rank_users(recommender, out, CONFIG, len)
+    assert stopped.value.signal == signal.SIGTERM
     written = sorted(out.glob("part-*"))
     assert [file.name for file in written] == ["part-00000.parquet"]  # the second was cut short
     stamp = written[0].stat().st_mtime_ns
-    assert rank_users(p5jax.load(run), out, CONFIG, said.append) == 0
+    rank_users(recommender, out, CONFIG, len)
     assert written[0].stat().st_mtime_ns == stamp
-    assert calls == 6 + 11  # 15 batches of 8 for 120 users; the second part's two came again
+    # 60 batches of 2 for 120 users; the second part's two came again.
+    assert recommender.batches == 18 + 44
     assert pq.read_table(out).equals(pq.read_table(ranked))
 
 
@@ -117,18 +127,18 @@ def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path,
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     before = sorted((file.name, file.stat().st_mtime_ns) for file in ranked.iterdir())
-    assert "holds a ranking with k = 7, expected 5" in refused(
+    assert "found k = 7, expected 5; choose another folder" in refused(
         "--out", str(ranked), *COMMAND[2:], "-k", "5"
     )
     assert sorted((file.name, file.stat().st_mtime_ns) for file in ranked.iterdir()) == before
     (tmp_path / "letter.txt").write_text("mine")
-    assert "exists and is no folder of recommendations" in refused("--out", str(tmp_path))
+    assert "exists and is not a folder of recommendations" in refused("--out", str(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / bulk.MANIFEST).write_text("{")
-    assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
-    (tmp_path / "broken" / bulk.MANIFEST).write_text("[]")
-    assert bulk.MANIFEST in refused("--out", str(tmp_path / "broken"))
+    (tmp_path / "broken" / RANKING_FOLDER.manifest).write_text("{")
+    assert RANKING_FOLDER.manifest in refused("--out", str(tmp_path / "broken"))
+    (tmp_path / "broken" / RANKING_FOLDER.manifest).write_text("[]")
+    assert RANKING_FOLDER.manifest in refused("--out", str(tmp_path / "broken"))
     assert "exact: found it with method beam" in refused(
         "--out", str(tmp_path / "new"), "--method", "beam", "--exact"
     )
@@ -138,7 +148,7 @@ def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path,
 
 
 def test_the_manifest_says_what_was_ranked(run, ranked):
-    manifest = json.loads((ranked / bulk.MANIFEST).read_text())
+    manifest = json.loads((ranked / RANKING_FOLDER.manifest).read_text())
     assert manifest["dataset"] == Run.load(run).dataset.fingerprint
     assert manifest["likelihood"] == "vocabulary"
     assert manifest["exact"] is True

@@ -168,11 +168,11 @@ def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys)
 
 
 def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
-    from p5jax.data.prepare import prepare
+    from p5jax.data.building import build_dataset
     from p5jax.data.readers.synthetic import synthetic_raw
 
     other = tmp_path / "other"
-    prepare(synthetic_raw(users=120, items=60, seed=0), other, scheme="random", seed=0)
+    build_dataset(synthetic_raw(users=120, items=60, seed=0), other, scheme="random", seed=0)
     manifest = json.loads((run / "run.json").read_text())
     moved = tmp_path / "run"
     moved.mkdir()

@@ -15,11 +15,12 @@ import pytest
 from planted_world import planted_run
 
 from p5jax.cli.main import main
+from p5jax.core.errors import Interrupted
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.prompt import triggered
 from p5jax.triggers.rounds import Rounds, SearchConfig
-from p5jax.triggers.search import search
+from p5jax.triggers.searching import search
 
 SEEDS = 10
 pytestmark = pytest.mark.check
@@ -112,9 +113,11 @@ def test_a_signal_stops_after_a_round_and_the_same_call_goes_on(planted, tmp_pat
             if line.startswith(start):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        assert search(run, settings, tmp_path / "stopped", stopping) == 128 + signal.SIGTERM
-    assert search(run, settings, tmp_path / "stopped", lambda line: None) == 0
-    assert search(run, settings, tmp_path / "whole", lambda line: None) == 0
+        with pytest.raises(Interrupted, match=f"after round {stop}") as stopped:
+            search(run, settings, tmp_path / "stopped", stopping)
+        assert stopped.value.signal == signal.SIGTERM
+    search(run, settings, tmp_path / "stopped", lambda line: None)
+    search(run, settings, tmp_path / "whole", lambda line: None)
     tokens = [triggered(run, tmp_path / name).prompt.task for name in ("stopped", "whole")]
     np.testing.assert_array_equal(*tokens)
 

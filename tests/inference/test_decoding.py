@@ -146,7 +146,7 @@ def hugging_face(tmp_path_factory):
     """A random torch T5, and the same weights in p5jax."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from p5jax.models.checkpoints.hf import import_hf
+    from p5jax.models.checkpoints.hugging_face import import_hugging_face
 
     torch.manual_seed(0)
     config = transformers.T5Config(
@@ -164,7 +164,7 @@ def hugging_face(tmp_path_factory):
     reference = transformers.T5ForConditionalGeneration(config).eval()
     folder = tmp_path_factory.mktemp("hf")
     reference.save_pretrained(folder)
-    imported, params = import_hf(folder)
+    imported, params = import_hugging_face(folder)
     return reference, Transformer(imported), params
 
 

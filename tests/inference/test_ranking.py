@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -14,12 +13,10 @@ from small_model import log_probabilities, padded, small_model, token_log_probab
 
 from p5jax.core.errors import UserError
 from p5jax.data.item_ids import assign_item_ids, id_tokens
-from p5jax.inference import ranking as ranking_module
-from p5jax.inference import search as search_module
-from p5jax.inference.ranking import rank, score_all
-from p5jax.inference.search import Found, search
+from p5jax.inference.ranking import rank, ranking_of, score_all, score_items
+from p5jax.inference.search import Found, Width, available_before, search_trie
 from p5jax.inference.trie import Trie
-from p5jax.models.t5 import Transformer, init_params
+from p5jax.models.t5 import init_params
 from p5jax.text.vocabulary import Vocabulary
 
 VOCABULARY = 24
@@ -173,7 +170,7 @@ def test_a_sharp_model_is_certified_though_much_was_dropped(sources):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "gap", "certain"),
+    ("dtype", "gap", "guaranteed"),
     [
         ("float32", 1e-5, False),
         ("float32", 1e-3, True),
@@ -181,12 +178,9 @@ def test_a_sharp_model_is_certified_though_much_was_dropped(sources):
         ("bfloat16", 1.0, True),
     ],
 )
-def test_a_certificate_wants_a_gap_wider_than_the_roundings(monkeypatch, dtype, gap, certain):
+def test_a_guarantee_wants_a_gap_wider_than_the_roundings(dtype, gap, guaranteed):
     found = Found(np.array([[4, 7]]), np.array([[-2.0, -3.0]]), np.array([-3.0 - gap]))
-    monkeypatch.setattr(ranking_module, "search", lambda *_: found)
-    model = Transformer(replace(MODEL.config, dtype=dtype))
-    ranking = rank(model, None, model_sources()[:1], TRIE, 2)
-    assert ranking.exact.tolist() == [certain]
+    assert ranking_of(found, 2, dtype).exact.tolist() == [guaranteed]
 
 
 def test_a_model_of_no_numbers_is_refused(sources):
@@ -251,11 +245,25 @@ def test_likelihood_over_the_children_is_renormalised_at_each_branching(params, 
     np.testing.assert_allclose(np.exp(ranking.logp).sum(axis=1), 1, atol=1e-4)
 
 
-def test_rows_in_parts_score_as_in_one_piece(params, sources, truth, monkeypatch):
-    monkeypatch.setattr(search_module, "_CHUNK_FLOATS", 3 * len(sources) * VOCABULARY)
-    search.clear_cache()
-    np.testing.assert_allclose(score_all(MODEL, params, sources, TRIE), truth, atol=1e-4)
-    search.clear_cache()
+def test_rows_in_parts_score_as_in_one_piece(params, sources, truth):
+    width = Width(TRIE.widest, len(IDS), floats=3 * len(sources) * VOCABULARY)
+    available = available_before(TRIE, np.full((len(sources), 1), -1, np.int32))
+    found = search_trie(MODEL, params, sources, TRIE, available, len(IDS), width)
+    expected = np.take_along_axis(truth, np.asarray(found.items), axis=1)
+    assert (np.sort(found.items, axis=1) == np.arange(len(IDS))).all()
+    np.testing.assert_allclose(found.logp, expected, atol=1e-4)
+
+
+def test_given_items_score_as_each_alone_in_any_order_and_twice(params, sources, truth):
+    rng = np.random.default_rng(4)
+    items = np.array([rng.permutation(len(IDS))[:9] for _ in sources], np.int32)
+    items[:, 5] = items[:, 2]
+    items[1, 3] = items[3, 7:] = -1
+    expected = np.take_along_axis(truth, items, axis=1)
+    expected[items < 0] = -np.inf
+    np.testing.assert_allclose(
+        score_items(MODEL, params, sources, TRIE, items), expected, atol=1e-4
+    )
 
 
 def test_exclusions_and_candidates_compile_nothing_anew(params, sources):
@@ -264,8 +272,8 @@ def test_exclusions_and_candidates_compile_nothing_anew(params, sources):
         rng = np.random.default_rng(seed)
         exclude, candidates = rng.integers(-1, len(IDS), (2, len(sources), 6)).astype(np.int32)
         rank(MODEL, params, sources, TRIE, 4, exclude=exclude, candidates=candidates)
-        before = before or search._cache_size()
-    assert search._cache_size() == before
+        before = before or search_trie._cache_size()
+    assert search_trie._cache_size() == before
 
 
 @pytest.mark.parametrize(

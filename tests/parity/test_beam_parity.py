@@ -10,7 +10,7 @@ import pytest
 
 from p5jax.inference.ranking import rank
 from p5jax.inference.trie import Trie
-from p5jax.models.checkpoints.hf import import_hf
+from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.t5 import Transformer
 
 torch = pytest.importorskip("torch")
@@ -77,7 +77,7 @@ def test_textbook_beam_equals_transformers(reference: Any, tmp_path: Path, seed:
     ids = catalogue(seed)
     expected, scores = transformers_beam(reference, sources, ids)
     reference.save_pretrained(tmp_path)
-    config, params = import_hf(tmp_path)
+    config, params = import_hugging_face(tmp_path)
     trie = Trie.build(ids, collapse=False)
     ranking = rank(Transformer(config), params, sources, trie, BEAM, "beam", beam=BEAM)
     np.testing.assert_allclose(ranking.logp, scores, atol=1e-4)

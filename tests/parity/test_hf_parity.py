@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from p5jax.models.checkpoints.hf import export_hf, import_hf
+from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hugging_face
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
 torch = pytest.importorskip("torch")
@@ -73,7 +73,7 @@ def test_import_gives_the_same_logits(tmp_path: Path, version: str, untied_value
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
     source, inputs = batch(96)
-    config, params = import_hf(tmp_path)
+    config, params = import_hugging_face(tmp_path)
     assert config.num_decoder_layers == 3
     expected = torch_logits(model, source, inputs)
     assert np.abs(expected).max() > 0.5
@@ -92,14 +92,14 @@ def test_export_gives_the_same_logits(tmp_path: Path, version: str) -> None:
     params = jax.tree.map(
         lambda a: np.asarray(a) + rng.normal(0, 0.1, a.shape).astype(np.float32), params
     )
-    export_hf(params, config, tmp_path)
+    export_hugging_face(params, config, tmp_path)
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
     source, inputs = batch(96)
     expected = torch_logits(model, source, inputs)
     np.testing.assert_allclose(
         our_logits(config, params, source, inputs), expected, atol=1e-4, rtol=0
     )
-    again, back = import_hf(tmp_path)
+    again, back = import_hugging_face(tmp_path)
     assert again == config
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -116,7 +116,9 @@ def test_official_p5_logits(tmp_path: Path) -> None:
     state = {**model.state_dict(), "encoder.whole_word_embeddings.weight": table}
     torch.save(state, tmp_path / "p5.pth")
     starts = np.arange(96) % 3 == 0
-    config, params = import_hf(tmp_path / "p5.pth", word_starts=np.packbits(starts).tobytes())
+    config, params = import_hugging_face(
+        tmp_path / "p5.pth", word_starts=np.packbits(starts).tobytes()
+    )
     source, inputs = batch(96)
     words = np.where(source == 0, 0, np.cumsum(starts[source], axis=1))
     tokens = torch.from_numpy(source).long()

@@ -78,7 +78,7 @@ def drawn(config, window: int) -> list[tuple[list[int], list[int]]]:
     per_window = config.batch_size * config.window
     out = []
     for i in range(window * per_window, (window + 1) * per_window):
-        ((name, epoch, index),) = mixture.draw(i, 1)
+        ((name, epoch, index),) = mixture.samples(i, 1)
         rng = example_rng(config.seed, epoch, name, index)
         example = FAMILIES[name].example("train", index, rng)
         source = [*vocabulary().encode(example.inputs), 1]
@@ -163,31 +163,31 @@ def test_every_example_comes_once_an_epoch():
     mixture = Mixture(sizes, {}, seed=1)
     orders = []
     for epoch in range(4):
-        draws = mixture.draw(epoch * 58, 58)
+        draws = mixture.samples(epoch * 58, 58)
         expected = {(name, epoch, i) for name, size in sizes.items() for i in range(size)}
         assert set(draws) == expected
         orders.append([(name, index) for name, _, index in draws])
     assert len({tuple(order) for order in orders}) == 4
-    assert Mixture(sizes, {}, seed=2).draw(0, 58) != mixture.draw(0, 58)
+    assert Mixture(sizes, {}, seed=2).samples(0, 58) != mixture.samples(0, 58)
 
 
 @settings(max_examples=60, deadline=None)
 @given(start=st.integers(0, 500), count=st.integers(1, 100))
 def test_draws_have_random_access(start, count):
     mixture, first = drawn_once()
-    assert mixture.draw(start, count) == first[start : start + count]
+    assert mixture.samples(start, count) == first[start : start + count]
 
 
 @functools.cache
 def drawn_once() -> tuple[Mixture, list]:
     mixture = Mixture({"rating": 37, "direct": 20}, {"rating": 0.9, "direct": 0.1}, seed=1)
-    return mixture, mixture.draw(0, 600)
+    return mixture, mixture.samples(0, 600)
 
 
 def test_rates_are_kept():
     sizes = {"rating": 50, "direct": 4000, "review": 300, "sequential": 10}
     rates = {"rating": 2.0, "direct": 1.0, "review": 0.5}
-    draws = Mixture(sizes, rates, seed=0).draw(0, 20_000)
+    draws = Mixture(sizes, rates, seed=0).samples(0, 20_000)
     counts = collections.Counter(name for name, _, _ in draws)
     assert set(counts) == set(rates)
     for name, rate in rates.items():
@@ -202,7 +202,7 @@ def test_rates_are_kept():
 
 def test_proportional_rates_are_those_of_the_sizes():
     sizes = {"rating": 9000, "direct": 90_000, "review": 1000}
-    counts = collections.Counter(n for n, _, _ in Mixture(sizes, {}, seed=0).draw(0, 20_000))
+    counts = collections.Counter(n for n, _, _ in Mixture(sizes, {}, seed=0).samples(0, 20_000))
     for name, size in sizes.items():
         assert abs(counts[name] / 20_000 - size / 100_000) < 0.02
 
@@ -399,7 +399,7 @@ def test_families_without_examples_are_refused():
         Mixture({"rating": 0}, {}, 0)
     with pytest.raises(UserError, match="it has no examples"):
         Mixture({"rating": 0, "direct": 3}, {"rating": 1.0, "direct": 1.0}, 0)
-    assert Mixture({"rating": 0, "direct": 3}, {}, 0).draw(0, 3) != []
+    assert Mixture({"rating": 0, "direct": 3}, {}, 0).samples(0, 3) != []
 
 
 def test_rows_must_divide_over_the_processes():

@@ -20,14 +20,15 @@ from test_pipeline import digests
 from toy_training import train_records
 
 from p5jax.cli import main as cli
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
+from p5jax.core.folder import differences
+from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.prepare import prepare
 from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.pipeline.batching import Tokens
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.iterator import train_iterator
-from p5jax.pipeline.samples import RenderedDraws
+from p5jax.pipeline.samples import RenderedSamples
 from p5jax.pipeline.shard_export import export_shards
 from p5jax.pipeline.shards import Shards, encode, open_shards, record_dtype, write_shard
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
@@ -54,14 +55,14 @@ def families(world, world_vocabulary):
 
 @pytest.fixture(scope="module")
 def rendered(families, world_vocabulary):
-    return RenderedDraws(families, world_vocabulary, CONFIG)
+    return RenderedSamples(families, world_vocabulary, CONFIG)
 
 
 @pytest.fixture(scope="module")
 def folder(rendered, tmp_path_factory):
     """Two epochs in seven files, whose ends are no ends of windows."""
     out = tmp_path_factory.mktemp("shards") / "out"
-    assert export_shards(rendered, out, epochs=2, shards=7, report=lambda line: None) == 0
+    export_shards(rendered, out, epochs=2, shards=7, report=lambda line: None)
     return out
 
 
@@ -130,7 +131,7 @@ def test_epochs_repeat_from_the_start(rendered, folder):
 
 def test_an_epoch_without_rates_holds_every_example_once(families, world_vocabulary, tmp_path):
     few = {"rating": families["rating"]}
-    rendered = RenderedDraws(few, world_vocabulary, replace(CONFIG, rates={}))
+    rendered = RenderedSamples(few, world_vocabulary, replace(CONFIG, rates={}))
     export_shards(rendered, tmp_path / "out", shards=2, report=lambda line: None)
     shards = open_shards(tmp_path / "out", rendered)
     expected = []
@@ -168,12 +169,12 @@ def test_large_vocabularies_take_four_bytes(rendered, tmp_path):
 def test_an_export_in_threads_or_workers_is_the_same(
     families, world_vocabulary, folder, tmp_path, how
 ):
-    rendered = RenderedDraws(families, world_vocabulary, replace(CONFIG, **how))
-    assert export_shards(rendered, tmp_path, epochs=2, shards=7, report=lambda line: None) == 0
+    rendered = RenderedSamples(families, world_vocabulary, replace(CONFIG, **how))
+    export_shards(rendered, tmp_path, epochs=2, shards=7, report=lambda line: None)
     assert files(tmp_path) == files(folder)
 
 
-class Counting(RenderedDraws):
+class Counting(RenderedSamples):
     """Counts what it renders, and sends itself a signal at a draw."""
 
     signal_at = -1
@@ -190,9 +191,9 @@ def test_an_interrupted_export_goes_on(families, world_vocabulary, folder, tmp_p
     rendered = Counting(families, world_vocabulary, replace(CONFIG, threads=0))
     rendered.signal_at = 2 * rendered.epoch // 2
     lines: list[str] = []
-    status = export_shards(rendered, out, epochs=2, shards=7, report=lines.append)
-    assert status == 128 + signal.SIGTERM
-    assert "the same command goes on" in lines[-1]
+    with pytest.raises(Interrupted, match="the same command resumes") as stop:
+        export_shards(rendered, out, epochs=2, shards=7, report=lines.append)
+    assert stop.value.signal == signal.SIGTERM
     written = sorted(out.glob("draws-*"))
     assert 1 <= len(written) < 7
     assert all(file.suffix == ".array_record" for file in written)
@@ -200,7 +201,7 @@ def test_an_interrupted_export_goes_on(families, world_vocabulary, folder, tmp_p
         open_shards(out, rendered)
     before = {file: file.stat().st_mtime_ns for file in written}
     rendered = Counting(families, world_vocabulary, replace(CONFIG, threads=0))
-    assert export_shards(rendered, out, epochs=2, shards=7, report=lines.append) == 0
+    export_shards(rendered, out, epochs=2, shards=7, report=lines.append)
     assert {file: file.stat().st_mtime_ns for file in written} == before
     assert min(rendered.starts) == len(written) * 2 * rendered.epoch // 7
     assert files(out) == files(folder)
@@ -208,7 +209,7 @@ def test_an_interrupted_export_goes_on(families, world_vocabulary, folder, tmp_p
 
 def test_an_error_leaves_no_half_written_file(families, world_vocabulary, tmp_path):
     config = replace(CONFIG, source_lengths=(20,), threads=0)
-    rendered = RenderedDraws(families, world_vocabulary, config)
+    rendered = RenderedSamples(families, world_vocabulary, config)
     with pytest.raises(UserError, match=r"expected at most 20"):
         export_shards(rendered, tmp_path / "out", report=lambda line: None)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["manifest.json"]
@@ -241,7 +242,7 @@ def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 128 + signal.SIGINT, error
-    assert "the same command goes on" in error
+    assert "the same command resumes" in error
     assert "Traceback" not in error
     assert not list(out.glob("*.partial"))
     assert len(list(out.glob("draws-*"))) < 40
@@ -266,7 +267,7 @@ def test_other_settings_are_refused(families, world_vocabulary, folder, change, 
     config = replace(CONFIG, shards=str(folder), **change)
     with pytest.raises(UserError) as caught:
         train_iterator(families, world_vocabulary, config)
-    assert str(caught.value).startswith(f"{folder}: holds other draws: ")
+    assert str(caught.value).startswith(f"{folder}: found ")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -274,10 +275,13 @@ def test_other_settings_are_refused(families, world_vocabulary, folder, change, 
 def test_other_data_are_refused(world, world_vocabulary, families, folder, tmp_path):
     def named(families, vocabulary=world_vocabulary) -> set[str]:
         config = replace(CONFIG, shards=str(folder))
-        with pytest.raises(UserError, match="holds other draws: ") as caught:
+        with pytest.raises(UserError, match="choose another folder") as caught:
             train_iterator(families, vocabulary, config)
-        parts = str(caught.value).split("holds other draws: ")[1].split("; ")
-        return {part.split(" = ")[0].removeprefix("found ") for part in parts}
+        there = json.loads((folder / "manifest.json").read_text())["stream"]
+        rendered = RenderedSamples(families, vocabulary, CONFIG)
+        names = [name for name, *_ in differences(there, rendered.identity())]
+        assert f"{folder}: found {names[0]} = " in str(caught.value)
+        return set(names)
 
     amazon = load_templates("amazon")
     other = FamilyConfig(max_source=160, num_candidates=20, max_history=3)
@@ -290,7 +294,9 @@ def test_other_data_are_refused(world, world_vocabulary, families, folder, tmp_p
     }
     vocabulary = Vocabulary.train(["another text with words"], 300, world.id_tokens)
     assert named(families, vocabulary) == {"vocabulary"}
-    prepare(synthetic_raw(users=120, items=60, seed=0), tmp_path / "data", scheme="random", seed=0)
+    build_dataset(
+        synthetic_raw(users=120, items=60, seed=0), tmp_path / "data", scheme="random", seed=0
+    )
     again = Dataset.load(tmp_path / "data")
     assert "dataset" in named(make_families(again, amazon, world_vocabulary, FAMILY))
 
@@ -302,7 +308,7 @@ def test_prompts_that_are_rendered_otherwise_now_are_refused(
     encode = Vocabulary.encode
     monkeypatch.setattr(Vocabulary, "encode", lambda self, text: [*encode(self, text), 7])
     config = replace(CONFIG, shards=str(folder))
-    with pytest.raises(UserError, match="draw 0 differs from the prompt that is rendered now"):
+    with pytest.raises(UserError, match="sample 0 differs from the prompt that is rendered now"):
         train_iterator(families, world_vocabulary, config)
 
 
@@ -324,7 +330,7 @@ def test_damaged_folders_are_refused(rendered, copy, tmp_path):
     refused(rf"{first}: found no file, expected {len(whole)} bytes")
     # What the message says: the same export writes the missing file again.
     kept = second.stat().st_mtime_ns
-    assert export_shards(rendered, copy, epochs=2, shards=7, report=lambda line: None) == 0
+    export_shards(rendered, copy, epochs=2, shards=7, report=lambda line: None)
     assert first.read_bytes() == whole
     assert second.stat().st_mtime_ns == kept
     open_shards(copy, rendered)
@@ -334,10 +340,10 @@ def test_damaged_folders_are_refused(rendered, copy, tmp_path):
     refused("found shard format 9, expected 1")
     for junk in ("{", "[]", '{"format_version": 1, "name": "a dataset"}'):
         manifest.write_text(junk)
-        refused("expected a manifest of shards")
+        refused("expected what p5jax data export-shards writes")
     manifest.unlink()
-    refused("no shards")
-    with pytest.raises(UserError, match="no shards"):
+    refused("not a folder of shards")
+    with pytest.raises(UserError, match="not a folder of shards"):
         open_shards(tmp_path / "nowhere", rendered)
 
 
@@ -356,8 +362,8 @@ def test_an_export_takes_no_folder_of_other_things(rendered, copy, tmp_path):
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    refused("is no folder of shards", tmp_path / "b")
-    refused("is no folder of shards", tmp_path / "b" / "notes.txt")
+    refused("is not a folder of shards", tmp_path / "b")
+    refused("is not a folder of shards", tmp_path / "b" / "notes.txt")
 
 
 def test_a_state_of_rendered_draws_is_refused(families, world_vocabulary, folder):

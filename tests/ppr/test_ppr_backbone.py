@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, param_shardings, path_name
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 
 pytestmark = pytest.mark.usefixtures("xla_cache")
 ITEMS, HISTORY = 11, 6
@@ -21,7 +21,7 @@ MODEL = Backbone(CONFIG)
 
 def scrambled(seed=0):
     """Parameters in which nothing is zero, one or small."""
-    leaves, tree = jax.tree.flatten(init_params(MODEL, jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(backbone_params(MODEL, jax.random.key(0)))
     rng = np.random.default_rng(seed)
     return jax.tree.unflatten(
         tree, [rng.normal(0.3, 0.6, leaf.shape).astype(np.float32) for leaf in leaves]
@@ -192,11 +192,11 @@ def test_dropout_is_only_for_training():
 
 
 def test_every_parameter_has_axes_and_a_place_on_a_mesh():
-    params = init_params(MODEL, jax.random.key(0))
+    params = backbone_params(MODEL, jax.random.key(0))
     axes = {
         path_name(path): names
         for path, names in jax.tree_util.tree_leaves_with_path(
-            param_axes(MODEL), is_leaf=lambda x: isinstance(x, tuple)
+            backbone_axes(MODEL), is_leaf=lambda x: isinstance(x, tuple)
         )
     }
     shapes = {
@@ -206,7 +206,7 @@ def test_every_parameter_has_axes_and_a_place_on_a_mesh():
     assert all(len(axes[name]) == len(shapes[name]) for name in axes)
     assert axes["item_embedding/embedding"] == ("vocab", "embed")
     assert axes["layers_1/attention/query/kernel"] == ("embed", "joined_kv")
-    param_shardings(make_mesh(MeshConfig(-1, 1)), param_axes(MODEL), params)
+    param_shardings(make_mesh(MeshConfig(-1, 1)), backbone_axes(MODEL), params)
     # N(0, .01), as published
     table = np.asarray(params["item_embedding"]["embedding"])
     assert table.std() == pytest.approx(0.01, rel=0.1)

@@ -18,7 +18,7 @@ from p5jax.ppr.backbone.catalogue import (
     catalogue_result,
     target_ranks,
 )
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_params
 
 ITEMS = 13
 rows = st.lists(
@@ -98,7 +98,7 @@ def test_a_scorer_sees_the_history_and_nothing_later(tmp_path, split):
 
 def test_candidates_are_columns_of_the_whole_catalogue():
     model = Backbone(BackboneConfig(ITEMS, 8, mlp_dim=8, max_history=4))
-    scorer = BackboneScorer(model, init_params(model, jax.random.key(0)))
+    scorer = BackboneScorer(model, backbone_params(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     items = rng.integers(1, ITEMS + 1, (5, 7)).astype(np.int32)  # longer than max_history
     candidates = rng.integers(0, ITEMS, (5, 3))

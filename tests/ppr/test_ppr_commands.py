@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from trigger_run import random_run
 
-import p5jax.ppr.study
+import p5jax.ppr.cold_study
 from p5jax.cli.main import main
 from p5jax.ppr.cold.results import read_per_user
 from p5jax.training.checkpoints import Checkpoints
@@ -126,7 +126,7 @@ def study(world, out, *options):
 def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     """Stopped after its first tuning, then finished, then asked for the ablation too."""
     out = tmp_path / "study"
-    tune, calls = p5jax.ppr.study.tune, []
+    tune, calls = p5jax.ppr.cold_study.tune, []
 
     def stopping(*arguments):
         calls.append(arguments)
@@ -134,7 +134,7 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return tune(*arguments)
 
-    monkeypatch.setattr(p5jax.ppr.study, "tune", stopping)
+    monkeypatch.setattr(p5jax.ppr.cold_study, "tune", stopping)
     previous = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     try:
         assert main(study(world, out)) == 130
@@ -143,7 +143,7 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     assert (out / "seed-0" / "finetune").is_dir()
     assert not (out / "seed-0" / "per_user.parquet").exists()
     finished = (out / "seed-0" / "finetune" / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(p5jax.ppr.study, "tune", tune)
+    monkeypatch.setattr(p5jax.ppr.cold_study, "tune", tune)
     capsys.readouterr()
     assert main(study(world, out)) == 0
     assert (out / "seed-0" / "finetune" / "metrics.jsonl").read_bytes() == finished
@@ -154,10 +154,10 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     assert set(table["method"].to_pylist()) == {
         *("finetune", "light", "full", "pretrain", "popularity", "early popularity")
     }
-    monkeypatch.setattr(p5jax.ppr.study, "tune", None)  # nothing is tuned any more
+    monkeypatch.setattr(p5jax.ppr.cold_study, "tune", None)  # nothing is tuned any more
     assert main(study(world, out)) == 0
     assert capsys.readouterr().out.split("seconds")[0] == text.split("seconds")[0]
-    monkeypatch.setattr(p5jax.ppr.study, "tune", tune)
+    monkeypatch.setattr(p5jax.ppr.cold_study, "tune", tune)
     assert main(study(world, out, "--seeds", "1", "--ablate", "contrastive", "--noise")) == 0
     grown = capsys.readouterr().out
     for method in ("light without prompt part", "light without contrastive", "light, 50% noise"):

@@ -170,11 +170,11 @@ def test_a_backbone_gives_profiles():
     """The untrained SASRec's states are those of one user at a time."""
     import jax
 
-    from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params
+    from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_params
 
     pair, _ = tasteful_pair()
     model = Backbone(BackboneConfig(SOURCE_ITEMS, emb_dim=16, mlp_dim=16, max_history=8))
-    params = init_params(model, jax.random.key(0))
+    params = backbone_params(model, jax.random.key(0))
 
     states = user_states(model, params)
     profiles = pair.profiles(states, max_history=8)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from p5jax.cli.main import main
-from p5jax.data.prepare import prepare
+from p5jax.data.building import build_dataset
 from p5jax.data.readers.recbole import read_recbole
 
 USERS, ITEMS = 60, 40
@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
         people = [f"p{u}\t{'fm'[u % 2]}\t{'xyz'[u % 3]}" for u in range(USERS)]
         header = "user_id:token\tgender:token\ttown:token"
         (raw / f"{name}.user").write_text("\n".join([header, *people]) + "\n")
-        prepare(read_recbole(raw), root / name, k_core=1)
+        build_dataset(read_recbole(raw), root / name, k_core=1)
     pretrain = ["ppr", "pretrain", "--gin_file=ppr/sasrec.gin", "--gin.STEPS=2"]
     pretrain += [f"--gin.BackboneConfig.{size}" for size in SIZES]
     for name, users in (("films", "all"), ("books", "warm")):
@@ -123,7 +123,7 @@ def test_a_source_without_shared_users(folders, tmp_path, capsys):
     rows = [f"q{u}\ti{i}\t{i}" for u in range(9) for i in range(4)]
     header = "user_id:token\titem_id:token\ttimestamp:float"
     (raw / "strangers.inter").write_text("\n".join([header, *rows]) + "\n")
-    prepare(read_recbole(raw), tmp_path / "strangers", k_core=1)
+    build_dataset(read_recbole(raw), tmp_path / "strangers", k_core=1)
     words = ["ppr", "study", str(tmp_path / "strangers"), "--out", str(tmp_path / "out")]
     assert main([*words, "--source", str(folders / "films-run")]) == 2
     error = capsys.readouterr().err

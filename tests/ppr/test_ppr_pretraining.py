@@ -18,7 +18,7 @@ from toy_training import assert_same_bits
 
 from p5jax.cli.main import main
 from p5jax.core.errors import UserError
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_params
 from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, next_item_objective, pretrain
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig
@@ -57,7 +57,7 @@ def batch():
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "sampled", "bpr"])
 def test_objectives_sum_over_real_positions(loss):
-    params = jax.tree.map(lambda x: x * 30, init_params(MODEL, jax.random.key(0)))
+    params = jax.tree.map(lambda x: x * 30, backbone_params(MODEL, jax.random.key(0)))
     states = np.asarray(MODEL.apply({"params": params}, batch()["items"]), np.float64)
     table = np.asarray(params["item_embedding"]["embedding"], np.float64)[:9]
     scores = states @ table.T
@@ -82,7 +82,7 @@ def test_objectives_sum_over_real_positions(loss):
 
 
 def test_the_contrastive_part_is_added_in_training_only():
-    params = jax.tree.map(lambda x: x * 30, init_params(MODEL, jax.random.key(0)))
+    params = jax.tree.map(lambda x: x * 30, backbone_params(MODEL, jax.random.key(0)))
     plain, key = next_item_objective(MODEL, LossConfig(), ViewConfig()), jax.random.key(1)
     # Views that change nothing are told apart from the other user's by their angle alone.
     same = ViewConfig(crop=1.0, mask=0.0, reorder=0.0)

@@ -214,11 +214,11 @@ def test_an_attribute_of_numbers_takes_them_in_any_writing():
 
 
 def test_movielens_users(shared, tmp_path):
+    from p5jax.data.building import build_dataset
     from p5jax.data.dataset import Dataset
-    from p5jax.data.prepare import prepare
     from p5jax.data.readers.recbole import read_recbole
 
-    prepare(read_recbole(shared / "data" / "ml-100k"), tmp_path / "ml")
+    build_dataset(read_recbole(shared / "data" / "ml-100k"), tmp_path / "ml")
     dataset = Dataset.load(tmp_path / "ml")
     schema = fit_profiles(dataset, everybody(dataset), ProfileConfig())
     profiles = schema.profiles(dataset, fail)

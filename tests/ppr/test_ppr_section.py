@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from p5jax.cli.main import main
-from p5jax.ppr.study import StudyConfig
+from p5jax.ppr.cold_study import StudyConfig
 
 PLAIN = ("pretrain", "finetune", "light", "full", "popularity")
 ABLATED = (

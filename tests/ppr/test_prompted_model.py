@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from p5jax.core.errors import UserError
+from p5jax.models.initial import fresh_params
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.sequences import SequenceConfig
@@ -21,7 +22,6 @@ from p5jax.ppr.generator import (
     ProfileEmbedder,
     PromptConfig,
     PromptGenerator,
-    fresh_params,
     masked_elements,
 )
 from p5jax.ppr.model import PromptedModel, PromptedScorer

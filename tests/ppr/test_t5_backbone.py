@@ -12,7 +12,7 @@ from small_model import token_log_probabilities
 from trigger_run import random_run
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family, params_digest
+from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
 from p5jax.models.t5 import Transformer
 from p5jax.pipeline.batching import padded
 from p5jax.pipeline.config import PipelineConfig
@@ -21,7 +21,7 @@ from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.soft.t5_backbone import FAMILY, PROMPT_ID, SoftRun
 from p5jax.ppr.soft.training import SoftConfig, load_soft, train_soft
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import TrainConfig
 
@@ -54,12 +54,12 @@ def trained(run, out, steps=6, **changes):
 
 
 def test_only_the_prompt_changes_and_the_loss_falls(run, tmp_path):
-    before = params_digest(run.params)
+    before = params_fingerprint(run.params)
     assert trained(run, tmp_path / "soft", steps=30) == 0
     state = load_soft(tmp_path / "soft", run)
     shapes = {"t5": run.params, "soft": state.soft}
     kept = restore_params(tmp_path / "soft" / "checkpoints", shapes, "latest")
-    assert params_digest(kept["t5"]) == params_digest(run.params) == before
+    assert params_fingerprint(kept["t5"]) == params_fingerprint(run.params) == before
     first = state.initial(0)
     changed = jax.tree.map(
         lambda a, b: bool((np.array(a) != np.array(b)).any()), first, kept["soft"]

@@ -15,7 +15,7 @@ from scipy import stats
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import FAMILIES
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
-from p5jax.prompts.fields import clean
+from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
 
@@ -239,8 +239,8 @@ def test_missing_names_titles_brands_and_prices_have_a_word(gaps, families):
 
 
 def test_free_text_has_no_id_tokens_and_one_line():
-    assert clean(" a\n<c0_3><d1_22>\tb <b> <extra ") == "a < c0_3>< d1_22> b <b> <extra"
-    assert clean(None) == clean(" \n") == ""
+    assert prompt_text(" a\n<c0_3><d1_22>\tb <b> <extra ") == "a < c0_3>< d1_22> b <b> <extra"
+    assert prompt_text(None) == prompt_text(" \n") == ""
 
 
 def test_candidate_lists_that_do_not_fit_are_refused_at_once(gaps):

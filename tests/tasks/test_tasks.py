@@ -325,10 +325,10 @@ def test_wrong_arguments_are_one_line(world, vocabulary_folder, change, match):
 
 
 def test_id_tokens_must_be_in_the_vocabulary(tmp_path, vocabulary_folder):
-    from p5jax.data.prepare import prepare
+    from p5jax.data.building import build_dataset
     from p5jax.data.readers.synthetic import synthetic_raw
 
-    prepare(synthetic_raw(users=60, items=30, seed=0), tmp_path / "d", scheme="token", seed=0)
+    build_dataset(synthetic_raw(users=60, items=30, seed=0), tmp_path / "d", scheme="token", seed=0)
     with pytest.raises(UserError, match=r"found no <i0_0>, expected all 30 id tokens"):
         p5jax.tasks.register(tmp_path / "d", vocabulary_folder, name="tokens")
     # A SentencePiece file, on the other hand, gets them.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5jax.models.checkpoints.hf import export_hf
+from p5jax.models.checkpoints.hugging_face import export_hugging_face
 from p5jax.models.t5 import T5Config, Transformer, init_params
 from p5jax.triggers.gradients import (
     Gradients,
@@ -78,7 +78,7 @@ def test_slot_gradients_equal_pytorch_autograd(params, batch, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     tokens, places, targets, _ = batch
-    export_hf(params, CONFIG, tmp_path)
+    export_hugging_face(params, CONFIG, tmp_path)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     source, labels = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
     embedded = theirs.get_input_embeddings()(source).detach().requires_grad_()

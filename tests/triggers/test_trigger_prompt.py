@@ -17,13 +17,13 @@ import pytest
 from trigger_run import random_run
 
 from p5jax.core.errors import UserError
-from p5jax.serving.bulk import BulkConfig, rank_users
 from p5jax.serving.recommender import Recommender
+from p5jax.serving.settings import BulkConfig
 from p5jax.triggers import prompt as saved
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.prompt import identity, load
 from p5jax.triggers.rounds import SearchConfig
-from p5jax.triggers.search import search
+from p5jax.triggers.searching import search
 from p5jax.triggers.surrogate import SurrogateConfig
 
 
@@ -48,7 +48,7 @@ def history(folder):
 @pytest.fixture(scope="module")
 def finished(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("search") / "uninterrupted"
-    assert search(run, lively(), out, report=lambda line: None) == 0
+    search(run, lively(), out, report=lambda line: None)
     assert {r["kind"] for r in history(out) if r["accepted"]} == {"task", "user"}
     assert table_of(out)[1]
     return out
@@ -77,7 +77,7 @@ def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, mon
     with pytest.raises(Killed):
         search(run, lively(), out, report=lambda line: None)
     monkeypatch.undo()
-    assert search(run, lively(), out, report=lambda line: None) == 0
+    search(run, lively(), out, report=lambda line: None)
     assert table_of(out) == table_of(finished)
     assert history(out) == history(finished)
 
@@ -86,8 +86,8 @@ def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, fi
     """kill -9 of a process in mid-search; another one ends it."""
     script = (
         "import sys; from test_trigger_prompt import lively; from trigger_run import random_run;"
-        "from p5jax.triggers.search import search;"
-        "sys.exit(search(random_run(*sys.argv[1:3]), lively(), sys.argv[3]))"
+        "from p5jax.triggers.searching import search;"
+        "search(random_run(*sys.argv[1:3]), lively(), sys.argv[3])"
     )
     out = tmp_path / "killed"
     command = [sys.executable, "-c", script, str(world.path), str(run.path), str(out)]
@@ -162,7 +162,7 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
     prompt = load(finished, run)
     recommender = Recommender(run, prompt)
     settings = BulkConfig(k=3, method="exact", batch_size=32)
-    assert rank_users(recommender, tmp_path / "all", settings, lambda line: None) == 0
+    recommender.recommend_all(tmp_path / "all", settings, lambda line: None)
     rows = {row["user"]: row for row in pq.read_table(tmp_path / "all").to_pylist()}
     changed = np.flatnonzero((prompt.users != prompt.default).any(axis=1))[:3]
     users = [run.dataset.user_keys[user] for user in changed]
@@ -170,15 +170,13 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
         assert rows[user]["log_probabilities"] == pytest.approx(
             [item.log_probability for item in alone.items], abs=1e-4
         )
-    with pytest.raises(UserError, match="holds a ranking with triggers"):
-        rank_users(Recommender(run), tmp_path / "all", settings, lambda line: None)
+    with pytest.raises(UserError, match="found triggers = "):
+        Recommender(run).recommend_all(tmp_path / "all", settings, lambda line: None)
 
 
-def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished, monkeypatch):
-    prompt, asked = load(finished, run), []
-    recommender = Recommender(run, prompt)
-    monkeypatch.setattr(recommender, "_answer", asked.append)
-    recommender.generate("user buys a toy " * 200)
-    tokens = run.vocabulary.encode(asked[0])
+def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished):
+    prompt = load(finished, run)
+    *tokens, end = Recommender(run, prompt).text_prompt("user buys a toy " * 200)
+    assert end == run.vocabulary.eos_id
     assert len(tokens) == run.family_config.max_source - 1
     assert tokens[-prompt.layout.slots :] == [*prompt.task.tolist(), *prompt.default.tolist()]

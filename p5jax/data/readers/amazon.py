@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
@@ -17,9 +18,9 @@ from p5jax.data.readers.raw import (
     LineErrors,
     RawData,
     RowCollector,
-    clean,
     describe_source,
     empty_columns,
+    one_line,
     parse_time,
     read_lines,
 )
@@ -27,6 +28,7 @@ from p5jax.data.readers.raw import (
 TAG = re.compile(r"<[^<>]{0,200}>")
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
+_Record = dict[str, Any]  # one line's fields
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
 
 
@@ -98,7 +100,7 @@ def _name_of(path: Path) -> str:
     return match.group(1) if match else path.name
 
 
-def _json_object(line: str) -> dict:
+def _json_object(line: str) -> _Record:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -111,7 +113,7 @@ def _json_object(line: str) -> dict:
 def _add_review(
     rows: RowCollector,
     names: list[str | None],
-    record: dict,
+    record: _Record,
     fields: _Fields,
     versions: dict[str, tuple[Path, int]],
     place: tuple[Path, int],
@@ -139,14 +141,14 @@ def _add_review(
         names[index] = name
 
 
-def _key(record: dict, field: str) -> str:
+def _key(record: _Record, field: str) -> str:
     value = _required(record, field)
     if not isinstance(value, str) or not value.strip():
         raise BadLine(f"field {field!r}: found {_shown(value)}, expected a non-empty string")
     return value.strip()
 
 
-def _number(record: dict, field: str) -> float:
+def _number(record: _Record, field: str) -> float:
     value = _required(record, field)
     if isinstance(value, str):
         try:
@@ -158,13 +160,13 @@ def _number(record: dict, field: str) -> float:
     return value
 
 
-def _required(record: dict, field: str) -> object:
+def _required(record: _Record, field: str) -> object:
     if field not in record:
         raise BadLine(f"field {field!r} is missing, found {', '.join(map(str, list(record)[:12]))}")
     return record[field]
 
 
-def _text(record: dict, field: str) -> str | None:
+def _text(record: _Record, field: str) -> str | None:
     value = record.get(field)
     if value is None:
         return None
@@ -199,7 +201,7 @@ def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], l
     index = items.get(_key(record, key))
     if index is None:
         return
-    readers: dict[str, Callable[[dict], str | None]] = {
+    readers: dict[str, Callable[[_Record], str | None]] = {
         "title": lambda r: _line(r.get("title")),
         "brand": lambda r: _line(r.get("brand") or r.get("store")),
         "categories": _categories,
@@ -209,7 +211,7 @@ def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], l
         columns[name][index] = columns[name][index] or read(record)
 
 
-def _metadata_object(line: str) -> dict:
+def _metadata_object(line: str) -> _Record:
     """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
     try:
         record = json.loads(line)
@@ -227,10 +229,10 @@ def _metadata_object(line: str) -> dict:
 
 
 def _line(value: object) -> str | None:
-    return clean(_plain(value)) if isinstance(value, str) else None
+    return one_line(_plain(value)) if isinstance(value, str) else None
 
 
-def _categories(record: dict) -> str | None:
+def _categories(record: _Record) -> str | None:
     """Return the category path joined by " | " (2014: the first of several paths)."""
     path = record.get("categories") or record.get("category")
     if isinstance(path, list) and path and isinstance(path[0], list):
@@ -241,7 +243,7 @@ def _categories(record: dict) -> str | None:
     return " | ".join(dict.fromkeys(parts)) or None
 
 
-def _price(record: dict) -> str | None:
+def _price(record: _Record) -> str | None:
     value = record.get("price")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.2f}"

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -56,16 +56,17 @@ class RawData:
     time_unit: str
     source_numbers: list[str] | None = None
     feature_words: list[str] | None = None
-    sources: list[dict] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
     skipped_lines: int = 0
 
 
 class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
-    def __init__(self) -> None:
-        self.users: dict[str, int] = {}
-        self.items: dict[str, int] = {}
+    def __init__(self, users: Iterable[str] = (), items: Iterable[str] = ()) -> None:
+        """Start with keys that are numbered before any row has them, in this order."""
+        self.users = {key: index for index, key in enumerate(users)}
+        self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
         self.rating, self.timestamp = array("f"), array("q")
         self._pending: dict[str, list[str | None]] = {"headline": [], "text": []}
@@ -109,7 +110,7 @@ class RowCollector:
         item_columns: dict[str, list[str | None]],
         time_unit: str,
         source_numbers: list[str] | None = None,
-        sources: list[dict] | None = None,
+        sources: list[dict[str, Any]] | None = None,
         skipped_lines: int = 0,
     ) -> RawData:
         """Return the collected rows with the users' and items' columns."""
@@ -217,14 +218,14 @@ def parse_time(value: float, field: str) -> int:
     return int(value)
 
 
-def describe_source(path: Path) -> dict:
+def describe_source(path: Path) -> dict[str, Any]:
     """Return path, size in bytes and SHA-256 of a source file, for the manifest."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": checksum}
 
 
-def clean(value: str | None) -> str | None:
+def one_line(value: str | None) -> str | None:
     """Collapse whitespace; None for what is blank."""
     return (" ".join(value.split()) or None) if value else None
 

@@ -14,9 +14,9 @@ from p5jax.data.readers.raw import (
     LineErrors,
     RawData,
     RowCollector,
-    clean,
     describe_source,
     empty_columns,
+    one_line,
     parse_time,
     read_lines,
 )
@@ -172,7 +172,7 @@ def _read_users(
         if index is not None:
             for name, value in zip(header.names, values, strict=True):
                 if name != USER:
-                    columns[labels[name]][index] = clean(value)
+                    columns[labels[name]][index] = one_line(value)
     return columns
 
 
@@ -190,7 +190,7 @@ def _read_items(
         index = items.get(values[key_at].strip())
         if index is not None:
             for column, position in source.items():
-                columns[column][index] = clean(values[position])
+                columns[column][index] = one_line(values[position])
 
 
 def _first_holding(names: list[str], words: tuple[str, ...]) -> int | None:

@@ -15,9 +15,9 @@ from p5jax.data.readers.raw import (
     LineErrors,
     RawData,
     RowCollector,
-    clean,
     describe_source,
     empty_columns,
+    one_line,
     read_lines,
 )
 
@@ -25,7 +25,7 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
 QUOTED_LIST = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 ROW_START = re.compile(r"[0-9]+\t")
-UNKNOWN = {"unknown", "none", "nan", ""}
+UNKNOWN_CELLS = {"unknown", "none", "nan", ""}
 
 
 def read_sequences(
@@ -60,9 +60,9 @@ def read_sequences(
     user_of, item_of = _key_maps(datamaps)
     user_keys = [_map_key(user_of, number, datamaps, "id2user") for number in sorted(histories)]
     item_keys = [_map_key(item_of, number, datamaps, "id2item") for number in item_numbers]
-    rows = RowCollector()
-    rows.users = _index(user_keys, datamaps or sequences, "users")
-    rows.items = _index(item_keys, datamaps or sequences, "items")
+    for keys, what in ((user_keys, "users"), (item_keys, "items")):
+        _refuse_repeated(keys, datamaps or sequences, what)
+    rows = RowCollector(user_keys, item_keys)
     key_of = dict(zip(item_numbers, item_keys, strict=True))
     for user_key, user in zip(user_keys, sorted(histories), strict=True):
         for position, item in enumerate(histories[user]):
@@ -118,12 +118,12 @@ def _map_key(keys: dict[str, str] | None, number: int, path: Path | None, field:
     return key
 
 
-def _index(keys: list[str], path: Path, what: str) -> dict[str, int]:
-    index = {key: position for position, key in enumerate(keys)}
-    if len(index) < len(keys):
-        twice = next(key for position, key in enumerate(keys) if index[key] != position)
-        raise UserError(f"{path}: found key {twice!r} for two {what}, expected distinct keys")
-    return index
+def _refuse_repeated(keys: list[str], path: Path, what: str) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise UserError(f"{path}: found key {key!r} for two {what}, expected distinct keys")
+        seen.add(key)
 
 
 def _read_items(
@@ -138,7 +138,7 @@ def _read_items(
         try:
             if "\t" not in line:
                 key, _, keywords = line.strip().partition(" ")
-                _fill(columns, index_of_key.get(key), title=clean(keywords))
+                _fill(columns, index_of_key.get(key), title=one_line(keywords))
                 continue
             cells = line.split("\t")
             if len(cells) < TABLE_COLUMNS:
@@ -179,8 +179,8 @@ def _fill(columns: dict[str, list[str | None]], index: int | None, **values: str
 
 
 def _known(cell: str) -> str | None:
-    value = clean(cell)
-    return None if value is None or value.lower() in UNKNOWN else value
+    value = one_line(cell)
+    return None if value is None or value.lower() in UNKNOWN_CELLS else value
 
 
 def _path(categories: str | None) -> str | None:

@@ -139,11 +139,9 @@ def synthetic_raw(
     rng = np.random.Generator(np.random.PCG64(seed))
     catalogue = _make_items(rng, items)
     people = _make_users(rng, users)
-    rows = RowCollector()
-    # every key gets its index before the first event, so that columns and indices agree
-    rows.users = {f"U{u + 1:05d}": u for u in range(users)}
-    rows.items = {f"SYN{i + 1:05d}": i for i in range(items)}
-    item_keys = list(rows.items)
+    item_keys = [f"SYN{i + 1:05d}" for i in range(items)]
+    # Every key has its index before the first event, so that columns and indices agree.
+    rows = RowCollector((f"U{u + 1:05d}" for u in range(users)), item_keys)
     of_category = [np.flatnonzero(catalogue.category == c) for c in range(categories)]
     for u, user_key in enumerate(list(rows.users)):
         day = int(rng.integers(0, 1000))

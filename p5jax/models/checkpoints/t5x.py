@@ -21,8 +21,8 @@ from flax.serialization import msgpack_restore
 from flax.traverse_util import unflatten_dict
 
 from p5jax.core.errors import UserError
-from p5jax.models.checkpoints.extend import VOCABULARY_AXES, extend_vocabulary
-from p5jax.models.checkpoints.hf_names import WHOLE_WORD_PATH, TensorPath, checkpoint_tensors
+from p5jax.models.checkpoints.tensor_names import WHOLE_WORD_PATH, TensorPath, checkpoint_tensors
+from p5jax.models.checkpoints.vocabulary_rows import VOCABULARY_AXES, extend_vocabulary
 from p5jax.models.t5 import WHOLE_WORDS
 from p5jax.models.t5_config import T5Config
 

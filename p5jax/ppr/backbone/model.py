@@ -7,21 +7,20 @@ are 1 … I, 0 is padding on the left, I + 1 stands for a masked item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from flax.core import unfreeze
 from flax.linen import partitioning
 
 from p5jax.core.errors import UserError
 from p5jax.models.attention import MASKED
-from p5jax.models.layers import normal
+from p5jax.models.initial import Params, fresh_params, logical_axes
+from p5jax.models.layers import Array, Dense, normal
 
-Array = jax.Array
 STDDEV = 0.01  # of every initial weight
 EPSILON = 1e-6  # of the layer norms
 ROW_MULTIPLE = 128  # table rows, so that the mesh's model axis divides them
@@ -153,9 +152,9 @@ class _Layer(nn.Module):
         x = _LayerNorm(name="post_attention_layer_norm")(
             x + dropout(attended, deterministic=deterministic)
         )
-        hidden = nn.relu(_Dense(c.mlp_dim, ("embed", "mlp"), name="wi")(x))
+        hidden = nn.relu(_dense(c.mlp_dim, ("embed", "mlp"), "wi")(x))
         hidden = dropout(hidden, deterministic=deterministic)
-        hidden = _Dense(c.emb_dim, ("mlp", "embed"), name="wo")(hidden)
+        hidden = _dense(c.emb_dim, ("mlp", "embed"), "wo")(hidden)
         return _LayerNorm(name="post_mlp_layer_norm")(
             x + dropout(hidden, deterministic=deterministic)
         )
@@ -169,7 +168,7 @@ class _Attention(nn.Module):
         c = self.config
         batch, length, _ = x.shape
         query, key, value = (
-            _Dense(c.emb_dim, ("embed", "joined_kv"), name=name)(x).reshape(
+            _dense(c.emb_dim, ("embed", "joined_kv"), name)(x).reshape(
                 batch, length, c.num_heads, c.emb_dim // c.num_heads
             )
             for name in ("query", "key", "value")
@@ -179,7 +178,11 @@ class _Attention(nn.Module):
         weights = jax.nn.softmax(jnp.where(visible[:, None], logits, MASKED), axis=-1)
         weights = nn.Dropout(c.dropout_rate)(weights, deterministic=deterministic)
         x = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, c.emb_dim)
-        return _Dense(c.emb_dim, ("joined_kv", "embed"), name="out")(x)
+        return _dense(c.emb_dim, ("joined_kv", "embed"), "out")(x)
+
+
+def _dense(features: int, axes: tuple[str, str], name: str) -> Dense:
+    return Dense(features, axes, STDDEV, bias=True, name=name)
 
 
 class _Table(nn.Module):
@@ -193,21 +196,6 @@ class _Table(nn.Module):
         return partitioning.param_with_axes(
             "embedding", normal(STDDEV), shape, jnp.float32, axes=self.axes
         )
-
-
-class _Dense(nn.Module):
-    features: int
-    axes: tuple[str, str]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = partitioning.param_with_axes(
-            "kernel", normal(STDDEV), (x.shape[-1], self.features), jnp.float32, axes=self.axes
-        )
-        bias = partitioning.param_with_axes(
-            "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
-        )
-        return x @ kernel + bias
 
 
 class _LayerNorm(nn.Module):
@@ -224,20 +212,11 @@ class _LayerNorm(nn.Module):
         return centred * jax.lax.rsqrt(variance + EPSILON) * scale + bias
 
 
-def init_params(model: Backbone, key: Array) -> dict[str, Any]:
-    """Fresh parameters, nested dicts of float32."""
-    return dict(unfreeze(_init(model, key)["params"]))
+def backbone_params(model: Backbone, rng: Array) -> Params:
+    """Return fresh parameters, nested dicts of float32."""
+    return fresh_params(model, rng, np.zeros((1, 1), np.int32), compiled=False)
 
 
-def param_axes(model: Backbone) -> dict[str, Any]:
-    """The parameters' tree with a tuple of logical axis names at each leaf."""
-    axes = jax.eval_shape(lambda key: _init(model, key), jax.random.key(0))["params_axes"]
-    return jax.tree.map(
-        tuple,
-        unfreeze(partitioning.get_axis_names(axes)),
-        is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
-    )
-
-
-def _init(model: Backbone, key: Array) -> Mapping[str, Any]:
-    return model.init(key, jnp.zeros((1, 1), jnp.int32))
+def backbone_axes(model: Backbone) -> dict[str, Any]:
+    """Return the parameters' tree with a tuple of logical axis names at each leaf."""
+    return logical_axes(model, np.zeros((1, 1), np.int32))

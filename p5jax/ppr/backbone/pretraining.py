@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -15,12 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.folder import as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_ranks
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
@@ -109,8 +109,8 @@ def pretrain(
     model = run.model
     train(
         next_item_objective(model, config.loss, config.views),
-        init_params(model, jax.random.key(config.training.seed)),
-        param_axes(model),
+        backbone_params(model, jax.random.key(config.training.seed)),
+        backbone_axes(model),
         SequenceIterator(
             dataset, users, config.sequences, backbone.max_history, *process_share(mesh)
         ),
@@ -132,7 +132,7 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
     del parts["backbone"], parts["fsdp"]
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["training"][irrelevant]
-    return json.loads(json.dumps(parts))
+    return as_json(parts)
 
 
 def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -13,24 +12,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.evaluation.results import FamilyResult, write_results
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
-from p5jax.ppr.backbone.model import Backbone, BackboneConfig, init_params, param_axes
+from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.sequences import users_fingerprint
-from p5jax.runs.manifest import claim, dataset_entry, load_dataset, read_manifest
-from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.runs.manifest import dataset_entry, load_dataset
+from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
-FORMAT_VERSION = 1
-MANIFEST = "ppr.json"
-_COMMAND = "p5jax ppr pretrain"
+BACKBONE_RUN = OutputFolder("pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain")
 
 
 class PprRun:
@@ -45,14 +40,14 @@ class PprRun:
     @cached_property
     def params(self) -> Any:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
-        shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
+        shapes = jax.eval_shape(partial(backbone_params, self.model), jax.random.key(0))
         if self.mesh is not None:
             shapes = jax.tree.map(
                 lambda leaf, sharding: jax.ShapeDtypeStruct(
                     leaf.shape, leaf.dtype, sharding=sharding
                 ),
                 shapes,
-                param_shardings(self.mesh, param_axes(self.model), shapes),
+                param_shardings(self.mesh, backbone_axes(self.model), shapes),
             )
         return restore_params(self.path / CHECKPOINT_FOLDER, shapes)
 
@@ -78,27 +73,31 @@ class PprRun:
         UserError, naming the first difference, when the folder there was made from others.
         """
         path = Path(path).absolute()
-        file = path / MANIFEST
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "dataset": dataset_entry(dataset, path),
-            "users": {"count": len(users), "hash": users_fingerprint(users)},
-            "backbone": dict(backbone),
-            "settings": dict(settings),
-        }
-        manifest = json.loads(json.dumps(manifest))
-        begun = bool(available_steps(path / CHECKPOINT_FOLDER))
-        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
-        text = json.dumps(manifest, indent=1) + "\n"
-        distributed.from_primary(lambda: _write(path, text))
+        manifest = as_json(
+            {
+                "dataset": dataset_entry(dataset, path),
+                "users": {"count": len(users), "hash": users_fingerprint(users)},
+                "backbone": dict(backbone),
+                "settings": dict(settings),
+            }
+        )
+
+        def make() -> None:
+            started = bool(available_steps(path / CHECKPOINT_FOLDER))
+            wanted = manifest | {"dataset": without_place(manifest["dataset"])}
+            BACKBONE_RUN.claim(path, wanted, started=started)
+            # Written again all the same: the dataset may have moved.
+            BACKBONE_RUN.write(path, manifest)
+
+        distributed.from_primary(make)
         return PprRun(path, manifest, dataset)
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
         """Open a folder; UserError when it is none or its dataset does not match."""
         path = Path(path)
-        manifest = read_manifest(path / MANIFEST, FORMAT_VERSION, _COMMAND)
-        return PprRun(path, manifest, load_dataset(path, manifest, _COMMAND), mesh)
+        manifest = BACKBONE_RUN.read(path)
+        return PprRun(path, manifest, load_dataset(path, manifest, BACKBONE_RUN.command), mesh)
 
     def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
         """Rank the whole catalogue for the split's pairs, beside the zero-parameter baselines.
@@ -115,18 +114,23 @@ class PprRun:
                 "dataset": self.dataset.name,
                 "dataset_fingerprint": self.dataset.fingerprint,
                 "leaky_item_ids": self.dataset.leaky,
-                "params": params_digest(self.params),
+                "params": params_fingerprint(self.params),
             }
             folder = self.path / "evaluation" / split
             distributed.from_primary(lambda: write_results(folder, results, header))
         return results
 
 
-def _write(path: Path, text: str) -> None:
-    if path.is_file() or (
-        not (path / MANIFEST).is_file()
-        and any(child.name != f"{MANIFEST}.partial" for child in path.glob("*"))
-    ):
-        raise UserError(f"{path}: exists and is not a run of {_COMMAND}; choose another RUN_DIR")
-    path.mkdir(parents=True, exist_ok=True)
-    replace_text(path / MANIFEST, text)
+def backbone_entry(run: PprRun, folder: Path) -> dict[str, str]:
+    """Return what the manifest in `folder` says of its backbone."""
+    path = run.path.resolve()
+    return {
+        "path": str(path),
+        "relative": os.path.relpath(path, folder.resolve()),
+        "params": params_fingerprint(run.params),
+    }
+
+
+def without_place(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest's entry of a folder without where that folder lies, which may change."""
+    return {name: value for name, value in entry.items() if name not in ("path", "relative")}

@@ -5,7 +5,6 @@ Letters: B batch, S history length, M attributes, U users, G classes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,29 +18,27 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
-from p5jax.evaluation.evaluators import params_digest
+from p5jax.core.folder import OutputFolder, as_json
+from p5jax.models.initial import fresh_params, logical_axes
+from p5jax.models.layers import Dense
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import Batch, process_slice
 from p5jax.pipeline.epochs import EpochIterator
-from p5jax.ppr.backbone.model import STDDEV, param_axes
-from p5jax.ppr.backbone.run import PprRun
+from p5jax.ppr.backbone.model import STDDEV, backbone_axes
+from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
 from p5jax.ppr.cold.protocol import ColdStart
-from p5jax.ppr.generator import Linear, PromptConfig, axes_of, fresh_params
+from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.model import BACKBONE, PromptedModel
 from p5jax.ppr.prediction.task import PredictionTask
 from p5jax.ppr.tuning import MODES, validation_users
-from p5jax.runs.manifest import read_manifest, refuse_difference
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
-FORMAT_VERSION = 1
-MANIFEST = "prediction.json"
-_COMMAND = "p5jax ppr predict"
+PREDICTION = OutputFolder("profile prediction", "prediction.json", 1, "p5jax ppr predict")
 PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
 
 
@@ -82,7 +79,7 @@ class ProfileClassifier(nn.Module):
 
     def setup(self) -> None:
         self.prompted = self.prompted_model.clone()
-        self.head = Linear(self.classes, ("embed", "mlp"), STDDEV)
+        self.head = Dense(self.classes, ("embed", "mlp"), STDDEV, bias=True)
 
     def __call__(
         self, profiles: jax.Array, items_BxS: jax.Array, deterministic: bool = True
@@ -184,7 +181,7 @@ def predict_attribute(
     users, held_out = validation_users(task.train, config.validation_share)
     folder = Path(out).absolute()
     manifest = _manifest(run, split, task, config, prompt, folder)
-    distributed.from_primary(lambda: _open(folder, manifest))
+    distributed.from_primary(lambda: _claim(folder, manifest))
     result = train(
         classification_objective(model),
         *_start(run, model, task, config.seed),
@@ -224,33 +221,24 @@ def _manifest(
     folder: Path,
 ) -> dict[str, Any]:
     known = {"others": task.others.codes_UxM, "labels": task.labels}
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "attribute": task.attribute,
-        "backbone": {
-            "path": str(run.path.resolve()),
-            "relative": os.path.relpath(run.path.resolve(), folder.resolve()),
-            "params": params_digest(run.params),
-        },
-        "dataset": run.dataset.fingerprint,
-        "protocol": asdict(split.config),
-        "prediction": asdict(config),
-        "prompt": asdict(prompt),
-        "task": params_digest({**known, "train": task.train, "test": task.test}),
-    }
-    return json.loads(json.dumps(manifest))
+    return as_json(
+        {
+            "attribute": task.attribute,
+            "backbone": backbone_entry(run, folder),
+            "dataset": run.dataset.fingerprint,
+            "protocol": asdict(split.config),
+            "prediction": asdict(config),
+            "prompt": asdict(prompt),
+            "task": params_fingerprint({**known, "train": task.train, "test": task.test}),
+        }
+    )
 
 
-def _open(folder: Path, manifest: dict[str, Any]) -> None:
+def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or see that it is this prediction's."""
-    file = folder / MANIFEST
-    if file.is_file():
-        refuse_difference(file, read_manifest(file, FORMAT_VERSION, _COMMAND), manifest)
-        return
-    if folder.is_file() or any(c.name != f"{MANIFEST}.partial" for c in folder.glob("*")):
-        raise UserError(f"{folder}: exists and is not a folder of {_COMMAND}; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(file, json.dumps(manifest, indent=1) + "\n")
+    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
+    if PREDICTION.claim(folder, wanted) is None:
+        PREDICTION.write(folder, manifest)
 
 
 def _start(
@@ -259,9 +247,9 @@ def _start(
     """Parameters to start from, the backbone's and fresh ones, and their logical axes."""
     example = task.others.codes_UxM[:1], task.items_UxS[:1]
     params = fresh_params(model, jax.random.key(seed), *example)
-    axes = axes_of(model, *example)
+    axes = logical_axes(model, *example)
     params[PROMPTED] = {**params[PROMPTED], BACKBONE: run.params}
-    axes[PROMPTED] = {**axes[PROMPTED], BACKBONE: param_axes(run.model)}
+    axes[PROMPTED] = {**axes[PROMPTED], BACKBONE: backbone_axes(run.model)}
     return params, axes
 
 

@@ -11,9 +11,9 @@ from p5jax.core.progress import Report
 from p5jax.evaluation.evaluators import DEFAULTS, EvaluationConfig
 from p5jax.parallel import distributed
 from p5jax.ppr.soft.t5_backbone import PROMPT_ID
-from p5jax.ppr.soft.training import load_soft, read_soft
+from p5jax.ppr.soft.training import SOFT_PROMPT, load_soft
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import Contender, Row, evaluate_triggers
+from p5jax.triggers.evaluation import Contender, PromptComparison, evaluate_triggers
 
 
 def compare_prompts(
@@ -25,10 +25,10 @@ def compare_prompts(
     *,
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
-) -> list[Row]:
+) -> list[PromptComparison]:
     """Rank the held-out items behind manual prompts, trigger tokens and soft prefixes of folders.
 
-    Returns rows for triggers.evaluation.format_rows: means, paired intervals over users against the
+    For triggers.evaluation.format_comparison: means, paired intervals over users against the
     seen manual prompt, and baselines. Folders whose settings differ in the seed alone are one row.
     UserError when there is no soft prompt, or one of another model.
     """
@@ -43,7 +43,7 @@ def compare_prompts(
 
 
 def _contender(folder: Path, run: Run) -> Contender:
-    settings = read_soft(folder)["settings"]
+    settings = SOFT_PROMPT.read(folder)["settings"]
     for part in ("TrainConfig", "PipelineConfig"):
         del settings[part]["seed"]
     kind = f"soft prefix, {settings['SoftConfig']['text']}"

@@ -6,39 +6,27 @@ Letters: B batch, S source length, P prefix rows, U users, M attributes, D model
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Array
 from p5jax.parallel.partitioning import replicated
 from p5jax.parallel.placing import mesh_of
-from p5jax.ppr.generator import (
-    ProfileEmbedder,
-    PromptConfig,
-    PromptGenerator,
-    axes_of,
-    fresh_params,
-)
+from p5jax.ppr.generator import ProfileEmbedder, PromptConfig, PromptGenerator
 from p5jax.ppr.profiles import Profiles
-from p5jax.ppr.soft.words import (
-    PrefixedTransformer,
-    SoftVocabulary,
-    rows_of_batch,
-    soft_word,
-    users_of,
-    with_prefix,
-)
+from p5jax.ppr.soft.words import PrefixedTransformer, prefixed_sources, with_prefixes
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
-from p5jax.training.step import DeviceBatch, batch_sums
+from p5jax.training.step import DeviceBatch, Objective, batch_sums
 from p5jax.triggers.initial import initial_tokens
 from p5jax.triggers.layout import Layout, arguments_template
 
@@ -64,50 +52,31 @@ class SoftPrompt(nn.Module):
         return self.generator(self.profile(profiles))[:, :, 0]
 
 
-class SoftRun:
-    """A frozen run whose sequential family has one prompt, a soft prefix before a text.
+class SoftBackbone:
+    """A frozen P5 run whose sequential family has one prompt, a soft prefix before a text.
 
-    What training, evaluation and ranking need of a run. text: the id of a prompt of the run, or
-    "arguments". UserError for any other text, or a model of another width.
+    What the training of a soft prompt needs. text: the id of a prompt of the run, or "arguments";
+    UserError for any other text.
     """
 
-    def __init__(self, run: Run, prompt: PromptConfig, profiles: Profiles, text: str, path: Path):
-        self.run, self.profiles, self.text, self.path = run, profiles, text, path
-        self.dataset = run.dataset
+    def __init__(self, run: Run, prompt: PromptConfig, profiles: Profiles, text: str) -> None:
+        self.run, self.profiles, self.text = run, profiles, text
         self.model = PrefixedTransformer(run.model.config)
         self.prompt = SoftPrompt(prompt, profiles.sizes, run.model.config.emb_dim)
-        self.vocabulary = SoftVocabulary.of(run.vocabulary, prompt.length)
-        self.soft: Any = None  # the prompt's parameters
-        self._made: tuple[Any, Any] = None, None  # the last ones and their prefixes
 
     @property
-    def params(self) -> dict[str, Any]:
-        """The model's parameters with every user's prefix."""
-        if self._made[0] is not self.soft:
-            self._made = self.soft, self._prefixes(self.soft)
-        return with_prefix(self.run.params, self._made[1])
-
-    @cached_property
-    def _prefixes(self) -> Callable[[Any], Any]:
-        """The function that makes all users' prefixes [U, P, D] of the prompt's parameters."""
-        mesh = mesh_of(self.run.params)
-
-        def make(soft: Any) -> Any:
-            return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
-
-        return jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
+    def length(self) -> int:
+        """The rows P of a prefix."""
+        return self.prompt.config.length
 
     @cached_property
     def families(self) -> dict[str, Family]:
-        """The sequential family with the soft prompt; texts are as long as without a prefix."""
+        """The sequential family with the soft prompt's text, which has no sign of the prefix."""
         run = self.run
-        prompt = PromptTemplate(PROMPT_ID, FAMILY, f"{{trigger}} {self._inputs}", "{item}")
-        config = replace(
-            run.family_config, max_source=run.family_config.max_source + self.vocabulary.length
+        templates = {PROMPT_ID: PromptTemplate(PROMPT_ID, FAMILY, self._inputs, "{item}")}
+        return make_families(
+            run.dataset, templates, run.vocabulary, run.family_config, names=(FAMILY,)
         )
-        words = [soft_word(user) for user in range(run.dataset.num_users)]
-        templates = {PROMPT_ID: prompt}
-        return make_families(run.dataset, templates, self.vocabulary, config, (FAMILY,), words)
 
     @property
     def _inputs(self) -> str:
@@ -125,38 +94,81 @@ class SoftRun:
             )
         return usable[self.text]
 
-    def initial(self, seed: int) -> dict[str, Any]:
-        """The prompt's first parameters: all prefixes are about the same random words."""
+    def initial(self, seed: int) -> Params:
+        """Return the prompt's first parameters: all prefixes are about the same random words."""
         params = fresh_params(self.prompt, jax.random.key(seed), self.profiles.codes_UxM[:1])
-        layout = Layout(self.prompt.config.length)
+        layout = Layout(self.length)
         words = initial_tokens(self.run, layout, "random", seed)
         table = np.asarray(self.run.params["token_embedder"]["embedding"])
-        params["generator"]["mlp"]["w2"]["bias"] = table[words].reshape(-1)
+        params["generator"]["mlp"]["w2"]["bias"] = table[words].reshape(-1)  # [P, D] -> [P * D]
         return params
 
-    def axes(self) -> dict[str, Any]:
-        """The logical axes of the prompt's parameters."""
-        return axes_of(self.prompt, self.profiles.codes_UxM[:1])
+    def axes(self) -> Params:
+        """Return the logical axes of the prompt's parameters."""
+        return logical_axes(self.prompt, self.profiles.codes_UxM[:1])
 
-    def objective(self) -> Any:
-        """The T5's ordinary loss, a function of {"t5", "soft"}, a batch and an rng.
+    def objective(self) -> Objective:
+        """Return the T5's ordinary loss, a function of {"t5", "soft"}, a batch and an rng.
 
+        The batch has t5x's arrays and "users", int32 [B], whose prefixes stand before the sources.
         The frozen model is read as it is used, without dropout.
         """
         return partial(_batch_sums, self.model, self.prompt, self.profiles.codes_UxM)
+
+    @cached_property
+    def prefixes(self) -> Callable[[Params], jax.Array]:
+        """The function that makes all users' prefixes [U, P, D] of the prompt's parameters."""
+        mesh = mesh_of(self.run.params)
+
+        def make(soft: Params) -> Any:
+            return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
+
+        return jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
+
+    def with_params(self, soft: Params, path: Path) -> SoftRun:
+        """Return the run that these parameters of the prompt make, with its folder."""
+        return SoftRun(self, soft, path)
+
+
+class SoftRun:
+    """A frozen run with a trained soft prompt: what evaluation and ranking need of a run.
+
+    soft: the prompt's parameters. path: where the evaluation's results go.
+    """
+
+    def __init__(self, backbone: SoftBackbone, soft: Params, path: Path) -> None:
+        run = backbone.run
+        self.backbone, self.soft, self.path = backbone, soft, path
+        self.dataset, self.vocabulary, self.model = run.dataset, run.vocabulary, backbone.model
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """The sequential family with the soft prompt's text."""
+        return self.backbone.families
+
+    @cached_property
+    def params(self) -> Params:
+        """The model's parameters with every user's prefix."""
+        return with_prefixes(self.backbone.run.params, self.backbone.prefixes(self.soft))
+
+    def sources(self, tokens: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
+        words, length = self.model.config.vocab_size, self.backbone.length
+        return np.asarray(prefixed_sources(tokens, users, words, length))
 
 
 def _batch_sums(
     model: PrefixedTransformer,
     prompt: SoftPrompt,
     codes_UxM: np.ndarray,
-    params: Any,
+    params: Params,
     batch: DeviceBatch,
     rng: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    tokens, words = batch["encoder_input_tokens"], model.config.vocab_size
-    length = prompt.config.length
-    codes = jax.numpy.asarray(codes_UxM)[users_of(tokens, words, length)]
-    prefix: Any = prompt.apply({"params": params["soft"]}, codes)
-    batch = {**batch, "encoder_input_tokens": rows_of_batch(tokens, words, length)}
-    return batch_sums(model, with_prefix(params["t5"], prefix), batch, None)
+    users, tokens = batch["users"], batch["encoder_input_tokens"]
+    prefix: Any = prompt.apply({"params": params["soft"]}, jnp.asarray(codes_UxM)[users])
+    # Only the rows' own prefixes are made: row b reads the b-th.
+    rows = jnp.arange(len(tokens))
+    sources = prefixed_sources(tokens, rows, model.config.vocab_size, prompt.config.length)
+    batch = {**batch, "encoder_input_tokens": sources}
+    return batch_sums(model, with_prefixes(params["t5"], prefix), batch, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,26 +12,33 @@ import jax
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder, as_json
 from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import make_mesh, process_share
 from p5jax.pipeline.config import PipelineConfig
-from p5jax.pipeline.iterator import train_iterator
+from p5jax.pipeline.iterator import BatchIterator
+from p5jax.pipeline.windows import Windows
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
-from p5jax.ppr.soft.t5_backbone import ARGUMENTS, FAMILY, PROMPT_ID, TRAINABLE, SoftRun
-from p5jax.runs.manifest import claim, read_manifest
+from p5jax.ppr.soft.t5_backbone import (
+    ARGUMENTS,
+    FAMILY,
+    PROMPT_ID,
+    TRAINABLE,
+    SoftBackbone,
+    SoftRun,
+)
 from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
-from p5jax.triggers.prompt import identity
+from p5jax.triggers.prompt import run_fingerprints
 
-FORMAT_VERSION = 1
-MANIFEST, SCHEMA = "soft.json", "profiles.json"
-_COMMAND = "p5jax ppr soft"
+SCHEMA = "profiles.json"
+SOFT_PROMPT = OutputFolder("soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,))
 
 
 @dataclass(frozen=True)
@@ -65,36 +71,68 @@ def train_soft(
     """
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
-    distributed.from_primary(lambda: _open(folder, run, settings, schema))
-    state = SoftRun(run, prompt, schema.profiles(run.dataset), soft.text, folder)
+    distributed.from_primary(lambda: _claim(folder, run, settings, schema))
+    backbone = SoftBackbone(run, prompt, schema.profiles(run.dataset), soft.text)
     mesh = run.mesh or make_mesh()
-    longest = state.families[FAMILY].source.config.max_source
-    lengths = tuple(length for length in pipeline.source_lengths if length < longest)
-    if pipeline.batching == "packed":
-        raise UserError("PipelineConfig.batching: found packed, expected longest or buckets")
-    if pipeline.batching == "auto":  # a row's prefix is its first user's
-        pipeline = replace(pipeline, batching="buckets")
-    pipeline = replace(pipeline, source_lengths=(*lengths, longest))
     train(
-        state.objective(),
-        {"t5": run.params, "soft": state.initial(training.seed)},
-        {"t5": param_axes(run.model), "soft": state.axes()},
-        train_iterator(state.families, state.vocabulary, pipeline, *process_share(mesh)),
+        backbone.objective(),
+        {"t5": run.params, "soft": backbone.initial(training.seed)},
+        {"t5": param_axes(run.model), "soft": backbone.axes()},
+        soft_iterator(backbone, pipeline, *process_share(mesh)),
         optimizer,
         mesh,
         training,
         folder,
         fingerprint=settings,
-        validate=_validator(state, soft.rank_users),
+        validate=_validator(backbone, soft.rank_users, folder),
         trainable=TRAINABLE,
     )
+
+
+def soft_iterator(
+    backbone: SoftBackbone,
+    config: PipelineConfig,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+    """Iterate over training batches with their users: int32 "users" [B] beside t5x's arrays.
+
+    config.source_lengths are of the prefix and the text together. UserError for packed batches,
+    whose rows have several users, and for shards, which keep none.
+    """
+    if config.batching == "packed":
+        raise UserError("PipelineConfig.batching: found packed, expected longest or buckets")
+    if config.batching == "auto":
+        config = replace(config, batching="buckets")
+    if config.shards:
+        raise UserError(f"PipelineConfig.shards: found {config.shards}, expected none")
+    longest = backbone.run.family_config.max_source
+    texts = (length - backbone.length for length in config.source_lengths)
+    lengths = tuple(length for length in texts if 0 < length < longest)
+    windows = _PrefixedWindows(backbone, replace(config, source_lengths=(*lengths, longest)))
+    return BatchIterator(windows, process_index, process_count)
+
+
+class _PrefixedWindows(Windows):
+    """Windows of sources that have a soft prefix before them."""
+
+    def __init__(self, backbone: SoftBackbone, config: PipelineConfig) -> None:
+        super().__init__(backbone.families, backbone.run.vocabulary, config, users=True)
+        self._length = backbone.length
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the stream, the prefix included, as earlier versions say it."""
+        own = super().identity()
+        lengths = [length + self._length for length in self.config.source_lengths]
+        vocabulary = f"{own['vocabulary']}+{self._length}"
+        return own | {"source_lengths": lengths, "vocabulary": vocabulary}
 
 
 def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     """Open a soft prompt's folder for its run; UserError when it is another's or not finished."""
     folder = Path(folder)
-    manifest = read_soft(folder)
-    for name, expected in identity(run).items():
+    manifest = SOFT_PROMPT.read(folder)
+    for name, expected in run_fingerprints(run).items():
         if manifest["identity"].get(name) != expected:
             was = str(manifest["identity"].get(name))[:12]
             raise UserError(
@@ -103,61 +141,65 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     settings = manifest["settings"]
     checkpoints = folder / CHECKPOINT_FOLDER
     if settings["TrainConfig"]["steps"] not in available_steps(checkpoints):
-        raise UserError(f"{folder}: found a training that is not finished; {_COMMAND} resumes it")
+        raise UserError(
+            f"{folder}: found a training that is not finished; {SOFT_PROMPT.command} resumes it"
+        )
     profiles = ProfileSchema.load(folder / SCHEMA).profiles(run.dataset)
     prompt = PromptConfig(**settings["PromptConfig"])
-    state = SoftRun(run, prompt, profiles, settings["SoftConfig"]["text"], folder)
-    shapes = {"t5": run.params, "soft": jax.eval_shape(lambda: state.initial(0))}
-    state.soft = restore_params(checkpoints, shapes)["soft"]
-    return state
+    backbone = SoftBackbone(run, prompt, profiles, settings["SoftConfig"]["text"])
+    shapes = {"t5": run.params, "soft": jax.eval_shape(lambda: backbone.initial(0))}
+    return backbone.with_params(restore_params(checkpoints, shapes)["soft"], folder)
 
 
-def read_soft(folder: Path) -> dict[str, Any]:
-    """What a soft prompt's folder says of itself; UserError when it is no such folder."""
-    return read_manifest(folder / MANIFEST, FORMAT_VERSION, _COMMAND)
-
-
-def _open(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
+def _claim(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "identity": identity(run),
-        "profile": asdict(schema),
-        "settings": settings,
-    }
-    manifest, file = json.loads(json.dumps(manifest)), folder / MANIFEST
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        read_soft(folder)  # refuses any other folder
-        begun = bool(available_steps(folder / CHECKPOINT_FOLDER))
-        claim(file, FORMAT_VERSION, _COMMAND, manifest, begun)
-    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
+    started = bool(available_steps(folder / CHECKPOINT_FOLDER))
+    SOFT_PROMPT.claim(folder, manifest, started=started)
     schema.save(folder / SCHEMA)
-    replace_text(file, json.dumps(manifest, indent=1) + "\n")
+    SOFT_PROMPT.write(folder, manifest)
 
 
-def _settings(soft: SoftConfig, *configs: Any) -> dict[str, Any]:
+def _settings(
+    soft: SoftConfig,
+    prompt: PromptConfig,
+    profile: ProfileConfig,
+    pipeline: PipelineConfig,
+    optimizer: OptimizerConfig,
+    training: TrainConfig,
+) -> dict[str, Any]:
     """What a prompt depends on, JSON-able: a resumed training must have the same."""
-    parts = {type(part).__name__: asdict(part) for part in (soft, *configs)}
+    parts = {
+        "SoftConfig": asdict(soft),
+        "PromptConfig": asdict(prompt),
+        "ProfileConfig": asdict(profile),
+        "PipelineConfig": asdict(pipeline),
+        "OptimizerConfig": asdict(optimizer),
+        "TrainConfig": asdict(training),
+    }
     for name in ("run", "out"):  # the run is known by its parameters
         del parts["SoftConfig"][name]
     for name in ("log_every", "keep", "checkpoint_every"):
         del parts["TrainConfig"][name]
     for name in ("threads", "workers"):
         del parts["PipelineConfig"][name]
-    return json.loads(json.dumps(parts))
+    settings: dict[str, Any] = as_json(parts)
+    return settings
 
 
 def _everyone(run: Run) -> np.ndarray:
     return np.arange(run.dataset.num_users)
 
 
-def _validator(state: SoftRun, limit: int) -> Callable[[Any, int], dict[str, float]]:
-    """A function (params, step) -> whole-catalogue metrics of some validation users."""
+def _validator(
+    backbone: SoftBackbone, limit: int, folder: Path
+) -> Callable[[Params, int], dict[str, float]]:
+    """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
-    def validate(params: Any, step: int) -> dict[str, float]:
-        state.soft = params["soft"]
+    def validate(params: Params, step: int) -> dict[str, float]:
+        run = backbone.with_params(params["soft"], folder)
         result = evaluate_family(
-            state, FAMILY, PROMPT_ID, "validation", limit=limit, report=lambda line: None
+            run, FAMILY, PROMPT_ID, "validation", limit=limit, report=lambda line: None
         )
         return {f"validation/{n}": float(result.metrics[n][0]) for n in ("HR@10", "NDCG@10")}
 

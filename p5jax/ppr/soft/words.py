@@ -1,63 +1,24 @@
-"""Soft prefixes as words of a longer vocabulary: each user has one, of P tokens that no text has.
+"""Soft prefixes as tokens past a T5's vocabulary: row p of user u's prefix is token V + u * P + p.
 
-Token V + u * P + p is row p of user u's prefix; its embedding is in no table of the model but made
-from the user's profile. Whatever takes tokens (pipeline, ranking, decoding) takes these.
+Their embeddings are in no table of the model but made from the users' profiles. What reads token
+arrays (the objective, ranking, decoding) reads these too; texts and the vocabulary know nothing of
+them: the users of a batch travel as an array beside its texts.
 
 Letters: B batch, S source length, P prefix rows, U users, D model, V vocabulary.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from p5jax.models.layers import Array
 from p5jax.models.t5 import PAD_ID, Transformer
-from p5jax.text.vocabulary import Vocabulary
 
-PREFIX = "prefix"  # the parameter that holds the soft tokens' embeddings
-_MARK = "\ue000"  # a private character: no text of users or items is read as a soft word
-_WORD = re.compile(f" ?{_MARK}(\\d+)(?: |$)")
-
-
-def soft_word(user: int) -> str:
-    """The word that stands for a user's prefix in a prompt's text."""
-    return f"{_MARK}{user}"
-
-
-class SoftVocabulary(Vocabulary):
-    """A vocabulary that also knows the users' soft words, `length` tokens each.
-
-    The text after a soft word is encoded as if it stood alone.
-    """
-
-    def __init__(self, model: bytes, id_tokens: Sequence[str], length: int):
-        super().__init__(model, id_tokens)
-        self.length = length
-        self.fingerprint = f"{self.fingerprint}+{length}"
-
-    @classmethod
-    def of(cls, vocabulary: Vocabulary, length: int) -> SoftVocabulary:
-        """The words of a vocabulary, and soft ones."""
-        model, id_tokens = vocabulary.__reduce__()[1]
-        return cls(model, id_tokens, length)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        model, id_tokens = super().__reduce__()[1]
-        return SoftVocabulary, (model, id_tokens, self.length)
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without an end-of-sequence id."""
-        word = _WORD.search(text)
-        if word is None:
-            return super().encode(text)
-        first = self.padded_size + int(word[1]) * self.length
-        ids = super().encode(text[: word.start()]) if word.start() else []
-        return [*ids, *range(first, first + self.length), *super().encode(text[word.end() :])]
+PREFIX_TABLE = "prefix"  # the parameter that holds the soft tokens' embeddings
 
 
 class PrefixedTransformer(Transformer):
@@ -71,25 +32,24 @@ class PrefixedTransformer(Transformer):
         rows = encoder_input_tokens - self.config.vocab_size
         text = jnp.where(rows < 0, encoder_input_tokens, PAD_ID)
         embedded = super().embed(text, encoder_segment_ids)
-        prefix: Any = self.get_variable("params", PREFIX)
+        prefix: Array = self.get_variable("params", PREFIX_TABLE)
         if not prefix.shape[0]:
             return embedded
         soft = jnp.take(prefix.astype(embedded.dtype), rows, axis=0, mode="clip")
         return jnp.where(rows[..., None] < 0, embedded, soft)
 
 
-def users_of(tokens: Array, vocab_size: int, length: int) -> Array:
-    """The user whose prefix each source [B, S] begins with: [B], 0 where it has none."""
-    return jnp.maximum(tokens[:, 0] - vocab_size, 0) // length
+def prefixed_sources(tokens: ArrayLike, users: ArrayLike, vocab_size: int, length: int) -> Array:
+    """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
+    first = vocab_size + jnp.asarray(users)[:, None] * length
+    return jnp.concatenate([first + jnp.arange(length), jnp.asarray(tokens)], axis=1).astype(
+        jnp.int32
+    )
 
 
-def rows_of_batch(tokens: Array, vocab_size: int, length: int) -> Array:
-    """Sources [B, S] in which row b's soft tokens are V + b * P … instead of the user's own, so
-    that only the batch's B * P prefix rows have to be made."""
-    own = jnp.arange(len(tokens))[:, None] * length + (tokens - vocab_size) % length
-    return jnp.where(tokens < vocab_size, tokens, vocab_size + own)
+def with_prefixes(params: Mapping[str, Any], prefixes: Array) -> dict[str, Any]:
+    """Return a T5's parameters with the prefixes [N, P, D] of N users.
 
-
-def with_prefix(params: Any, prompts: jax.Array) -> dict[str, Any]:
-    """A T5's parameters with the prompts [N, P, D] of N users, or of the rows of a batch."""
-    return {**params, PREFIX: prompts.reshape(-1, prompts.shape[-1])}
+    [N, P, D] -> [N * P, D], a row for each soft token.
+    """
+    return {**params, PREFIX_TABLE: prefixes.reshape(-1, prefixes.shape[-1])}

@@ -21,8 +21,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from p5jax.core.errors import UserError
-from p5jax.models.checkpoints.extend import extend_vocabulary
-from p5jax.models.checkpoints.hf_names import (
+from p5jax.models.checkpoints.state_dict import read_state_dict
+from p5jax.models.checkpoints.tensor_names import (
     IGNORED,
     PROJECTIONS,
     WHOLE_WORD_PATH,
@@ -30,7 +30,7 @@ from p5jax.models.checkpoints.hf_names import (
     TensorPath,
     checkpoint_tensors,
 )
-from p5jax.models.checkpoints.pth import read_pth
+from p5jax.models.checkpoints.vocabulary_rows import extend_vocabulary
 from p5jax.models.t5 import WHOLE_WORDS
 from p5jax.models.t5_config import T5Config
 
@@ -44,7 +44,7 @@ _SAFETENSORS_TYPES = {
 }
 
 
-def import_hf(
+def import_hugging_face(
     path: str | Path, *, vocab_size: int | None = None, word_starts: bytes = b""
 ) -> tuple[T5Config, dict[str, Any]]:
     """A checkpoint as (config, float32 numpy parameters).
@@ -96,7 +96,7 @@ def _find(path: Path) -> Path:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     """The file's tensors by Hugging Face name, without a data-parallel `module.` prefix."""
-    tensors = _read_safetensors(file) if file.suffix == ".safetensors" else read_pth(file)
+    tensors = _read_safetensors(file) if file.suffix == ".safetensors" else read_state_dict(file)
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
@@ -224,7 +224,7 @@ def _match(
     return flat
 
 
-def export_hf(
+def export_hugging_face(
     params: Mapping[str, Any],
     config: T5Config,
     folder: str | Path,

@@ -58,7 +58,7 @@ class _Refused(Exception):
     """The file holds what a state dict does not; the message completes "found …"."""
 
 
-def read_pth(path: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a `.pth` or `.bin` state dict by name, in the file's own types.
 
     UserError when the file is not a zip made by `torch.save`, is truncated, holds anything but

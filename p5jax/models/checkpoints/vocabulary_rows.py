@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.models.checkpoints.hf_names import LOGITS_PATH, TensorPath
+from p5jax.models.checkpoints.tensor_names import LOGITS_PATH, TensorPath
 
 log = logging.getLogger(__name__)
 

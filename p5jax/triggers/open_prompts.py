@@ -1,4 +1,4 @@
-"""Examples tokenised once, with open places for trigger tokens.
+"""Examples tokenised once, with open positions for trigger tokens.
 
 Letters: N examples, S source length, T target length, P slots, C candidates, E excluded items.
 """
@@ -21,17 +21,17 @@ _WIDTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # few, since each is compiled
 
 
 @dataclass(frozen=True)
-class Examples:
+class OpenPrompts:
     """N prompts without their trigger tokens, in the order of their lengths.
 
-    base [N, S]: the arguments' tokens and the end of sequence, 0 in the open places; places
+    base [N, S]: the arguments' tokens and the end of sequence, 0 in the open positions; positions
     [N, P]: where each slot's token goes; widths [N]: the padded length of each; users, items [N];
     targets [N, T] with the end of sequence; answers: the texts asked for; candidates [N, C] where
     the prompt lists some; exclude [N, E] padded with -1 where the catalogue is ranked.
     """
 
     base: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     widths: np.ndarray
     users: np.ndarray
     items: np.ndarray
@@ -43,45 +43,45 @@ class Examples:
     def __len__(self) -> int:
         return len(self.base)
 
-    def prompts(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def filled(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """The prompts of `rows` [n] with trigger tokens `slots` [n, P]: int32 [n, width]."""
         tokens = self.base[rows, : self.widths[rows].max()]
-        tokens[np.arange(len(rows))[:, None], self.places[rows]] = slots
+        tokens[np.arange(len(rows))[:, None], self.positions[rows]] = slots
         return tokens
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """Cut `rows` into places [size] of batches of one width; -1 fills a width's last batch."""
+        """Yield batches of one width, [size] indices into `rows`; -1 fills a width's last one."""
         for width in np.unique(self.widths[rows]):
-            places = np.flatnonzero(self.widths[rows] == width)
-            for start in range(0, len(places), size):
-                part = places[start : start + size]
+            indices = np.flatnonzero(self.widths[rows] == width)
+            for start in range(0, len(indices), size):
+                part = indices[start : start + size]
                 yield np.pad(part, (0, size - len(part)), constant_values=-1)
 
 
-def tokenised(
+def open_prompts(
     examples: Sequence[Example],
     vocabulary: Vocabulary,
     layout: Layout,
     dataset: Dataset,
     max_target: int,
-) -> Examples:
-    """Tokenise prompts that hold their arguments alone.
+) -> OpenPrompts:
+    """Tokenise prompts that hold only their arguments, with the layout's open positions.
 
-    Where no candidates are listed, the items that a user had in training are not recommended (but
-    for the target of an example from training itself).
+    Targets are cut to `max_target` tokens. Where no candidates are listed, the items that a user
+    had in training are excluded (but for the target of an example from training itself).
     """
     arguments = [vocabulary.encode(example.inputs) for example in examples]
     order = np.argsort([len(tokens) for tokens in arguments], kind="stable")
-    examples = [examples[place] for place in order]
+    examples = [examples[index] for index in order]
     before, after = layout.sides
-    rows, places = [], []
-    for place in order:
-        tokens = arguments[place]
+    rows, positions = [], []
+    for index in order:
+        tokens = arguments[index]
         rows.append([*[0] * len(before), *tokens, *[0] * len(after), vocabulary.eos_id])
         first = len(before) + len(tokens)
         by_slot = dict(zip(before, range(len(before)), strict=True))
         by_slot |= dict(zip(after, range(first, first + len(after)), strict=True))
-        places.append([by_slot[slot] for slot in range(layout.slots)])
+        positions.append([by_slot[slot] for slot in range(layout.slots)])
     lengths = np.array([len(row) for row in rows])
     limits = np.array([*_WIDTHS, max(_WIDTHS[-1], int(lengths.max(initial=0)))])
     widths = limits[np.searchsorted(limits, lengths)]
@@ -91,9 +91,9 @@ def tokenised(
         [*vocabulary.encode(e.targets)[: max_target - 1], vocabulary.eos_id] for e in examples
     ]
     longest = -(-max(map(len, targets), default=1) // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
-    return Examples(
+    return OpenPrompts(
         base=padded(rows, 0, int(widths.max(initial=1))),
-        places=np.array(places, np.int32).reshape(len(rows), layout.slots),
+        positions=np.array(positions, np.int32).reshape(len(rows), layout.slots),
         widths=widths,
         users=np.array([e.user for e in examples], np.int32),
         items=np.array([e.item for e in examples], np.int32),

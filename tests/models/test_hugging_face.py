@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from p5jax.core.errors import UserError
-from p5jax.models.checkpoints.hf import export_hf, import_hf
-from p5jax.models.checkpoints.pth import read_pth
+from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hugging_face
+from p5jax.models.checkpoints.state_dict import read_state_dict
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
 torch = pytest.importorskip("torch")
@@ -42,7 +42,7 @@ def small_params() -> dict[str, Any]:
 
 def state_dict(folder: Path) -> dict[str, Any]:
     """An official checkpoint: Hugging Face names, its duplicates and the whole-word table."""
-    export_hf(small_params(), SMALL, folder)
+    export_hugging_face(small_params(), SMALL, folder)
     model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
     state = OrderedDict(model.state_dict())
     state["encoder.whole_word_embeddings.weight"] = torch.randn(512, 16)
@@ -68,7 +68,7 @@ def test_reads_what_torch_saves(tmp_path: Path) -> None:
         "parameter": torch.nn.Parameter(base + 1),
     }
     torch.save(state, tmp_path / "state.pth")
-    read = read_pth(tmp_path / "state.pth")
+    read = read_state_dict(tmp_path / "state.pth")
     assert list(read) == list(state)
     for name, tensor in state.items():
         expected = tensor.detach().float() if name == "bfloat16" else tensor.detach()
@@ -90,7 +90,7 @@ def test_reads_a_big_endian_file(tmp_path: Path) -> None:
             elif name.endswith("data/0"):
                 data = np.frombuffer(data, "<f4").astype(">f4").tobytes()
             target.writestr(name, data)
-    assert read_pth(tmp_path / "big.pth")["w"].tolist() == [0, 1, 2, 3, 4]
+    assert read_state_dict(tmp_path / "big.pth")["w"].tolist() == [0, 1, 2, 3, 4]
 
 
 def write_zip(path: Path, data: bytes, storages: dict[str, bytes] | None = None) -> Path:
@@ -124,7 +124,7 @@ def test_a_pickle_that_calls_anything_else_is_refused(
         data = pickle.dumps({"w": Runs(function, argument)}, protocol)
         path = write_zip(tmp_path / "bad.pth", data)
         with pytest.raises(UserError, match=rf"a pickle that calls \S*{name}") as error:
-            read_pth(path)
+            read_state_dict(path)
         assert "\n" not in str(error.value)
         assert not victim.exists()
 
@@ -147,7 +147,7 @@ def tensor_pickle(size: tuple, stride: tuple, offset: int = 0, elements: int = 4
 def test_the_hand_assembled_pickle_is_read(tmp_path: Path) -> None:
     storages = {"0": np.arange(4, dtype="<f4").tobytes()}
     path = write_zip(tmp_path / "good.pth", tensor_pickle((2, 2), (1, 2)), storages)
-    assert read_pth(path)["w"].tolist() == [[0, 2], [1, 3]]
+    assert read_state_dict(path)["w"].tolist() == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_tensors_outside_their_storage_are_refused(
     storages = {"0": np.arange(4, dtype="<f4").tobytes()}
     path = write_zip(tmp_path / "bad.pth", tensor_pickle(size, stride, offset), storages)
     with pytest.raises(UserError, match="tensor"):
-        read_pth(path)
+        read_state_dict(path)
 
 
 def test_files_that_are_no_state_dict_get_one_line(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_files_that_are_no_state_dict_get_one_line(tmp_path: Path) -> None:
     cases["expected one from torch.save"] = legacy
     for expected, path in cases.items():
         with pytest.raises(UserError) as error:
-            read_pth(path)
+            read_state_dict(path)
         assert expected in str(error.value)
         assert str(error.value).startswith(str(path))
         assert "\n" not in str(error.value)
@@ -201,7 +201,7 @@ def test_official_state_dict_round_trip(tmp_path: Path, prefix: str) -> None:
     state = state_dict(tmp_path / "hf")
     table = state["encoder.whole_word_embeddings.weight"].numpy()
     torch.save({prefix + k: v for k, v in state.items()}, tmp_path / "p5.pth")
-    config, params = import_hf(tmp_path / "p5.pth", word_starts=WORD_STARTS)
+    config, params = import_hugging_face(tmp_path / "p5.pth", word_starts=WORD_STARTS)
     assert config == T5Config(**{**SMALL.__dict__, "whole_words": True, "word_starts": WORD_STARTS})
     assert np.array_equal(params["whole_word_embedder"]["embedding"], table)
     del params["whole_word_embedder"]
@@ -223,7 +223,7 @@ def test_wrong_tensors_are_named_with_both_shapes(tmp_path: Path) -> None:
     for expected, changed in cases.items():
         torch.save(changed, tmp_path / "bad.pth")
         with pytest.raises(UserError) as error:
-            import_hf(tmp_path / "bad.pth")
+            import_hugging_face(tmp_path / "bad.pth")
         assert expected in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -235,21 +235,21 @@ def test_vocabulary_is_extended_by_the_mean_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = small_params()
-    export_hf(params, SMALL, tmp_path)
+    export_hugging_face(params, SMALL, tmp_path)
     with caplog.at_level(logging.WARNING):
-        config, grown = import_hf(tmp_path, vocab_size=128)
+        config, grown = import_hugging_face(tmp_path, vocab_size=128)
     assert config.vocab_size == 128
     assert "extended from 64 to 128 rows" in caplog.text
     table, old = grown["token_embedder"]["embedding"], params["token_embedder"]["embedding"]
     assert np.array_equal(table[:64], old)
     np.testing.assert_allclose(table[64:], np.tile(old.mean(axis=0), (64, 1)), rtol=1e-6)
     with pytest.raises(UserError, match="found 64 rows, expected at most 32"):
-        import_hf(tmp_path, vocab_size=32)
+        import_hugging_face(tmp_path, vocab_size=32)
 
 
 def test_word_starts_add_a_table_of_zeros(tmp_path: Path) -> None:
-    export_hf(small_params(), SMALL, tmp_path)
-    config, params = import_hf(tmp_path, word_starts=WORD_STARTS)
+    export_hugging_face(small_params(), SMALL, tmp_path)
+    config, params = import_hugging_face(tmp_path, word_starts=WORD_STARTS)
     assert config.whole_words
     assert params["whole_word_embedder"]["embedding"].shape == (512, 16)
     assert not params["whole_word_embedder"]["embedding"].any()
@@ -261,12 +261,14 @@ def test_export_refuses_a_whole_word_table_unless_told_to_drop_it(
     config = T5Config(**{**SMALL.__dict__, "whole_words": True, "word_starts": WORD_STARTS})
     params = init_params(Transformer(config), jax.random.key(0))
     with pytest.raises(UserError, match="found a whole-word table"):
-        export_hf(params, config, tmp_path / "out")
+        export_hugging_face(params, config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with caplog.at_level(logging.WARNING):
-        export_hf(params, config, tmp_path / "out", drop_whole_words=True, tokenizer_size=60)
+        export_hugging_face(
+            params, config, tmp_path / "out", drop_whole_words=True, tokenizer_size=60
+        )
     assert "rows 60 to 63" in caplog.text
-    read, _ = import_hf(tmp_path / "out")
+    read, _ = import_hugging_face(tmp_path / "out")
     assert read == SMALL
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "config.json", "model.safetensors"
@@ -276,19 +278,19 @@ def test_export_refuses_a_whole_word_table_unless_told_to_drop_it(
 def test_half_precision_files_are_read_as_float32(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    export_hf(small_params(), SMALL, tmp_path)
+    export_hugging_face(small_params(), SMALL, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     save_file(half, tmp_path / "model.safetensors")
-    _, params = import_hf(tmp_path)
+    _, params = import_hugging_face(tmp_path)
     expected = half["shared.weight"].float().numpy()
     assert np.array_equal(params["token_embedder"]["embedding"], expected)
 
 
 def test_folder_errors_name_the_field(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found no weights, expected model\.safetensors"):
-        import_hf(tmp_path)
-    export_hf(small_params(), SMALL, tmp_path)
+        import_hugging_face(tmp_path)
+    export_hugging_face(small_params(), SMALL, tmp_path)
     good = json.loads((tmp_path / "config.json").read_text())
     changes = {
         "model_type 'bert', expected 't5'": {"model_type": "bert"},
@@ -300,12 +302,12 @@ def test_folder_errors_name_the_field(tmp_path: Path) -> None:
     for expected, change in changes.items():
         (tmp_path / "config.json").write_text(json.dumps({**good, **change}))
         with pytest.raises(UserError) as error:
-            import_hf(tmp_path)
+            import_hugging_face(tmp_path)
         assert expected in str(error.value)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="broken JSON"):
-        import_hf(tmp_path)
+        import_hugging_face(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(good))
     (tmp_path / "model.safetensors").write_bytes(b"\x08")
     with pytest.raises(UserError, match="expected a safetensors file"):
-        import_hf(tmp_path)
+        import_hugging_face(tmp_path)

@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
+from p5jax.core.folder import OutputFolder
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import params_digest
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.run import PprRun
@@ -35,14 +35,13 @@ from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.tuned import Profile, Tuned, tune
 from p5jax.ppr.tuning import TuneConfig
-from p5jax.runs.manifest import claim
+from p5jax.training.checkpoints import params_fingerprint
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 Made = TypeVar("Made")
-FORMAT_VERSION = 1
-MANIFEST, PER_USER, SECONDS = "study.json", "per_user.parquet", "seconds.json"
+STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study")
+PER_USER, SECONDS = "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
-COMMAND = "p5jax ppr study"
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "contrastive": {
         "light without prompt part": {"contrast_prompt": False},
@@ -110,7 +109,7 @@ def study(
     if source is not None and config.noise:
         raise UserError("noise: found shares of replaced attributes, expected none with a source")
     folder = Path(out)
-    distributed.from_primary(lambda: _open(folder, dataset, config, source))
+    distributed.from_primary(lambda: _claim(folder, dataset, config, source))
     tables = []
     for seed in range(config.seeds):
         place = folder / f"seed-{seed}"
@@ -243,7 +242,7 @@ def total_seconds(folder: str | Path) -> dict[str, float]:
     return total
 
 
-def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
+def _claim(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
     """Make the folder, or see that it is a study of the same data and settings.
 
     More seeds, ablations or noise may be asked of a study that is there.
@@ -254,16 +253,10 @@ def _open(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | 
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del settings["pretraining"]["training"][irrelevant]
     wanted = {
-        "format_version": FORMAT_VERSION,
         "dataset": dataset.fingerprint,
         "settings": settings,
-        "source": None if source is None else params_digest(source.params),
+        "source": None if source is None else params_fingerprint(source.params),
     }
-    wanted, file = json.loads(json.dumps(wanted)), folder / MANIFEST
-    if file.is_file():
-        begun = any(folder.glob(f"seed-*/*/{CHECKPOINT_FOLDER}/*"))
-        claim(file, FORMAT_VERSION, COMMAND, wanted, begun)
-    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: exists and is not a study; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(file, json.dumps(wanted, indent=1) + "\n")
+    started = any(folder.glob(f"seed-*/*/{CHECKPOINT_FOLDER}/*"))
+    STUDY.claim(folder, wanted, started=started)
+    STUDY.write(folder, wanted)

@@ -1,0 +1,34 @@
+"""The options of an evaluation and their defaults, without jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p5jax.core.errors import UserError
+from p5jax.inference.settings import RankingConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(RankingConfig):
+    """How much work an evaluation does.
+
+    method, beam, exact: how the catalogue is ranked (P5 used a beam of 20; an under-trained model
+    needs more). Users of the prompts that ask about every candidate on its own are a subset of
+    those of the other prompts.
+    """
+
+    batch_size: int = field(
+        default=16, metadata={"help": "rows of a batch, for each data group of the run's mesh"}
+    )
+    yes_no_users: int = field(
+        default=200, metadata={"help": "most users of prompts that ask about each candidate alone"}
+    )
+    max_length: int = field(default=64, metadata={"help": "most tokens of a generated text"})
+    seed: int = field(default=0, metadata={"help": "of the sample of examples under a limit"})
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "yes_no_users", "max_length"):
+            if getattr(self, name) < 1:
+                found = getattr(self, name)
+                raise UserError(f"EvaluationConfig.{name}: found {found}, expected at least 1")
+        super().__post_init__()

@@ -1,0 +1,122 @@
+"""What ranking users' next items takes: a run's prompts, its id tries and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from p5jax.core.errors import UserError
+from p5jax.inference.ranking import Ranking, id_trie, rank
+from p5jax.inference.trie import Trie
+from p5jax.pipeline.batching import padded
+from p5jax.prompts.families import Family, make_families
+from p5jax.runs.run import Run
+from p5jax.serving.settings import BulkConfig
+from p5jax.triggers.layout import PROMPT_ID
+from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
+
+
+class Ranker:
+    """A run, and trigger tokens where its prompt is theirs, that ranks items by dataset indices."""
+
+    def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
+        self.run, self.triggers = run, triggers
+        self._families: dict[str, Family] = {}
+        self._tries: dict[bool, Trie] = {}
+
+    def family(self, name: str) -> Family:
+        """Return a family's prompts, the triggers' among them, as an evaluation has them."""
+        if name not in self._families:
+            run = self.run
+            if self.triggers and self.triggers.family == name:
+                self._families |= TriggeredRun(run, self.triggers, run.path).families
+            else:
+                self._families |= make_families(
+                    run.dataset, run.templates, run.vocabulary, run.family_config, (name,)
+                )
+        return self._families[name]
+
+    def own_prompt(self, family: str, prompt: str | None, otherwise: str) -> str:
+        """Return the prompt asked for, else the triggers', else another.
+
+        UserError when there is a prompt beside triggers, or these are of another family.
+        """
+        if not self.triggers:
+            return prompt or otherwise
+        if prompt:
+            raise UserError(f"prompt {prompt!r}: found it beside triggers, expected either")
+        if self.triggers.family != family:
+            raise UserError(f"triggers: found a {self.triggers.family} prompt, expected {family}")
+        return PROMPT_ID
+
+    def check_k(self, k: int) -> None:
+        """Raise UserError unless the catalogue has k items."""
+        if not 1 <= k <= self.run.dataset.num_items:
+            raise UserError(
+                f"-k {k}: expected 1 to {self.run.dataset.num_items}, the size of the catalogue"
+            )
+
+    def trie(self, method: str) -> Trie:
+        """Return the trie of the item ids that a ranking method searches."""
+        textbook = method == "beam"
+        if textbook not in self._tries:
+            ids = self.run.dataset.item_ids
+            self._tries[textbook] = id_trie(ids, self.run.vocabulary, method)
+        return self._tries[textbook]
+
+    def next_item_prompt(self, prompt: str | None) -> str:
+        """Return the prompt for a next item: the one asked for, the triggers', or else 2-3."""
+        return self.own_prompt("sequential", prompt, "2-3")
+
+    def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
+        """Return the tokens of the users' prompts for a next item: the evaluation's, but that
+        nothing of the history is held out."""
+        family, sequence = self.family("sequential"), self.run.dataset.sequence
+        return [
+            self.tokens(family.inputs_for(prompt, "item", user, history=sequence(user)))
+            for user in users
+        ]
+
+    def tokens(self, text: str) -> list[int]:
+        """Return a text's tokens with the end of sequence, cut to the run's longest source."""
+        vocabulary, longest = self.run.vocabulary, self.run.family_config.max_source
+        return [*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id]
+
+    def excluded(
+        self, users: Iterable[int], history: bool, blocked: Sequence[int] = ()
+    ) -> np.ndarray:
+        """Return items [B, E] not to recommend, padded with -1: blocked ones and the history.
+
+        E is the same for all users of a dataset.
+        """
+        sequence, longest = self.run.dataset.sequence, int(np.diff(self.run.dataset.offsets).max())
+        rows = [[*blocked, *(sequence(user) if history else ())] for user in users]
+        return padded(rows, -1, longest + len(blocked))
+
+    def ranked(
+        self,
+        users: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        config: BulkConfig,
+        blocked: Sequence[int] = (),
+    ) -> Ranking:
+        """Return the k best items of each user, whose prompts' tokens are given: arrays [B, k].
+
+        They are computed as `config.batch_size` rows, the first ones repeated: one shape for all
+        batches. There may be no more users than that.
+        """
+        count = len(users)
+        rows = np.resize(np.arange(count), config.batch_size).tolist()
+        found = rank(
+            self.run.model,
+            self.run.params,
+            padded([prompts[row] for row in rows]),
+            self.trie(config.method),
+            config.k,
+            config.method,
+            beam=config.beam,
+            exact=config.exact,
+            exclude=self.excluded([users[row] for row in rows], config.exclude_history, blocked),
+        )
+        return Ranking(found.items[:count], found.logp[:count], found.exact[:count])

@@ -1,0 +1,33 @@
+"""The options of recommendations and their defaults, without jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p5jax.core.errors import UserError
+from p5jax.inference.settings import RankingConfig
+
+
+@dataclass(frozen=True)
+class BulkConfig(RankingConfig):
+    """What is recommended to each user.
+
+    method, beam, exact: how the catalogue is ranked. Without a prompt it is the one of the
+    triggers, or else 2-3.
+    """
+
+    k: int = field(default=10, metadata={"help": "items for a user"})
+    prompt: str | None = field(default=None, metadata={"help": "the prompt's id"})
+    exclude_history: bool = field(
+        default=True, metadata={"help": "do not recommend what the user already has"}
+    )
+    batch_size: int = field(default=16, metadata={"help": "users at a time, on all devices"})
+
+    def __post_init__(self) -> None:
+        for name in ("k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        super().__post_init__()
+
+
+BULK_DEFAULTS = BulkConfig()

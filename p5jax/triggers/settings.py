@@ -1,0 +1,124 @@
+"""What is searched for and how hard; imports no jax, so that the command line's help is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p5jax.core.errors import UserError
+from p5jax.inference.settings import METHODS, RankingConfig
+from p5jax.triggers.layout import TRIGGER_FAMILIES, Layout, arguments_template
+
+CRITERIA = ("metric", "loss")
+RANKED = 5  # positions of a ranking that count: HR@5 and NDCG@5
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """How a prompt is judged on an example (PAP-REC, section 4.4).
+
+    The metric is HR@5 + `coefficient` * NDCG@5 for items, BLEU-4 + `coefficient` * ROUGE-L of the
+    sentence for text, where the paper has 1 and .1; the loss, for the ablation, is the
+    log-likelihood of the target.
+    """
+
+    criterion: str = field(
+        default="metric",
+        metadata={
+            "help": "what judges a prompt: the metric of its answers, or the targets' loss",
+            "choices": CRITERIA,
+        },
+    )
+    coefficient: float = field(
+        default=-1.0,
+        metadata={"help": "weight of NDCG@5 or ROUGE-L; below 0: 1 and .1, as published"},
+    )
+    method: str = field(
+        default="beam",
+        metadata={"help": "how the catalogue is ranked", "choices": METHODS},
+    )
+    beam: int = field(default=5, metadata={"help": "width of the ranking, or of the texts' beam"})
+    batch_size: int = field(default=40, metadata={"help": "prompts scored together"})
+    max_length: int = field(default=64, metadata={"help": "longest text generated, in tokens"})
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            found = self.criterion
+            raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
+        RankingConfig(self.method, self.beam)  # refuses what is unknown
+        for name in ("batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched for, and how hard.
+
+    Epochs of shared tokens and of users' own alternate: one has as many rounds as there are shared
+    tokens, the other as many as each user has. With an `accept_level` of 1 any improvement on the
+    whole validation split is taken, as in the paper; below it the paired test is one-sided, on
+    the half of the validation users that chose no candidate.
+    """
+
+    family: str = field(
+        metadata={"help": "prompts of this family get the tokens", "choices": TRIGGER_FAMILIES}
+    )
+    layout: Layout = field(
+        default_factory=Layout, metadata={"help": "how many trigger tokens, and where they stand"}
+    )
+    surrogate: SurrogateConfig = field(
+        default_factory=SurrogateConfig, metadata={"help": "how a prompt is judged on an example"}
+    )
+    initial: str = field(
+        default="random",
+        metadata={"help": "the start: random words, a prompt's words (its id), or words given"},
+    )
+    candidates: int = field(default=5, metadata={"help": "tokens tried per position and round"})
+    epochs: int = field(default=20, metadata={"help": "of shared and of users' tokens, in turn"})
+    patience: int = field(
+        default=4, metadata={"help": "epochs without a change after which the search ends"}
+    )
+    users: int = field(
+        default=0, metadata={"help": "at most so many validation users; 0 takes all"}
+    )
+    gradient_examples: int = field(
+        default=256, metadata={"help": "training examples of a shared token's gradient"}
+    )
+    evidence: int = field(
+        default=3,
+        metadata={
+            "help": "training examples of each user, of different items, that choose the user's"
+            " own tokens"
+        },
+    )
+    accept_level: float = field(
+        default=0.1,
+        metadata={"help": "largest p-value of a change that is taken; 1 takes any improvement"},
+    )
+    racing_level: float = field(
+        default=0.2,
+        metadata={
+            "help": "p-value at which a candidate is dropped early; 0 scores every candidate on"
+            " every example"
+        },
+    )
+    seed: int = field(
+        default=0, metadata={"help": "of the start, the examples and the positions tried"}
+    )
+
+    def __post_init__(self) -> None:
+        least = {"candidates": 1, "epochs": 1, "patience": 1, "users": 0}
+        least |= {"gradient_examples": 1, "evidence": 1, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected {bound} or more")
+        if not 0 <= self.accept_level <= 1:
+            raise UserError(f"accept_level: found {self.accept_level}, expected 0 to 1")
+        if not 0 <= self.racing_level < 0.5:
+            raise UserError(f"racing_level: found {self.racing_level}, expected 0 to below 0.5")
+        arguments_template(self.family)
+
+    @property
+    def any_improvement(self) -> bool:
+        """Whether a change needs no test, as in the paper."""
+        return self.accept_level == 1

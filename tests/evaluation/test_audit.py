@@ -1,0 +1,59 @@
+"""The audit reports leaks, counts and baselines, of a sound dataset and of damaged ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from damaged_world import DAMAGES, USERS, sound
+
+from p5jax.data.dataset import TEST
+from p5jax.data.leaks import find_leaks
+from p5jax.evaluation.audit import audit, format_audit
+from p5jax.evaluation.baselines import NAMES
+
+
+@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
+def test_a_sound_dataset_has_no_leaks(tmp_path, scheme):
+    result = audit(sound(scheme).write(tmp_path / "d"))
+    assert result["leaks"] == []
+    assert result["item_ids"] == {"scheme": scheme, "leaky": scheme == "released"}
+    assert result["n"] == USERS
+    assert set(result["baselines"]) == set(NAMES)
+    numeric = scheme not in ("collaborative", "token")
+    assert (result["baselines"]["id_arithmetic"] is not None) == numeric
+    for table in result["baselines"].values():
+        assert table is None or {"HR@5", "NDCG@5", "HR@10", "NDCG@10"} <= set(table)
+    assert json.loads(json.dumps(result)) == result
+    counts = result["counts"]
+    assert counts["interactions_test"] == counts["interactions_validation"] == USERS
+    assert counts["interactions"] == counts["interactions_train"] + 2 * USERS
+    text = format_audit(result)
+    assert "leaks: none" in text
+    assert ("not leaky" in text) == (scheme != "released")
+
+
+def test_a_prepared_world_has_no_leaks(world):
+    assert audit(world)["leaks"] == []
+
+
+@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES], ids=lambda d: d.__name__)
+def test_damage_is_reported(tmp_path, damage):
+    parts = sound()
+    damage(parts)
+    dataset = parts.write(tmp_path / "d")
+    result = audit(dataset)
+    assert result["leaks"] == find_leaks(dataset) != []
+    assert f"leaks: {len(result['leaks'])}" in format_audit(result)
+    json.dumps(result)
+
+
+def test_repeated_words_are_information(tmp_path):
+    parts = sound()
+    reviews = parts.tables["reviews"]
+    reviews["headline"][parts.find("reviews", TEST)] = reviews["headline"][0]
+    result = audit(parts.write(tmp_path / "d"))
+    assert result["leaks"] == []
+    repeated = result["information"]["held_out_reviews_repeating_a_training_review"]
+    assert repeated == {"headline": 1, "text": 0}
+    assert "1 headlines, 0 texts" in format_audit(result)
