@@ -23,6 +23,7 @@ release = version = p5jax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "command_reference",
 ]
 exclude_patterns = ["_build", "figures", "extensions"]
@@ -53,5 +54,6 @@ python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(jax|jaxlib|flax|numpy|np|pyarrow|pa|pathlib|os|collections|typing|types)\..*"),
     (r"py:.*", r"p5jax\.\w+\..*"),
+    (r"py:.*", r"tuple\[.*"),
     (r"py:.*", r"(Path|PathLike|Mapping|Sequence|Iterable|Iterator|Callable|Any|Array|ArrayLike)"),
 ]

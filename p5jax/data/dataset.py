@@ -114,7 +114,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the tables' hashes: equal for equal data, splits and item ids."""
+        """The SHA-256 of the tables' hashes, equal for equal data, splits and item ids."""
         digests = self.manifest["tables"]
         return hashlib.sha256("".join(digests[name] for name in TABLES).encode()).hexdigest()
 
