@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 # The core suite compiles in a hurry (tests/conftest.py); these test the programs that users get.
 OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 
-.PHONY: install quickstart test test-extras check lint clean
+.PHONY: install quickstart test test-extras check docs lint clean
 
 install: $(VENV)/installed
 
@@ -34,6 +34,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Warnings are errors, unknown references included; nothing is fetched. Open docs/_build/html/index.html.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'p5jax needs Python >= 3.11; found ' + sys.version.split()[0] + '; set PYTHON=')"
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +53,10 @@ $(VENV)/installed-test: setup.cfg constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-extras: setup.cfg constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test-extras,lint]'
 	touch $@ $(VENV)/installed-test $(VENV)/installed
+
+$(VENV)/installed-docs: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	touch $@ $(VENV)/installed
 
 # Beam and the newest sentencepiece need different versions of protobuf.
 $(BEAM)/installed: setup.cfg constraints.txt constraints-beam.txt
