@@ -90,5 +90,5 @@ if __name__ == "__main__":
     folder, run_dir, data, model = sys.argv[1:]
     mesh = make_mesh(MeshConfig(int(data), int(model)))
     config = small_config("sampled", 3, 0.1, steps=6)
-    run, _ = pretrain(Dataset.load(folder), config, run_dir, mesh=mesh)
+    run = pretrain(Dataset.load(folder), config, run_dir, mesh=mesh)
     print(run.evaluate("validation")[0].metrics["NDCG@10"][0])

@@ -1,4 +1,4 @@
-"""Several processes as one: found, started, of one mind where it matters, and ended together.
+"""Several processes as one: found, started, in agreement where it matters, and ended together.
 
 Process 0 is the primary: it alone writes files and progress. In one process all of this is nothing.
 """
@@ -167,7 +167,7 @@ def _keep_stdout_clean() -> None:
     os.dup2(2, 1)
 
 
-# ---- being of one mind ----
+# ---- agreement ----
 
 
 def is_primary() -> bool:
@@ -295,7 +295,7 @@ def _lost_line() -> str:
     return (
         f"p5jax: error: process {_group.process_id} of {_group.num_processes} stops{_where}: "
         "another process has ended or cannot be reached (its own output says why); start all of "
-        "them again, and they go on from what was saved last\n"
+        "them again, and they resume from the last checkpoint\n"
     )
 
 

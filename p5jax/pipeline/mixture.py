@@ -41,8 +41,8 @@ class Mixture:
 
     def samples(self, start: int, count: int) -> list[tuple[str, int, int]]:
         """Return samples start ... start + count - 1 as (family, epoch, index)."""
-        places = np.arange(start, start + count)
-        block, offset = np.divmod(places, self._ends[-1])
+        positions = np.arange(start, start + count)
+        block, offset = np.divmod(positions, self._ends[-1])
         slot = np.empty_like(offset)
         for number in np.unique(block):
             here = block == number

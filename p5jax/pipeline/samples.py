@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Samples(Protocol):
-    """The stream's examples as tokens, at any place."""
+    """The stream's examples as tokens, at any position."""
 
     @property
     def period(self) -> int | None:
@@ -54,7 +54,7 @@ class RenderedSamples:
         return sum(self.mixture.sizes)
 
     def identity(self) -> dict[str, Any]:
-        """Return, JSON-able, what decides the tokens at every place."""
+        """Return, JSON-able, what decides the tokens at every position."""
         mixture, config = self.mixture, self.config
         families = [self.families[name] for name in mixture.names]
         return {

@@ -51,11 +51,11 @@ class Shards:
         """Return samples start ... start + count - 1; UserError when a file is damaged."""
         tokens: list[Tokens] = []
         while len(tokens) < count:
-            place = (start + len(tokens)) % self.period
-            shard = int(np.searchsorted(self.starts, place, side="right")) - 1
-            stop = min(place + count - len(tokens), int(self.starts[shard + 1]))
+            position = (start + len(tokens)) % self.period
+            shard = int(np.searchsorted(self.starts, position, side="right")) - 1
+            stop = min(position + count - len(tokens), int(self.starts[shard + 1]))
             first = int(self.starts[shard])
-            tokens += self._read(shard, place - first, stop - first)
+            tokens += self._read(shard, position - first, stop - first)
         return tokens
 
     def _read(self, shard: int, start: int, stop: int) -> list[Tokens]:
@@ -91,11 +91,11 @@ def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Sh
             )
     shards = Shards(folder, manifest)
     # The manifest cannot tell that the code which renders has changed.
-    for place in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
-        (read,), (expected,) = shards(place, 1), rendered(place, 1)
+    for position in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
+        (read,), (expected,) = shards(position, 1), rendered(position, 1)
         if any(not np.array_equal(a, b) for a, b in zip(read[:2], expected[:2], strict=True)):
             raise UserError(
-                f"{folder}: sample {place} differs from the prompt that is rendered now;"
+                f"{folder}: sample {position} differs from the prompt that is rendered now;"
                 " export the shards again"
             )
     return shards

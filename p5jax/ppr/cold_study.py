@@ -1,6 +1,6 @@
 """The whole cold-start study: protocol, pre-training, tuning in every mode and evaluation, by seed.
 
-Every part has its folder and is not repeated when it is finished.
+Every part has its own folder, and is not repeated once it is finished.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from p5jax.core.folder import OutputFolder
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
 from p5jax.parallel import distributed
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold.cross_domain import DomainPair, user_states
-from p5jax.ppr.cold.evaluation import BASELINES, Scorer, evaluate
-from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.evaluation import BASELINES, evaluate
+from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStart, ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import read_per_user, write_per_user
 from p5jax.ppr.generator import PromptConfig
@@ -42,7 +43,7 @@ Made = TypeVar("Made")
 STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study")
 PER_USER, SECONDS = "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
-ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+STUDY_ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "contrastive": {
         "light without prompt part": {"contrast_prompt": False},
         "light without behaviour part": {"contrast_behaviour": False},
@@ -56,8 +57,8 @@ NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)
 class StudyConfig:
     """All settings of a study, whose seeds replace those within.
 
-    tune: of every mode, which replaces its own. ablate: of ABLATIONS. noise: shares of replaced
-    attributes at which `light` is tuned and tested again.
+    tune: for every mode, which replaces its own. ablate: names of STUDY_ABLATIONS. noise: shares of
+    replaced attributes at which `light` is tuned and tested again.
     """
 
     seeds: int = 5
@@ -73,15 +74,15 @@ class StudyConfig:
         if self.seeds < 1:
             raise UserError(f"seeds: found {self.seeds}, expected 1 or more")
         for name in self.ablate:
-            if name not in ABLATIONS:
-                raise UserError(f"ablate: found {name!r}, expected {', '.join(ABLATIONS)}")
+            if name not in STUDY_ABLATIONS:
+                raise UserError(f"ablate: found {name!r}, expected {', '.join(STUDY_ABLATIONS)}")
 
     def methods(self) -> dict[str, TuneConfig]:
         """The tunings of one seed by name."""
         methods = {mode: replace(self.tune, mode=mode) for mode in ("finetune", "light", "full")}
         light = methods["light"]
         for ablation in self.ablate:
-            for name, changes in ABLATIONS[ablation].items():
+            for name, changes in STUDY_ABLATIONS[ablation].items():
                 methods[name] = replace(light, **changes)
         for share in self.noise:
             methods[noise_method(share)] = replace(light, profile_noise=share)
@@ -100,11 +101,11 @@ def study(
     """Run, or resume, a study; returns all per-user results.
 
     With a `source`, the backbone of another dataset that shares users, the profiles are the users'
-    states there, and cold users are drawn among the shared ones (see cross_domain).
+    states there, and the cold users are sampled from the shared ones (see cross_domain).
 
-    For each seed DIR/seed-N holds `pretrain`, a folder per method, and the per-user results; what
-    is finished is not repeated. Interrupted by a signal, after which the same call
-    resumes. UserError when `out` holds a study of other data or settings.
+    OUT/seed-N holds, for each seed, `pretrain`, a folder per method, and the per-user results; what
+    is finished is not repeated. Interrupted by a signal, after which the same call resumes.
+    UserError when `out` holds a study of other data or settings.
     """
     if source is not None and config.noise:
         raise UserError("noise: found shares of replaced attributes, expected none with a source")
@@ -112,10 +113,10 @@ def study(
     distributed.from_primary(lambda: _claim(folder, dataset, config, source))
     tables = []
     for seed in range(config.seeds):
-        place = folder / f"seed-{seed}"
-        part = _Seed(dataset, config, seed, place, mesh, report, source)
+        own = folder / f"seed-{seed}"
+        part = _Seed(dataset, config, seed, own, mesh, report, source)
         part.run()
-        table = read_per_user(place / PER_USER)  # of other ablations too, if they were asked for
+        table = read_per_user(own / PER_USER)  # of ablations too that another call asked for
         asked = pa.array([*config.methods(), PRETRAINED, *BASELINES])
         tables.append(table.filter(pc.is_in(table["method"], asked)))
     return pa.concat_tables(tables)
@@ -163,7 +164,7 @@ class _Seed:
             tuned = self._timed(name, partial(self._tune, backbone, settings, name))
             scorers[name] = tuned.scorer
         table = self._timed("evaluate", partial(evaluate, self.split, scorers))
-        if there is not None:  # what was asked for before stays
+        if there is not None:  # results of an earlier call are kept
             new = pc.is_in(there["method"], table["method"].combine_chunks())
             table = pa.concat_tables([table, there.filter(pc.invert(new))])
         distributed.from_primary(lambda: write_per_user(self.folder / PER_USER, table))
@@ -174,7 +175,7 @@ class _Seed:
 
     def _refuse_leaks(self) -> None:
         split = self.split
-        leaks = find_leaks(split, [split.cases("joint", split.train)], [split.cases("joint")])
+        leaks = find_cold_leaks(split, [split.cases("joint", split.train)], [split.cases("joint")])
         if leaks:
             raise UserError(f"{self.dataset.path}: {leaks[0]}")
 
@@ -206,9 +207,9 @@ class _Seed:
         return made
 
     def _add_seconds(self, name: str, more: float) -> float:
-        """Note the seconds of a start; returns those of all starts."""
+        """Add the seconds of a start to those of the earlier ones; return the sum."""
         file = self.folder / SECONDS
-        seconds = json.loads(file.read_text()) if file.is_file() else {}
+        seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
         seconds[name] = round(seconds.get(name, 0.0) + more, 1)
         text = json.dumps(seconds, indent=1) + "\n"
         if distributed.is_primary():
@@ -245,7 +246,7 @@ def total_seconds(folder: str | Path) -> dict[str, float]:
 def _claim(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun | None) -> None:
     """Make the folder, or see that it is a study of the same data and settings.
 
-    More seeds, ablations or noise may be asked of a study that is there.
+    A later call may ask for more seeds, ablations or noise.
     """
     settings = asdict(config)
     for more in ("seeds", "ablate", "noise"):

@@ -1,4 +1,4 @@
-"""What makes soft prompts: profile embeddings, the prompt generator and MLP_a (PPR, section 3).
+"""The makers of soft prompts: profile embeddings and the prompt generator (PPR, section 3).
 
 Letters: B users, M attributes, X profile width, P prompt length, L layers, D model.
 """
@@ -16,15 +16,15 @@ from flax.linen import partitioning
 from p5jax.core.errors import UserError
 from p5jax.models.layers import Array, Dense, normal
 
-# Of profile embeddings at first: small, so that users begin alike and what all share is learned
-# first. At 1 the few hundred cold users of ml-100k are told apart, and overfitted, in 20 steps.
+# Of the first profile embeddings: small, so that users start alike and what they share is learned
+# first. With 1 the model overfits the few hundred cold users of ml-100k within 20 steps.
 PROFILE_STDDEV = 0.1
 PROFILE_AXIS = "profile"  # in no rule: every device holds profile embeddings whole
 
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Sizes of what makes a prompt.
+    """Sizes of a prompt and of its generator.
 
     length: prompt rows P. hidden: of the generator and of MLP_a, 0 for twice the model's width, as
     published. attribute_dim: of each attribute's embedding.
@@ -59,8 +59,8 @@ class TwoLayers(nn.Module):
 class ProfileEmbedder(nn.Module):
     """Profiles as vectors x_u.
 
-    sizes: codes of each attribute, 0 (not known) among them; each has a row of one table. Without
-    sizes a profile is a vector already, and x_u itself.
+    sizes: how many codes each attribute has, 0 (unknown) included; each code has a row of one
+    table. Without sizes a profile is a vector and x_u itself.
     """
 
     sizes: tuple[int, ...]
@@ -71,7 +71,7 @@ class ProfileEmbedder(nn.Module):
         """Codes [B, M] int32 -> [B, M * dim], or vectors [B, X] -> the same."""
         if not self.sizes:
             return profiles
-        table = partitioning.param_with_axes(
+        table: Array = partitioning.param_with_axes(
             "embedding",
             normal(PROFILE_STDDEV),
             (sum(self.sizes), self.dim),
@@ -86,8 +86,8 @@ class ProfileEmbedder(nn.Module):
 class PromptGenerator(nn.Module):
     """Prompts of all layers from profile vectors: [B, X] -> [B, P, L, D].
 
-    Its outputs start with about the standard deviation `stddev`, which is to be that of what they
-    stand beside; 0 makes every user's first prompt the bias.
+    Its first outputs have a standard deviation of about `stddev`, which should be that of the
+    embeddings they are read with; with 0 every user's first prompt is the bias.
     """
 
     config: PromptConfig
@@ -105,6 +105,8 @@ class PromptGenerator(nn.Module):
 
 
 def masked_elements(x: Array, rate: float, rng: Array) -> Array:
-    """x [B, X] with elements set to 0 at a rate: a second view of the profiles, whose prompts are
-    made anew (PPR's prompt-based augmentation)."""
+    """Return x [B, X] with elements set to 0 at a rate.
+
+    It is a second view of the profiles, with prompts of its own (PPR's prompt-based augmentation).
+    """
     return jnp.where(jax.random.bernoulli(rng, rate, x.shape), 0.0, x)

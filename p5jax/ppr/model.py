@@ -1,7 +1,7 @@
-"""A backbone with a prompt made from the user's profile before the behaviour (PPR).
+"""A backbone with a soft prompt, made from the user's profile, before the behaviour (PPR).
 
-The three seams of a prompt: `make` makes it here, Backbone.encode_embedded combines it with the
-behaviour and masks (every row sees the prompt, none sees padding).
+A prompt is made here, by `make`; Backbone.encode_embedded puts it before the behaviour and masks:
+every row sees the prompt, none sees padding.
 
 Letters: B users, M attributes, X profile width, S history length, P prompt length, L layers,
 D model, C candidates, I items.
@@ -10,16 +10,16 @@ D model, C candidates, I items.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from p5jax.models.initial import Params
 from p5jax.models.layers import Array
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig
+from p5jax.ppr.backbone.model import STDDEV, Backbone, BackboneConfig, item_scores
 from p5jax.ppr.generator import ProfileEmbedder, PromptConfig, PromptGenerator, TwoLayers
 
 BACKBONE = "backbone"  # the backbone's parameters within the model's
@@ -63,7 +63,7 @@ class PromptedModel(nn.Module):
         return self.profile(profiles)
 
     def make(self, x: Array) -> Array | None:
-        """The prompt [B, P, L, D] of profile vectors x [B, X]; None where there is none."""
+        """The prompt [B, P, L, D] of profile vectors x [B, X]; None without one."""
         return self.generator(x) if self.prompted else None
 
     def item_table(self) -> Array:
@@ -77,7 +77,7 @@ class PromptedScorer:
     features: int32 [U, M] attribute codes or float32 [U, X] vectors, a row per dataset user.
     """
 
-    def __init__(self, model: PromptedModel, params: Any, features: np.ndarray):
+    def __init__(self, model: PromptedModel, params: Params, features: np.ndarray):
         self.model, self.params, self.features = model, params, features
 
     def __call__(
@@ -92,24 +92,23 @@ class PromptedScorer:
     def scores(
         self, features: np.ndarray, items_NxS: np.ndarray, candidates: np.ndarray | None = None
     ) -> np.ndarray:
-        """The same for profiles [N, M] or [N, X] of users who need not be in the dataset."""
+        """Return the scores for profiles [N, M] or [N, X] of users who may be in no dataset."""
         cut = items_NxS[:, -self.model.backbone_config.max_history :]
         given = (features, cut) if candidates is None else (features, cut, candidates)
         placed = (place_rows(self.params, array) for array in given)
-        return to_host(_scores(self.model, self.params, *placed))[: len(items_NxS)]
+        scores: np.ndarray = to_host(_scores(self.model, self.params, *placed))
+        return scores[: len(items_NxS)]
 
 
 @partial(jax.jit, static_argnums=0)
 def _scores(
     model: PromptedModel,
-    params: Any,
+    params: Params,
     profiles: Array,
     items_BxS: Array,
     candidates: Array | None = None,
 ) -> Array:
     variables = {"params": params}
-    users, _ = model.apply(variables, profiles, items_BxS)
-    table: Any = model.apply(variables, method="item_table")
-    if candidates is None:
-        return users @ table.T
-    return jnp.einsum("bd,bcd->bc", users, table[candidates])
+    users, _ = cast(tuple[Array, Array], model.apply(variables, profiles, items_BxS))
+    table = cast(Array, model.apply(variables, method="item_table"))
+    return item_scores(users, table, candidates)

@@ -1,7 +1,8 @@
 """User profiles: columns of the dataset's users table -> attribute codes.
 
-Code 0 of an attribute stands for a missing value and for one that no fitting user has; 1, 2, …
-are the categories, or the bins of a column of numbers. What is fitted sees the fitting users alone.
+Code 0 of an attribute is a missing value, or one that no fitting user has; 1, 2, … are the
+categories, or the bins of a column of numbers. Categories and bins are fitted on the fitting users
+only.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """Which columns make the profile; none named: all that have a few categories or are numbers.
+    """Which columns make the profile; without names: all columns of few categories or of numbers.
 
     A column of numbers with more than `bins` different values is cut into `bins` bins of about
     equally many fitting users; any other may have at most `max_categories` values.
@@ -62,7 +63,7 @@ class Attribute:
         return 1 + (len(self.edges) + 1 if self.edges else len(self.categories))
 
     def codes(self, values: list[Value]) -> np.ndarray:
-        """Return the codes of values, int32 [N]; numbers beyond the fitted ones go to the ends."""
+        """Return the codes of values, int32 [N]; numbers beyond the fitted range get an end bin."""
         if self.edges:
             numbers = [_number(value) for value in values]
             known = np.array([number is not None for number in numbers], bool)
@@ -86,7 +87,7 @@ class Profiles:
     sizes: tuple[int, ...]
 
     def without(self, name: str) -> Profiles:
-        """Return the profiles without one attribute; UserError when there is none of that name."""
+        """Return the profiles without one attribute; UserError when there is no such attribute."""
         dropped = self.index(name)
         return Profiles(
             self.names[:dropped] + self.names[dropped + 1 :],
@@ -95,15 +96,18 @@ class Profiles:
         )
 
     def index(self, name: str) -> int:
-        """Return an attribute's column; UserError naming near ones when there is none."""
+        """Return an attribute's column; UserError naming similar names when there is none."""
         if name not in self.names:
             known = ", ".join(self.names)
             raise UserError(f"profile attribute {name!r}: found {known}{nearest(name, self.names)}")
         return self.names.index(name)
 
     def replaced(self, share: float, rng: np.random.Generator) -> Profiles:
-        """Return the profiles with noise: each known value is, with probability `share`, replaced
-        by another category of its attribute, uniformly; missing values stay missing."""
+        """Return the profiles with noise.
+
+        Each known value is replaced, with probability `share`, by another category of its
+        attribute, sampled uniformly; missing values stay missing.
+        """
         if not 0 <= share <= 1:
             raise UserError(f"share of replaced attributes: found {share}, expected 0 to 1")
         codes, categories = self.codes_UxM, np.array(self.sizes) - 1
@@ -135,7 +139,7 @@ class ProfileSchema:
             columns.append(codes)
         if unseen:
             report(
-                f"profile values that no fitting user has, taken as unknown: {'; '.join(unseen)}"
+                f"profile values that no fitting user has, treated as unknown: {'; '.join(unseen)}"
             )
         codes_UxM = np.stack(columns, axis=1) if columns else np.zeros((dataset.num_users, 0))
         names = tuple(attribute.name for attribute in self.attributes)
@@ -152,7 +156,7 @@ class ProfileSchema:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> ProfileSchema:
-        """Read what `save` wrote; UserError when it is absent or anything else."""
+        """Read what `save` wrote; UserError when it is absent or something else."""
         path = Path(path)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +179,7 @@ class ProfileSchema:
 
 
 def fit_profiles(dataset: Dataset, users: np.ndarray, config: ProfileConfig) -> ProfileSchema:
-    """Fit the attributes' categories and bins on `users` [N], those of training, and no others.
+    """Fit the attributes' categories and bins on the training users, `users` [N], and no others.
 
     UserError for a named attribute that is absent, has too many categories or no known value, and
     when no column can be an attribute.
@@ -195,7 +199,7 @@ def fit_profiles(dataset: Dataset, users: np.ndarray, config: ProfileConfig) -> 
         problem = _problem(attribute, len(users), config)
         if config.attributes and problem:
             raise UserError(f"{dataset.path}: profile attribute {name!r}: {problem}")
-        if not problem and (config.attributes or attribute.size > 2):  # one value tells nothing
+        if not problem and (config.attributes or attribute.size > 2):  # one value says nothing
             fitted.append(attribute)
     if not fitted:
         found = ", ".join(available) or "no columns but its own"
@@ -212,8 +216,8 @@ def _fit(name: str, values: list[Value], config: ProfileConfig) -> Attribute:
     numbers = [number for text in texts if (number := _number(text)) is not None]
     if len(numbers) == len(texts) and len(set(numbers)) > config.bins:
         shares = np.arange(1, config.bins) / config.bins
-        # Edges are users' values above the smallest, so that no bin is empty, also where many
-        # users share a value.
+        # Edges are users' values above the smallest, so that no bin is empty even where many users
+        # share a value.
         distinct = np.unique(numbers)
         edges = np.quantile(numbers, shares, method="higher")
         return Attribute(name, edges=tuple(np.unique(np.maximum(edges, distinct[1])).tolist()))
@@ -221,7 +225,7 @@ def _fit(name: str, values: list[Value], config: ProfileConfig) -> Attribute:
 
 
 def _problem(attribute: Attribute, users: int, config: ProfileConfig) -> str:
-    """What keeps a fitted attribute from being used, or nothing."""
+    """Why a fitted attribute cannot be used, or nothing."""
     if attribute.size == 1:
         return f"found no value for the {users} users that the categories are taken from"
     if len(attribute.categories) > config.max_categories:
@@ -235,7 +239,8 @@ def _problem(attribute: Attribute, users: int, config: ProfileConfig) -> str:
 def _column(dataset: Dataset, name: str) -> list[Value]:
     if name not in dataset.users.column_names:
         raise UserError(f"{dataset.path}: profile attribute {name!r} is not in the users table")
-    return dataset.users[name].to_pylist()
+    values: list[Value] = dataset.users[name].to_pylist()
+    return values
 
 
 def _text(value: Value) -> str | None:

@@ -1,4 +1,4 @@
-"""A tuned model as a folder: made from a backbone and profiles, opened with that backbone."""
+"""The folder of a tuned model, made from a backbone and profiles and opened with that backbone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
-from p5jax.models.initial import fresh_params, logical_axes
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.model import backbone_axes
-from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
+from p5jax.ppr.backbone.run import PprRun, backbone_entry
 from p5jax.ppr.cold.evaluation import rank_cases
 from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.generator import PromptConfig
@@ -60,16 +60,18 @@ class Tuned:
         )
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The best checkpoint's parameters."""
-        return restore_params(self.path / CHECKPOINT_FOLDER, jax.eval_shape(self.initial))
+        shapes = jax.eval_shape(self.initial)
+        params: Params = restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        return params
 
     @cached_property
     def scorer(self) -> PromptedScorer:
         """The tuned model as a scorer of any histories of the dataset's users."""
         return PromptedScorer(self.model, self.params, self.features)
 
-    def initial(self, seed: int = 0) -> dict[str, Any]:
+    def initial(self, seed: int = 0) -> Params:
         """Parameters to start from: the backbone's, and fresh ones."""
         items = np.zeros((1, 1), np.int32)
         params = fresh_params(self.model, jax.random.key(seed), self.features[:1], items)
@@ -84,15 +86,15 @@ class Tuned:
     def load(
         path: str | os.PathLike[str], backbone: PprRun | None = None, mesh: Mesh | None = None
     ) -> Tuned:
-        """Open a folder with its backbone, which is looked for where it was if none is given.
+        """Open a folder with its backbone, given or from where the manifest says.
 
-        UserError when it is no such folder, not finished, or tuned from another backbone.
+        UserError when it is no such folder, unfinished, or tuned from another backbone.
         """
         path = Path(path)
         manifest = TUNED.read(path)
         if manifest["tune"]["steps"] not in available_steps(path / CHECKPOINT_FOLDER):
             raise UserError(
-                f"{path}: its tuning is not finished; the same {TUNED.command} resumes it"
+                f"{path}: found an unfinished tuning; the same {TUNED.command} resumes it"
             )
         entry = manifest["backbone"]
         if backbone is None:
@@ -119,8 +121,9 @@ def tune(
 ) -> Tuned:
     """Tune, or resume, a prompted model on the cold training users of a split.
 
-    Part of them choose the best step. Interrupted by a signal. UserError when the backbone has
-    seen cold users, and when `out` holds something else.
+    The best step is chosen on a part of them. Returns the tuned model, whose parameters are those
+    of that step. Interrupted by a signal. UserError when the backbone was pre-trained on cold
+    users, and when `out` holds something else.
     """
     folder = Path(out).absolute()
     mesh = mesh or backbone.mesh or make_mesh(MeshConfig())
@@ -165,7 +168,7 @@ def tune(
 
 
 def _trainable(mode: Mode, model: PromptedModel) -> tuple[str, ...]:
-    """The mode's patterns; profiles that are vectors already have no embeddings to train."""
+    """The mode's patterns; profiles that are vectors have no embeddings to train."""
     return tuple(p for p in mode.trainable if model.sizes or p != "profile/*")
 
 
@@ -183,11 +186,11 @@ def _features(
 
 def _validator(
     tuned: Tuned, split: ColdStart, users: np.ndarray
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> metrics of some tuning users' cases."""
     cases = split.cases(tuned.config.kind, users)
 
-    def validate(params: Any, step: int) -> dict[str, float]:
+    def validate(params: Params, step: int) -> dict[str, float]:
         scorer = PromptedScorer(tuned.model, params, tuned.features)
         metrics = rank_cases(scorer, cases, split.num_items, "candidates")
         return {f"validation/{name}": float(metrics[name].mean()) for name in ("AUC", "NDCG@10")}
@@ -203,7 +206,7 @@ def _manifest(
     prompt: PromptConfig,
     folder: Path,
 ) -> dict[str, Any]:
-    return as_json(
+    manifest: dict[str, Any] = as_json(
         {
             "backbone": backbone_entry(backbone, folder),
             "dataset": backbone.dataset.fingerprint,
@@ -215,13 +218,13 @@ def _manifest(
             "prompt": asdict(prompt),
         }
     )
+    return manifest
 
 
 def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     """Make the folder, or see that it is this tuning's."""
     started = bool(available_steps(folder / CHECKPOINT_FOLDER))
-    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
-    TUNED.claim(folder, wanted, started=started)
+    TUNED.claim(folder, manifest, started=started)
     if isinstance(profile, ProfileSchema):
         profile.save(folder / SCHEMA)
     else:
@@ -233,5 +236,6 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
 
 def _read_profile(path: Path) -> Profile:
     if (path / VECTORS).is_file():
-        return np.load(path / VECTORS)
+        vectors: np.ndarray = np.load(path / VECTORS)
+        return vectors
     return ProfileSchema.load(path / SCHEMA)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.models.initial import Params
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
@@ -44,14 +45,14 @@ class TuneConfig:
     """How a prompted model is tuned.
 
     mode: "light" trains profile embeddings, generator and MLP_a; "full" everything; "finetune" the
-    backbone and MLP_a, without a prompt. steps of Adam, with a `learning_rate` that does not
-    change (0: the mode's own); the best of every `validate_every` is kept. kind: of the tuning
+    backbone and MLP_a, without a prompt. steps of Adam, with a constant `learning_rate` (0: the
+    mode's own); of every `validate_every` steps the best is kept. kind: of the tuning
     users' cases ("joint": all). loss: "bpr", "sampled" or "cross_entropy" on u_p, with `negatives`
     items outside the user's events for the first two.
     contrast_prompt, contrast_behaviour: the parts of the contrastive loss on u_s, each with
     `contrastive_weight`; a view's elements, or items, are masked at `mask_rate`.
     validation_share: of the tuning users, held out to find the best step. profile_noise: share of
-    all users' known attributes that are replaced by others, drawn by noise_seed.
+    all users' known attributes that are replaced by others, sampled with noise_seed.
     """
 
     mode: str = "light"
@@ -103,9 +104,9 @@ class TuneConfig:
 
 
 def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cut tuning users into those that are trained on and those that choose the best step.
+    """Split tuning users into those that are trained on and those that choose the best step.
 
-    Without any to choose by (share 0) the last step is kept.
+    With share 0 nobody chooses and the last step is kept.
     """
     shuffled = np.random.default_rng(0).permutation(users)
     count = round(share * len(users))
@@ -122,7 +123,7 @@ class CaseIterator(EpochIterator):
 
     A batch is {"profiles": [B, M] or [B, X], "items": int32 [B, S] (item + 1), "targets": int32
     [B], "negatives": int32 [B, N], "weights": float32 [B]}; rows that fill an epoch's last batch
-    have weight 0. Negatives are drawn evenly from the items that are not among the user's events.
+    have weight 0. Negatives are sampled evenly from the items that the user has no event with.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class CaseIterator(EpochIterator):
         size, count = self._config.batch_size, self._config.negatives
         filled, cases = np.resize(rows, size), self._cases
         users = cases.users[filled]
-        negatives = np.stack([self._draw(rng, user, count) for user in users.tolist()])
+        negatives = np.stack([self._sample(rng, user, count) for user in users.tolist()])
         return {
             "profiles": self._features[users],
             "items": cases.items_NxS[filled],
@@ -169,7 +170,7 @@ class CaseIterator(EpochIterator):
             "weights": (np.arange(size) < len(rows)).astype(np.float32),
         }
 
-    def _draw(self, rng: np.random.Generator, user: int, count: int) -> np.ndarray:
+    def _sample(self, rng: np.random.Generator, user: int, count: int) -> np.ndarray:
         drawn = rng.integers(self._num_items, size=count)
         known = np.isin(drawn, self._own[user])
         while known.any():
@@ -179,15 +180,18 @@ class CaseIterator(EpochIterator):
 
 
 def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
-    """The objective over batches of CaseIterator; without an rng it has no contrastive part."""
+    """Return the objective over batches of CaseIterator: u_p predicts the target (PPR, section 3).
+
+    Without an rng it has neither dropout nor the contrastive part.
+    """
 
     def objective(
-        params: Any, batch: DeviceBatch, rng: jax.Array | None
+        params: Params, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         variables, weights = {"params": params}, batch["weights"]
         dropout, views = (None, None) if rng is None else jax.random.split(rng)
-        users, states = _apply(model, variables, dropout, batch["profiles"], batch["items"])
-        table: Any = model.apply(variables, method="item_table")
+        users, states = _user_vectors(model, variables, batch, dropout)
+        table = cast(jax.Array, model.apply(variables, method="item_table"))
         each = _next_item_loss(users, table, batch, config)
         loss_sum = (each * weights).sum()
         if views is not None and model.prompted:
@@ -200,15 +204,16 @@ def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
     return objective
 
 
-def _apply(
+def _user_vectors(
     model: PromptedModel,
-    variables: Any,
+    variables: Mapping[str, Params],
+    batch: DeviceBatch,
     dropout: jax.Array | None,
-    *inputs: jax.Array,
-    method: str = "__call__",
-) -> Any:
+) -> tuple[jax.Array, jax.Array]:
+    """The rows' user vectors u_p and states u_s, both [B, D]."""
     rngs = None if dropout is None else {"dropout": dropout}
-    return model.apply(variables, *inputs, dropout is None, rngs=rngs, method=method)
+    made = model.apply(variables, batch["profiles"], batch["items"], dropout is None, rngs=rngs)
+    return cast(tuple[jax.Array, jax.Array], made)
 
 
 def _next_item_loss(
@@ -227,16 +232,18 @@ def _next_item_loss(
 def _contrastive_sum(
     model: PromptedModel,
     config: TuneConfig,
-    variables: Any,
+    variables: Mapping[str, Params],
     batch: DeviceBatch,
     states: jax.Array,
     rng: jax.Array,
 ) -> jax.Array:
-    """The sum over rows of both parts: states [B, D] against those of masked profiles, and of
-    masked behaviour."""
+    """The sum over rows of both parts of the contrastive loss.
+
+    states: of the rows, [B, D]; compared with those of masked profiles and of masked behaviour.
+    """
     keys = jax.random.split(rng, 4)
     present = batch["weights"] > 0
-    x: Any = model.apply(variables, batch["profiles"], method="profile_vector")
+    x = cast(jax.Array, model.apply(variables, batch["profiles"], method="profile_vector"))
     total = jnp.zeros(())
     views = []
     if config.contrast_prompt:
@@ -248,6 +255,9 @@ def _contrastive_sum(
         )
         views.append((x, masked, keys[3]))
     for profile, items, key in views:
-        other = _apply(model, variables, key, profile, items, method="user_state")
-        total += contrastive(states, other, config.temperature, present).sum()
+        other = model.apply(
+            variables, profile, items, False, rngs={"dropout": key}, method="user_state"
+        )
+        each = contrastive(states, cast(jax.Array, other), config.temperature, present)
+        total += each.sum()
     return total

@@ -1,5 +1,5 @@
-"""A cold-start study as an HTML page: methods by kind of case and ranking, what `light` owes to its
-parts, wrong profiles, tuning curves and seconds."""
+"""A cold-start study as an HTML page: methods by kind of case and ranking, ablations of `light`,
+replaced attributes, tuning curves and seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
-from p5jax.ppr.cold.results import RANKING_TITLES, SHOWN, Row, read_per_user, summarise
+from p5jax.ppr.cold.results import RANKING_TITLES, SHOWN, ColdRow, read_per_user, summarise
 from p5jax.ppr.cold_study import (
-    ABLATIONS,
     PER_USER,
     STUDY,
+    STUDY_ABLATIONS,
     folder_name,
     noise_share,
     total_seconds,
@@ -30,7 +30,7 @@ from p5jax.reports.page import with_interval, write_page
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
 _DRAWN = "NDCG@10"  # of the curves; tuning keeps the step at which it is best
-_ABLATED = frozenset(name for methods in ABLATIONS.values() for name in methods)
+_ABLATED = frozenset(name for methods in STUDY_ABLATIONS.values() for name in methods)
 _BASES = ("light", "finetune")  # what stands beside changes to light
 _PROMPTED = frozenset(name for name, mode in MODES.items() if mode.prompted)
 _NOTE = (
@@ -45,7 +45,7 @@ _NOTE = (
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write STUDY/report.html from what the study has so far; return its path.
 
-    UserError when the folder is no study, or no seed of it is finished.
+    UserError when the folder is not a study, or no seed of it is finished.
     """
     folder = Path(folder)
     path = folder / "report.html"
@@ -96,7 +96,7 @@ class _Group:
     """
 
     title: str
-    rows: Mapping[tuple[str, str], Sequence[Row]]
+    rows: Mapping[tuple[str, str], Sequence[ColdRow]]
     absent: Sequence[str]
     drawn: bool
 
@@ -151,17 +151,18 @@ def _group(
         return _Group(title, {}, absent, drawn=False)
     chosen = pa.array([*beside, *common])
     table = pa.concat_tables([t.filter(pc.is_in(t["method"], chosen)) for t, _ in having])
-    rows: dict[tuple[str, str], list[Row]] = {}
+    rows: dict[tuple[str, str], list[ColdRow]] = {}
     for row in summarise(table, reference):
         rows.setdefault((row.kind, row.ranking), []).append(row)
     return _Group(title, rows, absent, drawn=any(noise_share(name) is not None for name in common))
 
 
 def _methods(table: pa.Table) -> list[str]:
-    return pc.unique(table["method"]).to_pylist()
+    names: list[str] = pc.unique(table["method"]).to_pylist()
+    return names
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[ColdRow]) -> str:
     first = rows[0]
     header = "".join(f"<th>{escape(name)}" for name in SHOWN)
     body = "".join(_row(row) for row in rows)
@@ -173,12 +174,12 @@ def _seeds(n: int) -> str:
     return f"{n} seed{'s' * (n > 1)}"
 
 
-def _row(row: Row) -> str:
+def _row(row: ColdRow) -> str:
     style = " class=model" if row.method in _PROMPTED else ""
     return f"<tr{style}><td>{escape(row.method)}{''.join(_cell(row, name) for name in SHOWN)}"
 
 
-def _cell(row: Row, name: str) -> str:
+def _cell(row: ColdRow, name: str) -> str:
     cell = f"<td>{with_interval(*row.metrics[name])}"
     if not row.differences:
         return cell
@@ -188,7 +189,7 @@ def _cell(row: Row, name: str) -> str:
     )
 
 
-def _noise_curve(rows: Sequence[Row]) -> str:
+def _noise_curve(rows: Sequence[ColdRow]) -> str:
     """The metric over the share of replaced attributes; fine-tuning, which reads none, is level."""
     values = {row.method: row.metrics[_DRAWN][0] for row in rows}
     shares = {name: noise_share(name) for name in values}
@@ -251,7 +252,7 @@ def _overview(manifest: Mapping[str, Any], finished: Sequence[Path]) -> str:
 
 
 def _seconds(folder: Path) -> str:
-    """The seconds of each part, summed over all seeds that were begun."""
+    """The seconds of each part, summed over all seeds, unfinished ones included."""
     seconds = total_seconds(folder)
     total = sum(seconds.values())
     rows = "".join(

@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run: FOLDER/checkpoint_STEP/{state, progress}.
 
     `state` is t5x's tree {target: params, state: {step, param_states}}. `progress` is JSON: the
-    pipeline's state and whatever else the trainer needs to go on, among it
+    pipeline's state and whatever else the trainer needs to resume, among it
     "best": {"step", "value"} as known when the checkpoint was written. Saving is asynchronous; a
     step's folder appears, whole, when its last byte is on disk.
     """
@@ -138,7 +138,7 @@ def unreadable(path: Path, error: BaseException) -> UserError:
     cause = " ".join(str(error).split())[:160] or type(error).__name__
     return UserError(
         f"{path}: found a damaged checkpoint ({cause}), expected one written by p5jax; "
-        "remove this folder to go on from an earlier one"
+        "remove this folder to resume from an earlier one"
     )
 
 

@@ -21,6 +21,7 @@ from p5jax.pipeline.batching import Tokens, first_fit, packed_batch, padded_batc
 from p5jax.pipeline.config import PipelineConfig, resolved_batching
 from p5jax.pipeline.iterator import eval_batches, supervised_batches, train_iterator
 from p5jax.pipeline.mixture import Mixture, permute
+from p5jax.pipeline.windows import Windows
 from p5jax.prompts.families import Example
 from p5jax.prompts.sampling import example_rng
 from p5jax.text.vocabulary import Vocabulary
@@ -358,6 +359,21 @@ def test_state_is_exact_in_a_fresh_process():
 @pytest.mark.parametrize("how", [{"threads": 0}, {"threads": 3}, {"workers": 2}])
 def test_threads_and_workers_change_nothing(how):
     assert digests(take(replace(CONFIG, **how), 10)) == digests(take(CONFIG, 10))
+
+
+@pytest.mark.parametrize("batching", ["longest", "buckets"])
+def test_users_are_one_more_array_and_change_no_other(batching):
+    """A row's user is its example's, whose prompt names it (`index` in FakeFamily)."""
+    config = replace(CONFIG, batching=batching)
+    plain = Windows(FAMILIES, vocabulary(), config)(1)
+    named = Windows(FAMILIES, vocabulary(), config, users=True)(1)
+    for one, other in zip(plain, named, strict=True):
+        assert set(other) == {*one, "users"}
+        assert digest(one) == digest({name: other[name] for name in one})
+        assert other["users"].dtype == np.int32
+        for user, source in zip(other["users"], other["encoder_input_tokens"], strict=True):
+            words = vocabulary().decode(source[source > 1].tolist()).split()
+            assert int(words[1]) == user
 
 
 def test_a_state_of_another_pipeline_is_refused():

@@ -52,7 +52,7 @@ def test_ranks_and_lists_are_those_of_brute_force(users):
 
 def test_scores_that_are_no_numbers_are_refused():
     scores = np.full((1, ITEMS), np.nan, np.float32)
-    with pytest.raises(UserError, match="scores: found what is no number"):
+    with pytest.raises(UserError, match="scores: found nan"):
         target_ranks(scores, [np.array([1])], np.array([2]))
 
 

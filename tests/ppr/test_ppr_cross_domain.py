@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold.cross_domain import DomainPair, VectorProfiles, user_states
 from p5jax.ppr.cold.evaluation import evaluate
-from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStartConfig
 from p5jax.ppr.cold.results import summarise
 
@@ -105,7 +105,7 @@ def test_cold_users_are_shared_ones_and_nothing_leaks():
     assert {pair.target.user_keys[user] for user in split.cold} <= set(taste)
     assert len(split.warm) == SHARED + ALONE - len(split.cold)
     tuning, testing = split.cases("joint", split.train), split.cases("joint")
-    assert find_leaks(split, [tuning], [testing]) == []
+    assert find_cold_leaks(split, [tuning], [testing]) == []
 
 
 def test_standardised_over_training_users_alone():
@@ -198,15 +198,15 @@ def test_a_prompt_from_the_source_domain_beats_one_from_another_user(tmp_path):
     pair, _ = tasteful_pair()
     sizes = BackboneConfig(0, emb_dim=16, mlp_dim=16, max_history=8, dropout_rate=0.0)
     config = PretrainConfig(sizes, training=replace(TRAINING, steps=150), validation_users=0)
-    source, _ = pretrain(pair.source, config, tmp_path / "source")
+    source = pretrain(pair.source, config, tmp_path / "source")
     split = pair.cold_start(ColdStartConfig(share=0.6, first=3, negatives=20))
-    target, _ = pretrain(pair.target, config, tmp_path / "target", users=split.warm)
+    target = pretrain(pair.target, config, tmp_path / "target", users=split.warm)
     profiles = pair.profiles(user_states(source.model, source.params), max_history=8)
     right = profiles.standardised(split.training_users).vectors
     vectors = {"right": right, "mixed": np.random.default_rng(0).permutation(right)}
     tuning = TuneConfig(mode="full", steps=300, learning_rate=0.01, kind="zero-shot")
     scorers = {
-        name: tune(target, split, profile, tuning, PromptConfig(), tmp_path / name)[0].scorer
+        name: tune(target, split, profile, tuning, PromptConfig(), tmp_path / name).scorer
         for name, profile in vectors.items()
     }
     table = evaluate(split, scorers, kinds=["zero-shot"], rankings=["catalogue"])

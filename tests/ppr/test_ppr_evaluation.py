@@ -16,7 +16,7 @@ from p5jax.core.errors import UserError
 from p5jax.ppr.cold import evaluation
 from p5jax.ppr.cold.evaluation import BASELINES, CUTS, METRICS, evaluate, rank_cases
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
-from p5jax.ppr.cold.results import format_rows, read_per_user, summarise, write_per_user
+from p5jax.ppr.cold.results import format_cold_rows, read_per_user, summarise, write_per_user
 
 ITEMS = 150
 
@@ -103,7 +103,7 @@ def test_minus_infinity_stands_below_everything_and_nan_is_refused():
         return scores
 
     assert not rank_cases(unranked, cases, ITEMS, "candidates")["AUC"].any()
-    with pytest.raises(UserError, match="light: found scores that are no numbers"):
+    with pytest.raises(UserError, match="light: found nan among its scores"):
         evaluate(
             split, {"light": lambda u, i, c: np.full(c.shape, np.nan)}, rankings=["candidates"]
         )
@@ -279,7 +279,7 @@ def test_the_table_shows_means_differences_and_seeds():
         results([0.5, 1.0], "light", 0),
         results([1.0, 1.0], "light", 1),
     ]
-    text = format_rows(summarise(pa.concat_tables(tables), "pretrain"), ("AUC",))
+    text = format_cold_rows(summarise(pa.concat_tables(tables), "pretrain"), ("AUC",))
     lines = text.splitlines()
     assert lines[0] == "zero-shot, among frozen negatives: 4 cases of 2 users, 2 seeds"
     assert lines[2].split() == ["pretrain", "0.6250", "±0.2450"]  # users .5 and .75

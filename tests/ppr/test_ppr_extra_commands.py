@@ -110,7 +110,9 @@ def test_a_prediction_into_a_folder_of_other_things_is_refused(folders, capsys):
     capsys.readouterr()
     assert main(predict(folders, "thesis", "--attribute", "gender")) == 2
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].endswith("not a folder of p5jax ppr predict; choose another")
+    assert error.splitlines()[-1].endswith(
+        "exists and is not a profile prediction; choose another folder"
+    )
     assert "Traceback" not in error
     assert [path.name for path in (folders / "thesis").iterdir()] == ["notes.txt"]
 

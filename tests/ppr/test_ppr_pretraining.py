@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from kept_training import last_metrics, last_params, last_progress
 from ppr_world import ring, small_config, write_sequences
 from toy_training import assert_same_bits
 
@@ -26,17 +27,12 @@ from p5jax.ppr.backbone.views import ViewConfig
 from p5jax.training.checkpoints import available_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.usefixtures("xla_cache")
 ITEMS = 24
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_sequences(tmp_path_factory.mktemp("ring") / "data", ring(), ITEMS)
-
-
-def params_of(result):
-    return jax.device_get(result.params)
 
 
 # ---- objectives ----
@@ -104,8 +100,8 @@ def test_the_contrastive_part_is_added_in_training_only():
 )
 def test_every_loss_learns_the_ring(dataset, tmp_path, loss, negatives, weight):
     config = small_config(loss, negatives, weight, steps=120)
-    run, result = pretrain(dataset, config, tmp_path / "run")
-    assert result.metrics["validation/NDCG@10"] > 0.8
+    run = pretrain(dataset, config, tmp_path / "run")
+    assert last_metrics(run.path)["validation/NDCG@10"] > 0.8
     results = run.evaluate("test")
     values = {r.prompt_id: r.metrics["NDCG@10"][0] for r in results}
     assert values["backbone"] > 0.8 > 0.5 > values["popularity"]
@@ -123,15 +119,15 @@ def test_held_out_items_and_other_users_are_never_read(dataset, tmp_path):
     config = replace(small_config(steps=5), validation_users=0)
     config = replace(config, training=replace(config.training, best_metric="validation/loss"))
     a, b, c = (
-        pretrain(data, config, tmp_path / name, users=chosen)[1]
+        last_params(pretrain(data, config, tmp_path / name, users=chosen).path)
         for name, data, chosen in (
             *(("a", dataset, users), ("b", other, users)),
             ("c", other, None),
         )
     )
-    assert_same_bits(params_of(a), params_of(b))
+    assert_same_bits(jax.device_get(a), jax.device_get(b))
     with pytest.raises(AssertionError):
-        assert_same_bits(params_of(a), params_of(c))
+        assert_same_bits(jax.device_get(a), jax.device_get(c))
     run = PprRun.load(tmp_path / "a")
     assert run.trained_on(users[::-1])
     assert not run.trained_on(np.arange(64))
@@ -139,32 +135,33 @@ def test_held_out_items_and_other_users_are_never_read(dataset, tmp_path):
 
 def test_resumed_is_uninterrupted(dataset, tmp_path):
     config = small_config("bpr", 2, 0.1, steps=14, checkpoint_every=7, validate_every=5)
-    _, whole = pretrain(dataset, config, tmp_path / "run")
+    run = pretrain(dataset, config, tmp_path / "run")
+    whole, best = last_params(run.path), last_progress(run.path)["best"]
     folder = tmp_path / "run" / "checkpoints"
     assert 7 in available_steps(folder)
     for step in available_steps(folder):
         if step > 7:
             shutil.rmtree(folder / f"checkpoint_{step}")
-    run, resumed = pretrain(dataset, config, tmp_path / "run")
-    assert_same_bits(params_of(whole), params_of(resumed))
-    assert resumed.best == whole.best
+    run = pretrain(dataset, config, tmp_path / "run")
+    assert_same_bits(jax.device_get(whole), jax.device_get(last_params(run.path)))
+    assert last_progress(run.path)["best"] == best
     assert run.path == tmp_path / "run"
 
 
 def test_a_folder_of_another_run_is_refused(dataset, tmp_path):
     config = small_config(steps=2)
     pretrain(dataset, config, tmp_path / "run")
-    with pytest.raises(UserError, match=r"ppr.json: this run has users.count = 64.*asks for 10"):
+    with pytest.raises(UserError, match=r"ppr.json: found users.count = 64, expected 10"):
         pretrain(dataset, config, tmp_path / "run", users=np.arange(10))
     wider = replace(config, backbone=replace(config.backbone, emb_dim=8))
-    with pytest.raises(UserError, match="backbone.emb_dim = 16, the configuration asks for 8"):
+    with pytest.raises(UserError, match="backbone.emb_dim = 16, expected 8"):
         pretrain(dataset, wider, tmp_path / "run")
     slower = replace(config, optimizer=replace(config.optimizer, learning_rate=0.1))
     with pytest.raises(UserError, match=r"settings.optimizer.learning_rate = 0.03"):
         pretrain(dataset, slower, tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a run"):
+    with pytest.raises(UserError, match="exists and is not a pre-trained backbone"):
         pretrain(dataset, config, tmp_path / "other")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -243,7 +240,7 @@ def test_mistakes_are_one_line(world, tmp_path, capsys):
         assert line.count("\n") == 1
         return line
 
-    assert "not a run folder (no ppr.json); see p5jax ppr pretrain" in refused(
+    assert "not a pre-trained backbone (no ppr.json); see p5jax ppr pretrain" in refused(
         "evaluate", str(tmp_path)
     )
     file = "--gin_file=ppr/sasrec.gin"

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
-from p5jax.ppr.cold.leaks import find_leaks
+from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import Cases, ColdStartConfig, cold_start
 
 ITEMS = 40
@@ -140,7 +140,7 @@ def test_no_event_of_a_test_user_is_in_training(seed, kind, first, threshold, ne
             assert len(listed) == len(set(listed.tolist())) == 1 + negatives
             assert not set(listed[1:].tolist()) & set(whole[u])
             assert 0 <= listed.min() <= listed.max() < ITEMS
-    assert find_leaks(split, tuned, tested) == []
+    assert find_cold_leaks(split, tuned, tested) == []
 
 
 def test_negatives_are_frozen_by_the_seed_whoever_asks():
@@ -190,10 +190,10 @@ def test_leak_checks_notice_each_kind_of_leak():
     config = ColdStartConfig(negatives=20, first=5)
     split = cold_start(dataset, config)
     cases, tuning = split.cases("joint"), split.cases("joint", split.train)
-    assert find_leaks(split, [tuning], [cases]) == []
+    assert find_cold_leaks(split, [tuning], [cases]) == []
 
     def leaks(split=split, tuning=tuning, cases=cases):
-        return "; ".join(find_leaks(split, [tuning], [cases]))
+        return "; ".join(find_cold_leaks(split, [tuning], [cases]))
 
     user = split.test[0]
     key = dataset.user_keys[user]

@@ -10,14 +10,7 @@ from small_model import log_probabilities, small_model
 
 from p5jax.inference.ranking import id_trie, rank
 from p5jax.models.t5 import T5Config, Transformer, init_params
-from p5jax.ppr.soft.words import (
-    PrefixedTransformer,
-    SoftVocabulary,
-    rows_of_batch,
-    soft_word,
-    users_of,
-    with_prefix,
-)
+from p5jax.ppr.soft.words import PrefixedTransformer, prefixed_sources, with_prefixes
 
 V = 64
 
@@ -48,42 +41,34 @@ def test_words_as_prefix_vectors_give_their_logits_as_text(whole_words, length):
     table = embedded[:, :length]
     found = logits(
         PrefixedTransformer(config),
-        with_prefix(params, table),
+        with_prefixes(params, table),
         np.concatenate([soft, text], axis=1),
     )
     np.testing.assert_array_equal(found, expected)
     if length:  # and the prefix is read at all
         other = logits(
             PrefixedTransformer(config),
-            with_prefix(params, table + 1.0),
+            with_prefixes(params, table + 1.0),
             np.concatenate([soft, text], axis=1),
         )
         assert np.abs(np.array(other) - np.array(expected)).max() > 1e-3
 
 
-def test_batch_rows_stand_for_their_users_prefixes():
-    rng = np.random.default_rng(1)
-    prompts = rng.normal(size=(5, 2, 3))
+def test_sources_stand_behind_their_users_soft_tokens():
     users = np.array([4, 0, 4])
-    text = rng.integers(1, V, (3, 4))
-    tokens = np.concatenate([V + users[:, None] * 2 + np.arange(2), text], axis=1)
-    np.testing.assert_array_equal(users_of(tokens, V, 2), users)
-    renamed = np.array(rows_of_batch(tokens, V, 2))
-    np.testing.assert_array_equal(renamed[:, 2:], text)
-    own = prompts[users].reshape(-1, 3)
-    np.testing.assert_array_equal(own[renamed[:, :2] - V], prompts[users])
+    text = np.random.default_rng(1).integers(1, V, (3, 4))
+    tokens = np.array(prefixed_sources(text, users, V, 2))
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens[:, 2:], text)
+    np.testing.assert_array_equal(tokens[:, :2], [[V + 8, V + 9], [V, V + 1], [V + 8, V + 9]])
+    np.testing.assert_array_equal(prefixed_sources(text, users, V, 0), text)
 
 
-def test_a_text_with_a_soft_word_is_its_tokens_and_the_text_s(world_vocabulary):
-    soft = SoftVocabulary.of(world_vocabulary, 3)
-    size = world_vocabulary.padded_size
-    plain = world_vocabulary.encode("user_7 1 , 2")
-    assert soft.encode("user_7 1 , 2") == plain
-    assert soft.encode(f"{soft_word(5)} user_7 1 , 2") == [size + 15, size + 16, size + 17, *plain]
-    assert SoftVocabulary.of(world_vocabulary, 0).encode(f"{soft_word(5)} user_7 1 , 2") == plain
-    assert soft.encode("<soft_5> a") == world_vocabulary.encode("<soft_5> a")
-    rebuilt, given = soft.__reduce__()
-    assert rebuilt(*given).encode(soft_word(1)) == [size + 3, size + 4, size + 5]
+def test_prefixes_are_the_table_of_soft_tokens():
+    prefixes = np.random.default_rng(1).normal(size=(5, 2, 3)).astype(np.float32)
+    table = with_prefixes({"other": 1}, jnp.array(prefixes))
+    assert table["other"] == 1
+    np.testing.assert_array_equal(table["prefix"][8:10], prefixes[4])
 
 
 def test_ranking_behind_a_prefix_equals_scoring_every_item_alone(world, world_vocabulary):
@@ -92,18 +77,18 @@ def test_ranking_behind_a_prefix_equals_scoring_every_item_alone(world, world_vo
     model = PrefixedTransformer(transformer.config)
     rng = np.random.default_rng(0)
     prefix = rng.normal(size=(world.num_users, 2, 16)).astype(np.float32)
-    params = with_prefix(init_params(transformer, jax.random.key(3)), jnp.array(prefix))
-    soft = SoftVocabulary.of(world_vocabulary, 2)
+    params = with_prefixes(init_params(transformer, jax.random.key(3)), jnp.array(prefix))
     users = [3, 50, 7]
     sources = [
-        [*soft.encode(f"{soft_word(user)} user_{user} {world.item_ids[user]}"), 1] for user in users
+        [*world_vocabulary.encode(f"user_{user} {world.item_ids[user]}"), 1] for user in users
     ]
     width = max(map(len, sources))
-    tokens = np.array([[*s, *[0] * (width - len(s))] for s in sources], np.int32)
+    text = np.array([[*s, *[0] * (width - len(s))] for s in sources], np.int32)
+    tokens = prefixed_sources(text, np.array(users), size, 2)
     ids = [[*world_vocabulary.encode(text), 1] for text in world.item_ids]
     expected = log_probabilities(model, params, tokens, ids)
     for method in ("certified", "exact"):
-        trie = id_trie(world.item_ids, soft, method)
+        trie = id_trie(world.item_ids, world_vocabulary, method)
         found = rank(model, params, tokens, trie, 5, method, beam=world.num_items)
         best = np.sort(expected, axis=1)[:, ::-1][:, :5]
         np.testing.assert_allclose(found.logp, best, rtol=1e-4)

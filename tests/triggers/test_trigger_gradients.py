@@ -74,9 +74,12 @@ def test_slot_gradients_equal_finite_differences(params, batch):
         np.testing.assert_array_less(np.abs(slope - expected), 0.01 * scale + 1e-4)
 
 
+@pytest.mark.extras
 def test_slot_gradients_equal_pytorch_autograd(params, batch, tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers (make test-extras)"
+    )
     tokens, positions, targets, _ = batch
     export_hugging_face(params, CONFIG, tmp_path)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()

@@ -1,4 +1,4 @@
-"""Where held-out items stand in the whole catalogue (leave-one-out), by any scorer.
+"""Ranks of held-out items among the whole catalogue (leave-one-out), by any scorer.
 
 A scorer is called with (users [N], items int32 [N, S] right-aligned from 1, candidates [N, C] or
 None for all items) and returns scores [N, C] or [N, I].
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.ranking_evaluators import LIST_LENGTH, ranking_result
+from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
+from p5jax.models.initial import Params
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.ppr.backbone.model import Backbone
+from p5jax.ppr.backbone.model import Backbone, item_scores
 from p5jax.ppr.backbone.sequences import right_aligned
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -27,9 +28,9 @@ BATCH_SIZE = 512  # users
 
 
 class BackboneScorer:
-    """Scores of a backbone as it is, for any histories; users only name the rows."""
+    """Scores of a backbone without a prompt, for any histories; who the users are has no effect."""
 
-    def __init__(self, model: Backbone, params: Any) -> None:
+    def __init__(self, model: Backbone, params: Params) -> None:
         self.model, self.params = model, params
 
     def __call__(
@@ -38,19 +39,18 @@ class BackboneScorer:
         """Histories longer than the backbone's max_history are cut to their most recent items."""
         items = place_rows(self.params, items_NxS[:, -self.model.config.max_history :])
         chosen = None if candidates is None else place_rows(self.params, candidates)
-        scores = _scores(self.model, self.params, items, chosen)
-        return to_host(scores)[: len(items_NxS)]
+        scores: np.ndarray = to_host(_scores(self.model, self.params, items, chosen))
+        return scores[: len(items_NxS)]
 
 
 @partial(jax.jit, static_argnums=0)
 def _scores(
-    model: Backbone, params: Any, items_BxS: jax.Array, candidates: jax.Array | None
+    model: Backbone, params: Params, items_BxS: jax.Array, candidates: jax.Array | None
 ) -> jax.Array:
-    state: Any = model.apply({"params": params}, items_BxS, method="user_state")
-    table: Any = model.apply({"params": params}, method="item_table")
-    if candidates is None:
-        return state @ table.T  # [B, I]
-    return jnp.einsum("bd,bcd->bc", state, table[candidates])
+    variables = {"params": params}
+    state = cast(jax.Array, model.apply(variables, items_BxS, method="user_state"))
+    table = cast(jax.Array, model.apply(variables, method="item_table"))
+    return item_scores(state, table, candidates)
 
 
 def target_ranks(
@@ -59,12 +59,12 @@ def target_ranks(
     """Return each target's rank and each user's first ten items, without the history.
 
     A rank is the number of items that score strictly better and are not in the history. histories:
-    dataset items, so many arrays; targets: [N]. UserError when a target's score is no number.
+    N arrays of dataset items; targets: [N]. UserError when a target's score is not a number.
     """
     scores = np.array(scores_NxI, np.float32)
     own = scores[np.arange(len(targets)), targets]
     if np.isnan(own).any():
-        raise UserError("scores: found what is no number, expected a trained model")
+        raise UserError("scores: found nan, expected numbers; did the training diverge?")
     rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     scores[rows, np.concatenate([np.zeros(0, np.int64), *histories])] = -np.inf
     ranks = (scores > own[:, None]).sum(axis=1)
@@ -72,7 +72,7 @@ def target_ranks(
     best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
     best = np.take_along_axis(best, order, 1)
-    lists = [row[np.isfinite(scores[place, row])].tolist() for place, row in enumerate(best)]
+    lists = [row[np.isfinite(scores[number, row])].tolist() for number, row in enumerate(best)]
     return ranks, lists
 
 
@@ -86,8 +86,8 @@ def catalogue_ranks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[list[int]]]]:
     """Yield (users, targets, ranks, lists) of the split's pairs for batches of users.
 
-    The scorer sees the last `width` items before the target, in arrays of one shape: a last batch
-    is filled with empty histories.
+    The scorer sees the last `width` items before the target, in arrays of one shape: the last
+    batch is filled up with empty histories.
     """
     users = np.asarray(users)
     size = min(batch_size, len(users))
@@ -112,7 +112,11 @@ def catalogue_result(
     width: int,
     batch_size: int = BATCH_SIZE,
 ) -> FamilyResult:
-    """Metrics with intervals and per-user values of `users` (default: all), as p5jax evaluate's."""
+    """Return metrics with intervals, and values per user, of `users` (default: all).
+
+    The result has the form of p5jax evaluate's. width: how many of the last items the scorer sees.
+    UserError without users.
+    """
     users = np.arange(dataset.num_users) if users is None else np.asarray(users)
     if not len(users):
         raise UserError("users: found none, expected some to rank for")
@@ -120,6 +124,13 @@ def catalogue_result(
     ranked, targets, ranks = (np.concatenate([part[i] for part in parts]) for i in range(3))
     lists = [row for part in parts for row in part[3]]
     return ranking_result(
-        *("sequential", name, "catalogue", ranked, targets, ranks, lists, dataset.num_items),
+        "sequential",
+        name,
+        "catalogue",
+        ranked,
+        targets,
+        ranks,
+        lists,
+        dataset.num_items,
         seen=None,
     )

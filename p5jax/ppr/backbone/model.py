@@ -1,8 +1,8 @@
-"""SASRec (Kang and McAuley 2018), a causal transformer over item sequences that takes a prompt.
+"""SASRec (Kang and McAuley 2018): a causal transformer over item sequences, with a soft prompt.
 
-CL4SRec is the same encoder, pre-trained with a contrastive loss beside (see pretraining). Letters:
+CL4SRec is the same encoder, pre-trained with a contrastive loss too (see pretraining). Letters:
 B batch, S history length, D model, H heads, P prompt rows, L layers, I items. Items in sequences
-are 1 … I, 0 is padding on the left, I + 1 stands for a masked item.
+are numbered 1 … I; 0 is padding, on the left, and I + 1 a masked item.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BackboneConfig:
 
     @property
     def mask_item(self) -> int:
-        """The number that stands for a masked item in sequences."""
+        """The number of a masked item in sequences."""
         return self.num_items + 1
 
 
@@ -100,11 +100,11 @@ class Backbone(nn.Module):
     ) -> Array:
         """States of the prompt's rows and the behaviour's, [B, P + S, D]; padding's are zero.
 
-        present: bool, False for padding. prompt: [B, P, L, D] or None for P = 0; its rows stand
-        before the behaviour, are visible to every later row, and the input of layer l there is
-        prompt[:, :, l] whatever the layer below made of them.
+        present: bool, False for padding. prompt: [B, P, L, D], or None for P = 0. Its rows come
+        before the behaviour and are visible to every later row; the input of layer l in these rows
+        is prompt[:, :, l], not the output of the layer below (PPR, section 3).
         """
-        x = self.dropout(embedded_BxSxD, deterministic=deterministic)
+        x: Array = self.dropout(embedded_BxSxD, deterministic=deterministic)
         present, rows = present_BxS, 0
         if prompt is not None:
             rows = prompt.shape[1]
@@ -130,13 +130,21 @@ class Backbone(nn.Module):
     ) -> Array:
         """The state that predicts the next item, [B, D].
 
-        It is the last column's; for an empty history the last prompt row's, and zero without one.
+        It is the last column's state; for an empty history the last prompt row's, or zero without a
+        prompt.
         """
         states = self(items_BxS, prompt, deterministic)
         last = states[:, -1]
         if prompt is None or not prompt.shape[1]:
             return last
         return jnp.where(items_BxS[:, -1:] > 0, last, states[:, prompt.shape[1] - 1])
+
+
+def item_scores(users_BxD: Array, table_IxD: Array, candidates_BxC: Array | None) -> Array:
+    """Return the scores of candidates [B, C], or of all items [B, I], for user vectors."""
+    if candidates_BxC is None:
+        return users_BxD @ table_IxD.T
+    return jnp.einsum("bd,bcd->bc", users_BxD, table_IxD[candidates_BxC])
 
 
 class _Layer(nn.Module):
@@ -193,18 +201,19 @@ class _Table(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.rows, self.features)
-        return partitioning.param_with_axes(
+        table: Array = partitioning.param_with_axes(
             "embedding", normal(STDDEV), shape, jnp.float32, axes=self.axes
         )
+        return table
 
 
 class _LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = partitioning.param_with_axes(
+        scale: Array = partitioning.param_with_axes(
             "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
         )
-        bias = partitioning.param_with_axes(
+        bias: Array = partitioning.param_with_axes(
             "bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32, axes=("embed",)
         )
         centred = x - jnp.mean(x, axis=-1, keepdims=True)

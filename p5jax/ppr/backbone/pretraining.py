@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
+from p5jax.models.initial import Params
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_ranks
 from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_cross_entropy
@@ -41,7 +42,7 @@ class LossConfig:
     """What pre-training minimises: a next-item loss, averaged over positions.
 
     loss: "cross_entropy" over all items, "sampled" over the negatives of SequenceConfig, or "bpr".
-    contrastive_weight: of CL4SRec's loss beside it (0: SASRec), with its temperature.
+    contrastive_weight: of CL4SRec's loss, added to it (0: SASRec); temperature: of that loss.
     """
 
     loss: str = "cross_entropy"
@@ -65,8 +66,8 @@ class LossConfig:
 class PretrainConfig:
     """All settings of a pre-training; the dataset gives the backbone its number of items.
 
-    validation_users: so many of the users, always the same, are ranked over the whole catalogue on
-    their validation pairs for validation/HR@10 and NDCG@10 (0: none).
+    validation_users: how many users, always the same, rank the whole catalogue on their validation
+    pairs for validation/HR@10 and NDCG@10 (0: none).
     """
 
     backbone: BackboneConfig = field(default_factory=partial(BackboneConfig, num_items=0))
@@ -127,22 +128,23 @@ def pretrain(
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
-    """What the result depends on beside data, users and sizes."""
+    """What the result depends on, apart from data, users and sizes."""
     parts = asdict(config)
     del parts["backbone"], parts["fsdp"]
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["training"][irrelevant]
-    return as_json(parts)
+    settings: dict[str, Any] = as_json(parts)
+    return settings
 
 
 def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) -> Objective:
     """The objective over batches of SequenceIterator: every position predicts its next item.
 
-    Evaluated without an rng it has neither dropout nor the contrastive part.
+    Without an rng it has neither dropout nor the contrastive part.
     """
 
     def objective(
-        params: Any, batch: DeviceBatch, rng: jax.Array | None
+        params: Params, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         items, weights = batch["items"], (batch["targets"] > 0).astype(jnp.float32)
         states = _apply(model, params, items, rng, 0, "__call__")  # [B, S, D]
@@ -163,7 +165,7 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
             present = weights[:, -1] > 0
             each = contrastive(first, second, loss.temperature, present)
             mean = each.sum() / jnp.maximum(present.sum(), 1)
-            # A mean over users beside the mean over positions: the trainer divides by the weight.
+            # A mean over users, added to a mean over positions: the trainer divides by the weight.
             sums["loss_sum"] += loss.contrastive_weight * mean * sums["weight"]
         return sums["loss_sum"], sums
 
@@ -171,23 +173,24 @@ def next_item_objective(model: Backbone, loss: LossConfig, views: ViewConfig) ->
 
 
 def _apply(
-    model: Backbone, params: Any, items: jax.Array, rng: jax.Array | None, fold: int, method: str
-) -> Any:
+    model: Backbone, params: Params, items: jax.Array, rng: jax.Array | None, fold: int, method: str
+) -> jax.Array:
     rngs = None if rng is None else {"dropout": jax.random.fold_in(rng, fold)}
-    return model.apply(
+    made = model.apply(
         {"params": params}, items, deterministic=rng is None, rngs=rngs, method=method
     )
+    return cast(jax.Array, made)
 
 
 def _next_item_sums(
     model: Backbone,
-    params: Any,
+    params: Params,
     states: jax.Array,
     batch: DeviceBatch,
     weights: jax.Array,
     loss: str,
 ) -> dict[str, jax.Array]:
-    table: Any = model.apply({"params": params}, method="item_table")  # [I, D]
+    table = cast(jax.Array, model.apply({"params": params}, method="item_table"))  # [I, D]
     targets = jnp.maximum(batch["targets"] - 1, 0)
     sums = {
         "weight": weights.sum(),
@@ -208,12 +211,12 @@ def _next_item_sums(
 
 def _validator(
     model: Backbone, dataset: Dataset, users: np.ndarray, config: PretrainConfig
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> metrics of some users' validation pairs."""
     count = min(config.validation_users, len(users))
     some = np.sort(np.random.default_rng(0).choice(users, count, replace=False))
 
-    def validate(params: Any, step: int) -> dict[str, float]:
+    def validate(params: Params, step: int) -> dict[str, float]:
         width = model.config.max_history
         scorer = BackboneScorer(model, params)
         parts = catalogue_ranks(scorer, dataset, "validation", some, width)

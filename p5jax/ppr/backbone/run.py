@@ -16,6 +16,7 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
 from p5jax.evaluation.results import FamilyResult, write_results
+from p5jax.models.initial import Params
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
@@ -38,7 +39,7 @@ class PprRun:
         self.model = Backbone(BackboneConfig(**manifest["backbone"]))
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(backbone_params, self.model), jax.random.key(0))
         if self.mesh is not None:
@@ -49,7 +50,8 @@ class PprRun:
                 shapes,
                 param_shardings(self.mesh, backbone_axes(self.model), shapes),
             )
-        return restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        params: Params = restore_params(self.path / CHECKPOINT_FOLDER, shapes)
+        return params
 
     @cached_property
     def scorer(self) -> BackboneScorer:
@@ -58,7 +60,7 @@ class PprRun:
 
     def trained_on(self, users: np.ndarray) -> bool:
         """Whether these are the users that the backbone was pre-trained on."""
-        return self.manifest["users"]["hash"] == users_fingerprint(users)
+        return str(self.manifest["users"]["hash"]) == users_fingerprint(users)
 
     @staticmethod
     def create(
@@ -84,8 +86,7 @@ class PprRun:
 
         def make() -> None:
             started = bool(available_steps(path / CHECKPOINT_FOLDER))
-            wanted = manifest | {"dataset": without_place(manifest["dataset"])}
-            BACKBONE_RUN.claim(path, wanted, started=started)
+            BACKBONE_RUN.claim(path, manifest, started=started)
             # Written again all the same: the dataset may have moved.
             BACKBONE_RUN.write(path, manifest)
 
@@ -94,16 +95,16 @@ class PprRun:
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
-        """Open a folder; UserError when it is none or its dataset does not match."""
+        """Open a folder; UserError when it is not one or its dataset does not match."""
         path = Path(path)
         manifest = BACKBONE_RUN.read(path)
         return PprRun(path, manifest, load_dataset(path, manifest, BACKBONE_RUN.command), mesh)
 
     def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
-        """Rank the whole catalogue for the split's pairs, beside the zero-parameter baselines.
+        """Rank the whole catalogue for the split's pairs, by the backbone and the baselines.
 
-        For all users (`users` None) the results are written to RUN/evaluation/<split>/, as those of
-        p5jax evaluate.
+        For all users (`users` None) the results are written to RUN/evaluation/<split>/, in the form
+        of p5jax evaluate's.
         """
         width = self.model.config.max_history
         result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
@@ -122,15 +123,10 @@ class PprRun:
 
 
 def backbone_entry(run: PprRun, folder: Path) -> dict[str, str]:
-    """Return what the manifest in `folder` says of its backbone."""
+    """Return the backbone's entry in the manifest of `folder`."""
     path = run.path.resolve()
     return {
         "path": str(path),
         "relative": os.path.relpath(path, folder.resolve()),
         "params": params_fingerprint(run.params),
     }
-
-
-def without_place(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest's entry of a folder without where that folder lies, which may change."""
-    return {name: value for name, value in entry.items() if name not in ("path", "relative")}

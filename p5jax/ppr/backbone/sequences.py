@@ -1,7 +1,7 @@
 """Training batches of user sequences: windows, negatives, an exact state.
 
-Everything is a function of the seed, the epoch and the place in it. One epoch takes every user
-once; a batch holds users whose windows fit one width, so that little is computed for padding.
+Everything is a function of the seed, the epoch and the position in it. One epoch takes every user
+once; a batch holds users whose windows fit one width, which keeps padding small.
 Letters: B batch, S width, N negatives, I items.
 """
 
@@ -24,9 +24,9 @@ from p5jax.pipeline.epochs import EpochIterator, LazyBatches
 class SequenceConfig:
     """How sequences become batches.
 
-    batch_size: users of a batch, over all devices. widths: of the batches, ascending, beside the
-    backbone's max_history; more of them mean less padding and more programs to compile.
-    negatives: items drawn for each position, none of which the user has in training.
+    batch_size: users of a batch, over all devices. widths: of the batches, ascending, in addition
+    to the backbone's max_history; more widths mean less padding and more programs to compile.
+    negatives: items sampled for each position, none of which the user has in training.
     """
 
     batch_size: int = 256
@@ -55,7 +55,7 @@ def right_aligned(histories: Sequence[np.ndarray], width: int) -> np.ndarray:
 
 
 def users_fingerprint(users: np.ndarray) -> str:
-    """A name for a set of users, in any order."""
+    """Return the fingerprint of a set of users, in any order."""
     numbers = np.sort(np.asarray(users)).astype("<i8")
     return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
 
@@ -67,9 +67,9 @@ class SequenceIterator(EpochIterator):
     {"items", "targets": int32 [B, S], "negatives": int32 [B, S, N] where N > 0}: a position's
     target is the item that follows, all numbered from 1 (item + 1), right-aligned, 0 for padding.
     A user with more than max_history + 1 training items has a random window of them in each epoch,
-    one with fewer than two has nothing to predict and is left out; the last batch of a width is
-    filled with empty rows. UserError when no user is left, when nothing can be a negative, or when
-    batch_size does not divide over the processes.
+    one with fewer than two is left out, having nothing to predict; the last batch of a width is
+    filled up with empty rows. UserError when no user is left, when nothing can be a negative, or
+    when batch_size does not divide over the processes.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class SequenceIterator(EpochIterator):
     def _buckets(self) -> np.ndarray:
         """The width, by its number, that each user's window fits, [U]."""
         inputs = np.minimum(self._counts - 1, self.max_history)
-        return np.searchsorted(self._widths, inputs)
+        buckets: np.ndarray = np.searchsorted(self._widths, inputs)
+        return buckets
 
     def _plan(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The users of each batch, by their row in self.users, and where all users' windows end:
@@ -142,35 +143,35 @@ class SequenceIterator(EpochIterator):
             members = order[buckets[order] == bucket]
             size = self.config.batch_size
             plan += [members[start : start + size] for start in range(0, len(members), size)]
-        return [plan[place] for place in rng.permutation(len(plan))], ends
+        return [plan[number] for number in rng.permutation(len(plan))], ends
 
     def _batch(self, rows: np.ndarray, ends: np.ndarray) -> Batch:
         """The items and targets of some users whose windows end at `ends`."""
         buckets = self._buckets()
         width = int(self._widths[buckets[rows[0]]])
         first = np.maximum(self._starts[rows], ends - width - 1)
-        place = ends[:, None] - 1 - width + np.arange(width)  # of the input at each column
-        real = place >= first[:, None]
-        place = np.where(real, place, 0)
+        position = ends[:, None] - 1 - width + np.arange(width)  # of the input in each column
+        real = position >= first[:, None]
+        position = np.where(real, position, 0)
         shape = (self.config.batch_size, width)
         batch = {name: np.zeros(shape, np.int32) for name in ("items", "targets")}
-        batch["items"][: len(rows)] = np.where(real, self._items[place] + 1, 0)
-        batch["targets"][: len(rows)] = np.where(real, self._items[place + real] + 1, 0)
+        batch["items"][: len(rows)] = np.where(real, self._items[position] + 1, 0)
+        batch["targets"][: len(rows)] = np.where(real, self._items[position + real] + 1, 0)
         return batch
 
     def _pairs(self) -> np.ndarray:
         """The (user row, item) pairs of training as ascending numbers."""
         total = int(self._counts.sum())
         begins = np.repeat(np.cumsum(self._counts) - self._counts, self._counts)
-        place = np.repeat(self._starts, self._counts) + np.arange(total) - begins
+        position = np.repeat(self._starts, self._counts) + np.arange(total) - begins
         rows = np.repeat(np.arange(len(self.users)), self._counts)
-        pairs = np.unique(rows * self._num_items + self._items[place])
+        pairs = np.unique(rows * self._num_items + self._items[position])
         if np.bincount(pairs // self._num_items).max() == self._num_items:
             raise UserError("negatives: found a user who has every item, expected some to be left")
         return pairs
 
     def _negatives(self, rng: np.random.Generator, rows: np.ndarray, width: int) -> np.ndarray:
-        """Draw evenly from the items that each user has not in training, [B, S, N] from 1."""
+        """Sample evenly from the items that a user does not have in training: [B, S, N], from 1."""
         shape = (self.config.batch_size, width, self.config.negatives)
         drawn = rng.integers(0, self._num_items, shape)
         user = np.zeros(shape, np.int64) + np.resize(rows, len(drawn))[:, None, None]
@@ -182,5 +183,6 @@ class SequenceIterator(EpochIterator):
 
     def _is_known(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         pair = user * self._num_items + item
-        place = np.searchsorted(self._known, pair)
-        return self._known[np.minimum(place, len(self._known) - 1)] == pair
+        position = np.searchsorted(self._known, pair)
+        known: np.ndarray = self._known[np.minimum(position, len(self._known) - 1)] == pair
+        return known

@@ -1,8 +1,8 @@
 """Random views of item sequences: crop, mask and reorder (CL4SRec, Xie et al. 2022).
 
-All take right-aligned histories, int32 [B, S] with 0 as padding, and return such; a history of n
-items has round-down(share * n) of them cropped to, masked or reordered. They are JAX functions,
-to be used inside an objective.
+Each takes right-aligned histories, int32 [B, S] with 0 as padding, and returns views of that form;
+of a history of n items, floor(share * n) are kept by a crop, masked or reordered. These are JAX
+functions, for use inside an objective.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from p5jax.core.errors import UserError
-
-Array = jax.Array
+from p5jax.models.layers import Array
 
 
 @dataclass(frozen=True)
 class ViewConfig:
     """Shares of a history's items; the defaults are CL4SRec's.
 
-    crop: kept; mask: masked; reorder: shuffled, one run of them.
+    crop: of the items kept; mask: of those masked; reorder: of those in the shuffled run.
     """
 
     crop: float = 0.6
@@ -37,7 +36,7 @@ class ViewConfig:
 
 
 def crop(key: Array, items_BxS: Array, share: float) -> Array:
-    """A random run of each history, at least one item of it, moved to the right."""
+    """Return a random run of each history, of at least one item, moved to the right."""
     size, length = _sizes(items_BxS)
     kept = jnp.maximum(_part(length, share), jnp.minimum(length, 1))
     # How many items after the run are cut off.
@@ -48,30 +47,30 @@ def crop(key: Array, items_BxS: Array, share: float) -> Array:
 
 
 def mask(key: Array, items_BxS: Array, share: float, mask_item: int) -> Array:
-    """Random items of each history replaced by `mask_item`."""
+    """Return the histories with random items replaced by `mask_item`."""
     _, length = _sizes(items_BxS)
-    draws = jax.random.uniform(key, items_BxS.shape)
-    order = jnp.argsort(jnp.where(items_BxS > 0, draws, 2.0), axis=1)
+    samples = jax.random.uniform(key, items_BxS.shape)
+    order = jnp.argsort(jnp.where(items_BxS > 0, samples, 2.0), axis=1)
     rank = jnp.argsort(order, axis=1)
     return jnp.where(rank < _part(length, share), mask_item, items_BxS)
 
 
 def reorder(key: Array, items_BxS: Array, share: float) -> Array:
-    """A random run of each history in random order."""
+    """Return the histories with a random run of each in random order."""
     size, length = _sizes(items_BxS)
     moved = _part(length, share)
-    place, order = jax.random.split(key)
-    first = size - length + _integers(place, length - moved)
+    start, order = jax.random.split(key)
+    first = size - length + _integers(start, length - moved)
     column = jnp.arange(size)
     inside = (column >= first) & (column < first + moved)
-    # Within the run keys are drawn from its own range, so that it stays between its neighbours.
-    draws = first + jax.random.uniform(order, items_BxS.shape) * moved
-    keys = jnp.where(inside, jnp.minimum(draws, first + moved - 0.5), column)
+    # Within the run, keys come from its own range, so that it stays between its neighbours.
+    samples = first + jax.random.uniform(order, items_BxS.shape) * moved
+    keys = jnp.where(inside, jnp.minimum(samples, first + moved - 0.5), column)
     return jnp.take_along_axis(items_BxS, jnp.argsort(keys, axis=1), axis=1)
 
 
 def random_view(key: Array, items_BxS: Array, config: ViewConfig, mask_item: int) -> Array:
-    """One of the three for each history, drawn evenly."""
+    """Return a view of each history, by one of the three, sampled evenly."""
     which, *keys = jax.random.split(key, 4)
     views = jnp.stack(
         [
@@ -94,5 +93,5 @@ def _part(length: Array, share: float) -> Array:
 
 
 def _integers(key: Array, most: Array) -> Array:
-    """Even draws of 0 … most, for each row of [B, 1]."""
+    """Uniform samples of 0 … most, for each row of [B, 1]."""
     return jax.random.randint(key, most.shape, 0, most + 1)

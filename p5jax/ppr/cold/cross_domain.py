@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
+from p5jax.models.initial import Params
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.ppr.backbone.model import Backbone
 from p5jax.ppr.backbone.sequences import right_aligned
@@ -25,27 +25,28 @@ BATCH_SIZE = 256
 States = Callable[[np.ndarray], np.ndarray]  # items int32 [N, S], right-aligned -> [N, D]
 
 
-def user_states(model: Backbone, params: Any) -> States:
-    """Return the function that gives the states of histories in a backbone."""
+def user_states(model: Backbone, params: Params) -> States:
+    """Return the function from histories int32 [N, S] to their states [N, D] in a backbone."""
     apply = jax.jit(partial(model.apply, method="user_state"))
 
     def states(items_NxS: np.ndarray) -> np.ndarray:
         rows = place_rows(params, items_NxS)
-        return to_host(apply({"params": params}, rows))[: len(items_NxS)]
+        found: np.ndarray = to_host(apply({"params": params}, rows))
+        return found[: len(items_NxS)]
 
     return states
 
 
 @dataclass(frozen=True)
 class VectorProfiles:
-    """Profiles of U users that are vectors already: float32 [U, D], zero where not present [U]."""
+    """Profiles of U users as vectors float32 [U, D]; zero where `present` [U] is false."""
 
     vectors: np.ndarray
     present: np.ndarray
 
     def standardised(self, users: np.ndarray) -> VectorProfiles:
-        """Return the vectors with mean 0 and variance 1 in each element over `users`, those of
-        training that are present; users without a vector stay at 0, the mean.
+        """Return the vectors with mean 0 and variance 1 in each element over `users`, the
+        training users; those without a vector are left out, and stay at 0, the mean.
 
         UserError when fewer than two of them have a vector.
         """
@@ -72,8 +73,11 @@ class DomainPair:
 
     @staticmethod
     def of(source: Dataset, target: Dataset) -> DomainPair:
-        """Find the users whose keys are in both datasets; UserError when there is none, or when
-        they have an item in common: the source's backbone would know what the target asks for."""
+        """Find the users whose keys are in both datasets.
+
+        UserError when there are none, or when the datasets share an item: the source's backbone
+        would know what the target asks for.
+        """
         place = {key: user for user, key in enumerate(source.user_keys)}
         pairs = [(place[key], u) for u, key in enumerate(target.user_keys) if key in place]
         if not pairs:
@@ -91,7 +95,7 @@ class DomainPair:
         return DomainPair(source, target, shared[:, 0], shared[:, 1])
 
     def cold_start(self, config: ColdStartConfig) -> ColdStart:
-        """Return the protocol in the target domain, with cold users among the shared ones alone."""
+        """Return the protocol in the target domain, whose cold users are all shared users."""
         return cold_start(self.target, config, among=self.target_users)
 
     def histories(self) -> list[np.ndarray]:

@@ -1,19 +1,20 @@
 """Cold-start evaluation: AUC, hit rate and NDCG of test cases, averaged for each user.
 
 Each case is ranked among its frozen candidates and among the whole catalogue without its history.
-Equal scores count as if they stood in random order: AUC takes half of them (Fawcett 2006), hit
-rate and NDCG their mean over the target's possible places (McSherry and Najork 2008).
+Equal scores count as if in random order: AUC takes half of them (Fawcett 2006), hit rate and NDCG
+their mean over the target's possible ranks (McSherry and Najork 2008).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
 
 CUTS = (5, 10, 20, 50)
@@ -23,9 +24,6 @@ POPULARITY, EARLY_POPULARITY = BASELINES = ("popularity", "early popularity")
 BATCH_SIZE = 256
 KEYS = ("method", "kind", "ranking", "seed", "user")
 
-# users [N], items_NxS, candidates [N, C] or None for the catalogue -> scores [N, C] or [N, I]
-Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
-
 
 def count_scorer(counts: np.ndarray) -> Scorer:
     """Return the scorer that gives every user an item's count, from counts [I]."""
@@ -33,7 +31,8 @@ def count_scorer(counts: np.ndarray) -> Scorer:
     def score(users: np.ndarray, items: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
         if candidates is None:
             return np.broadcast_to(counts, (len(users), len(counts)))
-        return counts[candidates]
+        chosen: np.ndarray = counts[candidates]
+        return chosen
 
     return score
 
@@ -41,8 +40,8 @@ def count_scorer(counts: np.ndarray) -> Scorer:
 def baselines(split: ColdStart) -> dict[str, Scorer]:
     """Return the baselines without parameters, from the events of warm and tuning users.
 
-    popularity counts all of them; early popularity those at places where cold users' events stand:
-    what a service shows to newcomers is often not what is popular later.
+    popularity counts all of them; early popularity only each user's first events, as many as
+    a cold user has: what newcomers choose is often not what is popular later.
     """
     counted = (split.counts(), split.counts(first=split.longest + 1))
     return {name: count_scorer(counts) for name, counts in zip(BASELINES, counted, strict=True)}
@@ -57,7 +56,7 @@ def evaluate(
     rankings: Sequence[str] = RANKINGS,
     batch_size: int = BATCH_SIZE,
 ) -> pa.Table:
-    """Evaluate methods, and BASELINES beside them, on the test users' cases.
+    """Evaluate methods, and the BASELINES, on the test users' cases.
 
     Returns one row per method, kind, ranking, seed (the split's) and user, with the user's number
     of cases and means of METRICS over them; tables of several seeds are concatenated.
@@ -67,8 +66,8 @@ def evaluate(
         kinds: of cases; default all that the split has. users: default the test users.
         rankings: of RANKINGS.
 
-    UserError for unknown kinds or rankings, for kinds without a case and for scores that are no
-    numbers.
+    UserError for unknown kinds or rankings, for kinds without a case and for scores that are
+    nan.
     """
     for ranking in rankings:
         if ranking not in RANKINGS:
@@ -101,7 +100,7 @@ def rank_cases(
     batch_size: int = BATCH_SIZE,
     method: str = "scorer",
 ) -> dict[str, np.ndarray]:
-    """Return METRICS of each case, name -> float64 [N]; UserError when there is none."""
+    """Return METRICS of each case, name -> float64 [N]; UserError when there are none."""
     if not len(cases):
         raise UserError(f"cases: found no {cases.kind} one to rank, expected one or more")
     counted = []
@@ -115,7 +114,7 @@ def rank_cases(
         if scores.shape != shape:
             raise ValueError(f"{method}: found scores of shape {scores.shape}, expected {shape}")
         if np.isnan(scores).any():
-            raise UserError(f"{method}: found scores that are no numbers (nan); did it diverge?")
+            raise UserError(f"{method}: found nan among its scores; did the training diverge?")
         place = batch.targets if listed is None else np.zeros(batch_size, np.int32)
         excluded = _history_mask(batch, num_items) if listed is None else None
         counted.append(_counts(scores, place, excluded)[:, :kept])
@@ -142,7 +141,7 @@ def _counts(scores: np.ndarray, place: np.ndarray, excluded: np.ndarray | None) 
 
 
 def _metrics(better: np.ndarray, ties: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
-    """METRICS of targets that lose to `better` of `others` items and tie with `ties`, all [N]."""
+    """METRICS of targets below `better` of `others` items and level with `ties`, all [N]."""
     columns = {"AUC": (others - better - ties / 2) / others}
     places = np.arange(int((better + ties).max(initial=0)) + 1)
     for k in CUTS:

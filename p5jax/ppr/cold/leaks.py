@@ -1,8 +1,8 @@
-"""Leak checks of the cold-start protocol that can fail, beside those of the dataset."""
+"""Leak checks of the cold-start protocol, in addition to those of the dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from p5jax.data.leaks import leak_line
 from p5jax.ppr.cold.protocol import Cases, ColdStart
 
 
-def find_leaks(
+def find_cold_leaks(
     split: ColdStart, tuning: Sequence[Cases] = (), testing: Sequence[Cases] = ()
 ) -> list[str]:
-    """Return a line for each way in which test users reach training; empty when there is none.
+    """Return a line for each way in which test users reach training; none when there is no leak.
 
-    Everything is looked up in the dataset again: who is in which group, what is usable of whom,
-    and of the cases that tune and test whose they are, what they know and what they rank.
+    Everything is looked up in the dataset again: which group each user is in, which events may be
+    used, and for the cases of tuning and testing their users, histories and candidates.
     """
     lines = _group_leaks(split) + _crop_leaks(split)
     held = _pairs(split.dataset, split.test, split.dataset.sequence)
@@ -103,17 +103,20 @@ def _follows_history(dataset: Dataset, cases: Cases) -> np.ndarray:
     """Which cases [N] show exactly their user's first events and ask for the one after them."""
     first, end = dataset.offsets[cases.users], dataset.offsets[cases.users + 1]
     width = cases.items_NxS.shape[1]
-    place = np.arange(width) - width + cases.lengths[:, None]  # among the events; < 0: padding
+    position = np.arange(width) - width + cases.lengths[:, None]  # of the event; < 0: padding
     last_row = len(dataset.sequence_items) - 1
-    rows = np.clip(first[:, None] + place, 0, last_row)
-    shown = np.where(place >= 0, dataset.sequence_items[rows] + 1, 0)
+    rows = np.clip(first[:, None] + position, 0, last_row)
+    shown = np.where(position >= 0, dataset.sequence_items[rows] + 1, 0)
     asked = first + cases.lengths
     target = dataset.sequence_items[np.minimum(asked, last_row)]
-    right = (asked < end) & (target == cases.targets)
-    return right & (shown == cases.items_NxS).all(axis=1)
+    right: np.ndarray = (asked < end) & (target == cases.targets)
+    right &= (shown == cases.items_NxS).all(axis=1)
+    return right
 
 
-def _pairs(dataset: Dataset, users: np.ndarray, sequence) -> np.ndarray:
+def _pairs(
+    dataset: Dataset, users: np.ndarray, sequence: Callable[[int], np.ndarray]
+) -> np.ndarray:
     """One number per (user, item) event of some users."""
     pairs = [user * dataset.num_items + sequence(user).astype(np.int64) for user in users.tolist()]
     return np.concatenate(pairs) if pairs else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
-"""The cold-start protocol: who is cold, what may be used of them, and what is asked of whom.
+"""The cold-start protocol: which users are cold, which of their events may be used, and the cases.
 
-Warm users pre-train. Cold users are split into those that tune and those that test; of a cold
-user nothing but the first few events is ever used. A case asks for one event of a user from the
+Warm users are for pre-training. Cold users are split into those for tuning and those for the test;
+only a cold user's first few events are ever used. A case asks for one event of a user from the
 events before it, among frozen negatives (PPR, arXiv 2205.09666, Section 4.1).
 """
 
@@ -24,11 +24,12 @@ _SHOTS = re.compile(r"([1-9]\d*)-shot")
 
 @dataclass(frozen=True)
 class ColdStartConfig:
-    """Who is cold, and how many negatives stand beside each target.
+    """Which users are cold, and how many negatives each target has.
 
-    kind "held_out": a `share` of the users, drawn by the seed and cropped to their `first` events;
-    "few_events": the users with fewer than `threshold` events, all of which are used. Of the cold
-    users `train_share` tune and the others test. k_shots: history lengths to report alone.
+    kind "held_out": a `share` of the users, sampled by the seed and cropped to their `first`
+    events; "few_events": the users with fewer than `threshold` events, all of which are used. Of
+    the cold users `train_share` are for tuning, the others for the test. k_shots: history lengths
+    that are reported separately.
     """
 
     kind: str = "held_out"
@@ -82,8 +83,9 @@ class Cases:
 
     @property
     def lengths(self) -> np.ndarray:
-        """How many events stand before each target, [N]."""
-        return np.count_nonzero(self.items_NxS, axis=1)
+        """How many events come before each target, [N]."""
+        lengths: np.ndarray = np.count_nonzero(self.items_NxS, axis=1)
+        return lengths
 
     def part(self, chosen: np.ndarray) -> Cases:
         """Return the cases of a mask or an index [K]."""
@@ -97,7 +99,7 @@ class ColdStart:
     """The groups of users (sorted, int32) and the events of each that may be used.
 
     items, offsets: usable events in time order, user by user, dataset items [N] and [U + 1]; a
-    warm user's are all. Test users' may be used for their own cases alone.
+    warm user's are all. Those of test users may be used for their own cases only.
     """
 
     config: ColdStartConfig
@@ -125,7 +127,7 @@ class ColdStart:
 
     @property
     def longest(self) -> int:
-        """The most events that can stand before a target: the width of all cases."""
+        """The most events that can come before a target: the width of all cases."""
         return max(1, int(np.diff(self.offsets)[self.cold].max()) - 1)
 
     @property
@@ -154,20 +156,22 @@ class ColdStart:
         """
         chosen = self.test if users is None else users
         rows = [
-            (user, place)
+            (user, position)
             for user in chosen.tolist()
-            for place in np.flatnonzero(is_of_kind(kind, np.arange(len(self.sequence(user)))))
+            for position in np.flatnonzero(is_of_kind(kind, np.arange(len(self.sequence(user)))))
         ]
-        items = right_aligned([self.sequence(user)[:place] for user, place in rows], self.longest)
+        items = right_aligned(
+            [self.sequence(user)[:position] for user, position in rows], self.longest
+        )
         candidates = np.zeros((len(rows), 1 + self.config.negatives), np.int32)
-        for row, (user, place) in enumerate(rows):
-            candidates[row, 0] = self.sequence(user)[place]
-            candidates[row, 1:] = self._negatives(user, int(place))
+        for row, (user, position) in enumerate(rows):
+            candidates[row, 0] = self.sequence(user)[position]
+            candidates[row, 1:] = self._negatives(user, int(position))
         who = np.array([user for user, _ in rows], np.int32)
         return Cases(who, items, candidates[:, 0].copy(), candidates, kind)
 
-    def _negatives(self, user: int, place: int) -> list[int]:
-        """Draw items that the user never interacts with, before or after the crop."""
+    def _negatives(self, user: int, position: int) -> list[int]:
+        """Sample items that the user never interacts with, before or after the crop."""
         own = set(self.dataset.sequence(user).tolist())
         count = self.config.negatives
         if self.num_items - len(own) < count:
@@ -175,28 +179,30 @@ class ColdStart:
                 f"{self.dataset.path}: user {self.dataset.user_keys[user]} has {len(own)} of "
                 f"{self.num_items} items, expected {count} others (ColdStartConfig.negatives)"
             )
-        rng = example_rng(self.config.seed, place, _NEGATIVES, user)
+        rng = example_rng(self.config.seed, position, _NEGATIVES, user)
         return draw_negatives(rng, self.num_items, own, count)
 
 
 def is_of_kind(kind: str, lengths: np.ndarray) -> np.ndarray:
     """Return which cases [N] are of a kind, from the number of events before their targets [N]."""
-    if kind == "joint":
-        return np.ones(len(lengths), bool)
-    if kind == "zero-shot":
-        return lengths == 0
-    if kind == "few-shot":
-        return lengths > 0
     shots = _SHOTS.fullmatch(kind)
-    if not shots:
+    if kind == "joint":
+        chosen = np.ones(len(lengths), bool)
+    elif kind == "zero-shot":
+        chosen = lengths == 0
+    elif kind == "few-shot":
+        chosen = lengths > 0
+    elif shots:
+        chosen = lengths == int(shots[1])
+    else:
         raise UserError(f"kind: found {kind!r}, expected zero-shot, few-shot, joint or K-shot")
-    return lengths == int(shots[1])
+    return chosen
 
 
 def cold_start(
     dataset: Dataset, config: ColdStartConfig, among: np.ndarray | None = None
 ) -> ColdStart:
-    """Split a dataset's users by the protocol; cold ones are only sought `among` some, if given.
+    """Split a dataset's users by the protocol; the cold ones are users of `among`, if given.
 
     UserError when there are too few cold users to split, or no warm one is left.
     """
@@ -233,5 +239,6 @@ def cold_start(
 def _before(lengths: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Mask [N] of the first `lengths` [U] rows of each user."""
     events = np.diff(offsets)
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], events)
-    return place < np.repeat(lengths, events)
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], events)
+    kept: np.ndarray = position < np.repeat(lengths, events)
+    return kept

@@ -1,4 +1,4 @@
-"""Recommendations of a tuned model: for a user of the dataset, or for a profile alone."""
+"""Recommendations of a tuned model, for a user of the dataset or for a profile only."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def recommend(
 ) -> list[Scored]:
     """Return the k items of the best scores, best first, without the user's history.
 
-    user: a key of the dataset, whose history and profile count; attributes of `profile` replace its
-    own. Without a user the profile stands for one without a history (zero-shot); attributes that
-    are not given are unknown. UserError for an unknown user, attribute or category, and when
-    neither is given.
+    user: a key of the dataset, whose history and profile are used; attributes of `profile` replace
+    the user's own. Without a user, the profile is that of one without a history (zero-shot), and
+    attributes that are not given are unknown. UserError for an unknown user, attribute or category,
+    and when neither is given.
     """
     dataset = tuned.backbone.dataset
     if user is None and not profile:

@@ -1,7 +1,7 @@
 """Per-user results of cold-start methods over seeds: means, paired differences, table, Parquet.
 
-A user's value is the mean over the seeds in which the user tests, so that a user whom two seeds
-draw counts once; intervals and paired tests are over users.
+A user's value is the mean over the seeds in which the user is tested, so that a user in two seeds'
+tests counts once; intervals and paired tests are over users.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among th
 
 
 @dataclass(frozen=True)
-class Row:
+class ColdRow:
     """One method on the cases of one kind and ranking.
 
     users: distinct ones; cases: of all seeds. metrics: name -> mean over users with its 95 %
@@ -71,7 +71,7 @@ class _Values:
         return dict(zip(METRICS, means.std(axis=0, ddof=1).tolist(), strict=True))
 
 
-def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[Row]:
+def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[ColdRow]:
     """Return a row per kind, ranking and method of `evaluate`'s tables, the reference first.
 
     Differences are method minus reference, with a paired bootstrap over users; `seed` is the
@@ -91,7 +91,7 @@ def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[Row]:
             own = found[name]
             users = own.over_users()
             rows.append(
-                Row(
+                ColdRow(
                     method=name,
                     kind=kind,
                     ranking=ranking,
@@ -115,7 +115,8 @@ def _parts(table: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
 
 
 def _methods(part: pa.Table) -> list[str]:
-    return pc.unique(part["method"]).to_pylist()
+    methods: list[str] = pc.unique(part["method"]).to_pylist()
+    return methods
 
 
 def _values(part: pa.Table, method: str, kind: str) -> _Values:
@@ -172,19 +173,19 @@ def _means(group: np.ndarray, values_NxF: np.ndarray) -> np.ndarray:
     return sums / count[:, None]
 
 
-def format_rows(rows: Sequence[Row], metrics: Sequence[str] = SHOWN) -> str:
+def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = SHOWN) -> str:
     """The rows as text: a table per kind and ranking, means with half their 95 % interval.
 
-    Under a mean stand its difference from the reference (95 % interval, two-sided p) and, with
+    Below a mean come its difference from the reference (95 % interval, two-sided p) and, with
     several seeds, the standard deviation of the seeds' means.
     """
-    tables: dict[tuple[str, str], list[Row]] = {}
+    tables: dict[tuple[str, str], list[ColdRow]] = {}
     for row in rows:
         tables.setdefault((row.kind, row.ranking), []).append(row)
     return "\n\n".join(_format_table(members, metrics) for members in tables.values())
 
 
-def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def _format_table(rows: Sequence[ColdRow], metrics: Sequence[str]) -> str:
     first = rows[0]
     cells: list[tuple[str, ...]] = [("", *metrics)]
     for row in rows:
@@ -210,7 +211,7 @@ def _format_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
-    """Write per-user results as Parquet, beside `path` and then renamed to it."""
+    """Write per-user results as Parquet, under another name first, then renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -222,7 +223,7 @@ def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
-    """Read `evaluate`'s table as written; UserError when it is absent or anything else."""
+    """Read `evaluate`'s table as written; UserError when it is absent or something else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")

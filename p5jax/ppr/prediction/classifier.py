@@ -1,4 +1,4 @@
-"""A prompted model with a linear head on the user vector, trained to tell an attribute.
+"""A prompted model with a linear head on the user vector, trained to predict an attribute.
 
 Letters: B batch, S history length, M attributes, U users, G classes.
 """
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
-from p5jax.models.initial import fresh_params, logical_axes
+from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Dense
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
@@ -27,7 +27,7 @@ from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import Batch, process_slice
 from p5jax.pipeline.epochs import EpochIterator
 from p5jax.ppr.backbone.model import STDDEV, backbone_axes
-from p5jax.ppr.backbone.run import PprRun, backbone_entry, without_place
+from p5jax.ppr.backbone.run import PprRun, backbone_entry
 from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.model import BACKBONE, PromptedModel
@@ -46,8 +46,8 @@ PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
 class PredictionConfig:
     """How the classifier is trained: what a mode of MODES trains, and the head.
 
-    steps of Adam with a `learning_rate` that does not change (0: the mode's own); the one with the
-    least loss on `validation_share` of the training users is kept, of every `validate_every`.
+    steps of Adam with a constant `learning_rate` (0: the mode's own). Every `validate_every` steps
+    the loss on `validation_share` of the training users is measured; the best step is kept.
     """
 
     mode: str = "light"
@@ -137,11 +137,13 @@ def classification_objective(model: ProfileClassifier) -> Objective:
     """Softmax cross-entropy of the labels, averaged over the rows that count."""
 
     def objective(
-        params: Any, batch: DeviceBatch, rng: jax.Array | None
+        params: Params, batch: DeviceBatch, rng: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         rngs = None if rng is None else {"dropout": rng}
-        inputs = batch["profiles"], batch["items"]
-        logits: Any = model.apply({"params": params}, *inputs, rng is None, rngs=rngs)
+        made = model.apply(
+            {"params": params}, batch["profiles"], batch["items"], rng is None, rngs=rngs
+        )
+        logits = cast(jax.Array, made)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         weights = batch["weights"]
         hits = (logits.argmax(axis=-1) == batch["labels"]) * weights
@@ -163,9 +165,9 @@ def predict_attribute(
 ) -> np.ndarray:
     """Train, or resume, a classifier in the folder `out`.
 
-    Returns the classes of the task's test users, int32, by the step with the least loss on held-out
-    training users. Interrupted by a signal. UserError when the backbone has seen cold users, and
-    when `out` holds something else.
+    Returns the predicted classes of the task's test users, int32 [test users], by the step with the
+    least loss on held-out training users. Interrupted by a signal. UserError when the backbone was
+    pre-trained on cold users, and when `out` holds something else.
     """
     if not run.trained_on(split.warm):
         raise UserError(
@@ -208,7 +210,7 @@ def predict_attribute(
         ],
         trainable=(*(f"{PROMPTED}/{pattern}" for pattern in mode.trainable), "head/*"),
     )
-    params = restore_params(folder / CHECKPOINT_FOLDER, jax.tree.map(_shape, result.params))
+    params = restore_params(folder / CHECKPOINT_FOLDER, result.params)
     return classify(model, params, task, config.batch_size)
 
 
@@ -221,7 +223,7 @@ def _manifest(
     folder: Path,
 ) -> dict[str, Any]:
     known = {"others": task.others.codes_UxM, "labels": task.labels}
-    return as_json(
+    manifest: dict[str, Any] = as_json(
         {
             "attribute": task.attribute,
             "backbone": backbone_entry(run, folder),
@@ -232,18 +234,18 @@ def _manifest(
             "task": params_fingerprint({**known, "train": task.train, "test": task.test}),
         }
     )
+    return manifest
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or see that it is this prediction's."""
-    wanted = manifest | {"backbone": without_place(manifest["backbone"])}
-    if PREDICTION.claim(folder, wanted) is None:
+    if PREDICTION.claim(folder, manifest) is None:
         PREDICTION.write(folder, manifest)
 
 
 def _start(
     run: PprRun, model: ProfileClassifier, task: PredictionTask, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Params, dict[str, Any]]:
     """Parameters to start from, the backbone's and fresh ones, and their logical axes."""
     example = task.others.codes_UxM[:1], task.items_UxS[:1]
     params = fresh_params(model, jax.random.key(seed), *example)
@@ -254,17 +256,13 @@ def _start(
 
 
 def classify(
-    model: ProfileClassifier, params: Any, task: PredictionTask, batch_size: int
+    model: ProfileClassifier, params: Params, task: PredictionTask, batch_size: int
 ) -> np.ndarray:
     """Return the most probable class of each test user, int32 [test users]."""
     apply = jax.jit(model.apply)
     classes = []
     for batch in batches_of(task, task.test, batch_size):
-        rows = (place_rows(params, batch[name]) for name in ("profiles", "items"))
-        logits = to_host(apply({"params": params}, *rows))
+        profiles, items = (place_rows(params, batch[name]) for name in ("profiles", "items"))
+        logits: np.ndarray = to_host(apply({"params": params}, profiles, items))
         classes.append(logits.argmax(axis=-1)[: int(batch["weights"].sum())])
     return np.concatenate(classes).astype(np.int32)
-
-
-def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,7 +1,7 @@
 """Profile prediction: one attribute from the others and the behaviour (PPR, section 4.7).
 
-The classes are the attribute's categories. Training users' labels are those of the protocol's warm
-and tuning users; the test users' only tell how well they were predicted.
+The classes are the attribute's categories. The training users are the protocol's warm and tuning
+users; the test users' labels are only compared with the predictions.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.profiles import Profiles
 
 MAJORITY = "majority"
-METRICS = ("accuracy", "macro-F1")
+PREDICTION_METRICS = ("accuracy", "macro-F1")
 
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """One attribute to be predicted of U users.
+    """The prediction of one attribute of U users.
 
-    others: the profiles without it; items_UxS: int32, each user's first usable events as far as a
-    cold user has them, item + 1, right-aligned; labels: int32 [U], 0 … classes - 1, -1 where
+    others: the profiles without it; items_UxS: int32, each user's first usable events, at most as
+    many as a cold user has, item + 1, right-aligned; labels: int32 [U], 0 … classes - 1, -1 where
     unknown. train, test: users with a known label.
     """
 
@@ -121,7 +121,7 @@ def prediction_metrics(table: pa.Table, *, seed: int = 0) -> dict[str, dict[str,
     return {
         name: {
             metric: (float(values[name][m]), *interval_and_p_value(drawn[name][:, m])[:2])
-            for m, metric in enumerate(METRICS)
+            for m, metric in enumerate(PREDICTION_METRICS)
         }
         for name in values
     }
@@ -130,15 +130,18 @@ def prediction_metrics(table: pa.Table, *, seed: int = 0) -> dict[str, dict[str,
 def _user_counts(
     table: pa.Table, label: np.ndarray, found: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Each user's number of rows, of hits, and per class of hits and of rows that are or are taken
-    for it: [users, 2 + 2 * classes], of which _from_counts makes the metrics."""
+    """Counts of each user [users, 2 + 2 * classes], from which _from_counts makes the metrics.
+
+    They are the number of rows, of hits and, per class, of hits and of rows that have it plus rows
+    predicted to have it.
+    """
     true, taken = label[:, None] == classes, found[:, None] == classes
     hits = (label == found)[:, None]
     rows = np.concatenate([np.ones_like(hits), hits, true & taken], axis=1).astype(np.float64)
     rows = np.concatenate([rows, true.astype(np.float64) + taken], axis=1)
-    users, place = np.unique(table["user"].to_numpy(), return_inverse=True)
+    users, row = np.unique(table["user"].to_numpy(), return_inverse=True)
     counts = np.zeros((len(users), rows.shape[1]))
-    np.add.at(counts, place, rows)
+    np.add.at(counts, row, rows)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Soft prompts beside trigger tokens and manual prompts, on one frozen model."""
+"""Soft prompts compared with trigger tokens and manual prompts, on one frozen model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def compare_prompts(
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
 ) -> list[PromptComparison]:
-    """Rank the held-out items behind manual prompts, trigger tokens and soft prefixes of folders.
+    """Rank the held-out items with manual prompts, trigger tokens and soft prefixes.
 
     For triggers.evaluation.format_comparison: means, paired intervals over users against the
-    seen manual prompt, and baselines. Folders whose settings differ in the seed alone are one row.
-    UserError when there is no soft prompt, or one of another model.
+    seen manual prompt, and baselines. Folders whose settings differ only in the seed are one row.
+    UserError without a soft prompt, or with one of another model.
     """
     if not soft:
         raise UserError("soft: found no folder, expected at least one of p5jax ppr soft")

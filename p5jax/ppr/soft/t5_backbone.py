@@ -1,4 +1,4 @@
-"""P5 as a backbone of PPR: the generator's prefix stands before the embedded input of a frozen T5.
+"""P5 as a backbone of PPR: a soft prefix from the generator before the input of a frozen T5.
 
 Letters: B batch, S source length, P prefix rows, U users, M attributes, D model.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from p5jax.triggers.templates import arguments_template
 FAMILY, PROMPT_ID = "sequential", "soft"
 ARGUMENTS = "arguments"  # the text of a trigger prompt without its trigger words
 TRAINABLE = ("soft/*",)
-# Users' first prefixes are the same words and differ by a tenth of what words differ by.
+# Users' first prefixes are the same words, and differ a tenth as much as words do.
 _STDDEV = 0.1
 
 
@@ -121,8 +121,8 @@ class SoftBackbone:
         """The function that makes all users' prefixes [U, P, D] of the prompt's parameters."""
         mesh = mesh_of(self.run.params)
 
-        def make(soft: Params) -> Any:
-            return self.prompt.apply({"params": soft}, self.profiles.codes_UxM)
+        def make(soft: Params) -> jax.Array:
+            return cast(jax.Array, self.prompt.apply({"params": soft}, self.profiles.codes_UxM))
 
         return jax.jit(make, out_shardings=replicated(mesh) if mesh else None)
 
@@ -155,7 +155,7 @@ class SoftRun:
     def sources(self, tokens: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
         words, length = self.model.config.vocab_size, self.backbone.length
-        return np.asarray(prefixed_sources(tokens, users, words, length))
+        return np.array(prefixed_sources(tokens, users, words, length))
 
 
 def _batch_sums(
@@ -167,7 +167,8 @@ def _batch_sums(
     rng: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     users, tokens = batch["users"], batch["encoder_input_tokens"]
-    prefix: Any = prompt.apply({"params": params["soft"]}, jnp.asarray(codes_UxM)[users])
+    made = prompt.apply({"params": params["soft"]}, jnp.asarray(codes_UxM)[users])
+    prefix = cast(jax.Array, made)  # [B, P, D]
     # Only the rows' own prefixes are made: row b reads the b-th.
     rows = jnp.arange(len(tokens))
     sources = prefixed_sources(tokens, rows, model.config.vocab_size, prompt.config.length)

@@ -43,11 +43,11 @@ SOFT_PROMPT = OutputFolder("soft prompt", "soft.json", 1, "p5jax ppr soft", begu
 
 @dataclass(frozen=True)
 class SoftConfig:
-    """What a soft prompt is for; `run` and `out` must be set.
+    """Which run a soft prompt is trained for; `run` and `out` must be set.
 
-    run: the P5 run's folder; out: the prompt's own. text: what stands behind the prefix, the id of
-    one of the run's sequential prompts or "arguments", what a trigger prompt has beside its trigger
-    words. rank_users: validation users that are ranked for validation/NDCG@10.
+    run: the P5 run's folder; out: the prompt's own. text: what follows the prefix, the id of one of
+    the run's sequential prompts or "arguments", the text of a trigger prompt without its trigger
+    words. rank_users: how many validation users are ranked for validation/NDCG@10.
     """
 
     run: str
@@ -95,10 +95,10 @@ def soft_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> BatchIterator:
-    """Iterate over training batches with their users: int32 "users" [B] beside t5x's arrays.
+    """Iterate over training batches with the user of each row: t5x's arrays and int32 "users" [B].
 
-    config.source_lengths are of the prefix and the text together. UserError for packed batches,
-    whose rows have several users, and for shards, which keep none.
+    config.source_lengths count the prefix and the text. UserError for packed batches, whose rows
+    have several users, and for shards, which keep none.
     """
     if config.batching == "packed":
         raise UserError("PipelineConfig.batching: found packed, expected longest or buckets")
@@ -129,7 +129,7 @@ class _PrefixedWindows(Windows):
 
 
 def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
-    """Open a soft prompt's folder for its run; UserError when it is another's or not finished."""
+    """Open a soft prompt's folder for its run; UserError when it is another's, or unfinished."""
     folder = Path(folder)
     manifest = SOFT_PROMPT.read(folder)
     for name, expected in run_fingerprints(run).items():
@@ -141,9 +141,7 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     settings = manifest["settings"]
     checkpoints = folder / CHECKPOINT_FOLDER
     if settings["TrainConfig"]["steps"] not in available_steps(checkpoints):
-        raise UserError(
-            f"{folder}: found a training that is not finished; {SOFT_PROMPT.command} resumes it"
-        )
+        raise UserError(f"{folder}: found an unfinished training; {SOFT_PROMPT.command} resumes it")
     profiles = ProfileSchema.load(folder / SCHEMA).profiles(run.dataset)
     prompt = PromptConfig(**settings["PromptConfig"])
     backbone = SoftBackbone(run, prompt, profiles, settings["SoftConfig"]["text"])

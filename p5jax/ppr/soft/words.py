@@ -9,12 +9,10 @@ Letters: B batch, S source length, P prefix rows, U users, D model, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from p5jax.models.initial import Params
 from p5jax.models.layers import Array
 from p5jax.models.t5 import PAD_ID, Transformer
 
@@ -41,13 +39,12 @@ class PrefixedTransformer(Transformer):
 
 def prefixed_sources(tokens: ArrayLike, users: ArrayLike, vocab_size: int, length: int) -> Array:
     """Return sources [B, S] behind the soft tokens of their users [B]: int32 [B, P + S]."""
-    first = vocab_size + jnp.asarray(users)[:, None] * length
-    return jnp.concatenate([first + jnp.arange(length), jnp.asarray(tokens)], axis=1).astype(
-        jnp.int32
-    )
+    first = vocab_size + jnp.asarray(users, jnp.int32)[:, None] * length
+    soft = first + jnp.arange(length)  # [B, P]
+    return jnp.concatenate([soft, jnp.asarray(tokens, jnp.int32)], axis=1)
 
 
-def with_prefixes(params: Mapping[str, Any], prefixes: Array) -> dict[str, Any]:
+def with_prefixes(params: Params, prefixes: Array) -> Params:
     """Return a T5's parameters with the prefixes [N, P, D] of N users.
 
     [N, P, D] -> [N * P, D], a row for each soft token.
