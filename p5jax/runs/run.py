@@ -105,7 +105,7 @@ class Run:
                 shapes,
                 shardings,
             )
-        return restore_params(self.path / "checkpoints", shapes)
+        return dict(restore_params(self.path / "checkpoints", shapes))
 
     def with_params(self, params: Params) -> Run:
         """Return the same run with other parameters of its model."""
