@@ -4,26 +4,39 @@ VENV := .venv
 BEAM := .venv-beam
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two processes, each with whole files of tests: what a file's fixtures make is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+# The core suite compiles in a hurry (tests/conftest.py); these test the programs that users get.
+OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 
-.PHONY: quickstart test check lint install clean
+.PHONY: install quickstart test test-extras check docs lint clean
+
+install: $(VENV)/installed
 
 quickstart: $(VENV)/installed
 	$(BIN)/p5jax quickstart --out runs/quickstart
 
-test: $(VENV)/installed-test $(BEAM)/installed lint
-	$(BIN)/python -m pytest
-	$(BEAM)/bin/python -m pytest -m "beam and not check" tests/test_tasks_cached.py
+test: $(VENV)/installed-test lint
+	$(PYTEST)
 
-check: $(VENV)/installed-test $(BEAM)/installed
-	$(BIN)/python -m pytest -m "check and not beam"
-	$(BEAM)/bin/python -m pytest -m "check and beam" tests/test_tasks_cached.py
+# SeqIO, TFDS and Beam; parity with Hugging Face and, where it is installed, t5x.
+test-extras: $(VENV)/installed-extras $(BEAM)/installed
+	$(OPTIMIZED) $(PYTEST) -m "extras and not check"
+	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "beam and not check" tests/tasks/test_tasks_cached.py
+
+# Slow tests, of the core and of the extras.
+check: $(VENV)/installed-extras $(BEAM)/installed
+	$(OPTIMIZED) $(PYTEST) -m "check and not beam"
+	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "check and beam" tests/tasks/test_tasks_cached.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-install: $(VENV)/installed
+# Warnings are errors, unknown references included; nothing is fetched. Open docs/_build/html/index.html.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'p5jax needs Python >= 3.11; found ' + sys.version.split()[0] + '; set PYTHON=')"
@@ -37,6 +50,14 @@ $(VENV)/installed-test: setup.cfg constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,lint]'
 	touch $@ $(VENV)/installed
 
+$(VENV)/installed-extras: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test-extras,lint]'
+	touch $@ $(VENV)/installed-test $(VENV)/installed
+
+$(VENV)/installed-docs: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	touch $@ $(VENV)/installed
+
 # Beam and the newest sentencepiece need different versions of protobuf.
 $(BEAM)/installed: setup.cfg constraints.txt constraints-beam.txt
 	$(PYTHON) -m venv $(BEAM)
@@ -46,4 +67,4 @@ $(BEAM)/installed: setup.cfg constraints.txt constraints-beam.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BEAM) build *.egg-info
+	rm -rf $(VENV) $(BEAM) .pytest_cache build *.egg-info

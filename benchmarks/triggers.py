@@ -139,8 +139,8 @@ class Replacement:
 
     def __init__(self, run: Any, args: argparse.Namespace, beam: int, call: Any):
         from p5jax.triggers.layout import Layout
-        from p5jax.triggers.rounds import Rounds, SearchConfig
-        from p5jax.triggers.surrogate import SurrogateConfig
+        from p5jax.triggers.problem import Problem
+        from p5jax.triggers.settings import SearchConfig, SurrogateConfig
 
         config = SearchConfig(
             "sequential",
@@ -152,25 +152,28 @@ class Replacement:
             gradient_examples=args.gradient_examples,
             seed=args.seed,
         )
-        self.rounds, self.beam, self.call = Rounds(run, config), beam, call
+        self.problem, self.beam, self.call = Problem(run, config), beam, call
+        self.prompt = self.problem.initial_prompt()
+        self.before = self.problem.values(self.prompt)
         self.times: dict[str, list[float]] = defaultdict(list)
         self.equal = self.compared = self.same_winner = self.same_decision = self.raced = 0
 
     def round(self, number: int) -> None:
         """One replacement by every way; nothing is changed."""
-        rounds, config = self.rounds, self.rounds.config
-        rng = np.random.default_rng([config.seed, number])
+        problem, prompt = self.problem, self.prompt
+        rng = np.random.default_rng([problem.config.seed, number])
         slot = int(rng.integers(TASK_TOKENS))
-        drawn = rng.integers(rounds.family.size("train"), size=config.gradient_examples)
-        examples = rounds.tokenised([rounds.training_example(i, number) for i in drawn.tolist()])
+        examples = problem.training_sample(number, rng)
         started = time.monotonic()
-        tokens = rounds.candidates(rounds.gradients(examples).task[[slot]], rounds.task[[slot]])[0]
+        gradient = problem.gradients(prompt, examples).task[[slot]]
+        tokens = problem.candidates(gradient, prompt.task[[slot]])[0]
         self.times["p5jax gradient"].append(time.monotonic() - started)
         self._torch_gradient(examples, slot)
-        rows = np.arange(len(rounds.validation))
+        rows = np.arange(len(problem.validation))
         started = time.monotonic()
-        every = np.repeat(tokens, len(rows)), np.tile(rows, len(tokens))
-        ours = rounds._with_token(slot, *every).reshape(len(tokens), -1)
+        ours = self._values(slot, np.repeat(tokens, len(rows)), np.tile(rows, len(tokens))).reshape(
+            len(tokens), -1
+        )
         self.times["p5jax scoring"].append(time.monotonic() - started)
         theirs = self._torch_scoring(slot, tokens, free=False)
         self._torch_scoring(slot, tokens, free=True)
@@ -179,24 +182,29 @@ class Replacement:
         self._race(slot, tokens, ours, number)
         self._users()
 
+    def _values(self, slot: int, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The values of validation examples with tokens in one slot."""
+        problem = self.problem
+        return problem.values_with(self.prompt, slot, tokens, problem.validation, rows)
+
     def _torch_gradient(self, examples: Any, slot: int) -> None:
-        slots, seconds = self.rounds.slots(examples.users), 0.0
+        slots, seconds = self.prompt.slots(examples.users), 0.0
         for first in range(0, len(examples), BATCH):
             rows = np.arange(first, min(first + BATCH, len(examples)))
-            tokens = examples.prompts(rows, slots[rows])
-            arguments = tokens, examples.targets[rows], examples.places[rows, slot]
+            tokens = examples.filled(rows, slots[rows])
+            arguments = tokens, examples.targets[rows], examples.positions[rows, slot]
             seconds += self.call("gradient", *arguments)[0]
         self.times["torch gradient"].append(seconds)
 
     def _torch_scoring(self, slot: int, tokens: np.ndarray, free: bool) -> np.ndarray:
-        examples, seconds = self.rounds.validation, 0.0
+        examples, seconds = self.problem.validation, 0.0
         values = np.empty((len(tokens), len(examples)))
         for number, token in enumerate(tokens):
-            slots = self.rounds.slots(examples.users)
+            slots = self.prompt.slots(examples.users)
             slots[:, slot] = token
             for first in range(0, len(examples), BATCH):
                 rows = np.arange(first, min(first + BATCH, len(examples)))
-                prompts = examples.prompts(rows, slots[rows])
+                prompts = examples.filled(rows, slots[rows])
                 known = examples.items[rows], examples.exclude[rows]
                 took, values[number, rows] = self.call("values", prompts, *known, self.beam, free)
                 seconds += took
@@ -207,16 +215,15 @@ class Replacement:
         """The scoring of a round as the search does it, and whether it ends as scoring all does."""
         from p5jax.triggers.race import p_value, race
 
-        rounds, config = self.rounds, self.rounds.config
-        before = rounds.values()
-        rows, others = np.flatnonzero(rounds.search_half), np.flatnonzero(~rounds.search_half)
+        problem, config, before = self.problem, self.problem.config, self.before
+        rows, others = np.flatnonzero(problem.search_half), np.flatnonzero(~problem.search_half)
 
         def accepted(winner: int, after: np.ndarray) -> int:
             return winner if p_value(after - before[others]) <= config.accept_level else -1
 
         started = time.monotonic()
         winner, _, _ = race(
-            lambda chosen, places: rounds._with_token(slot, tokens[chosen], rows[places]),
+            lambda chosen, examples: self._values(slot, tokens[chosen], rows[examples]),
             before[rows],
             len(tokens),
             config.racing_level,
@@ -225,7 +232,7 @@ class Replacement:
         decision = winner
         if winner >= 0:
             token = np.full(len(others), tokens[winner])
-            decision = accepted(winner, rounds._with_token(slot, token, others))
+            decision = accepted(winner, self._values(slot, token, others))
         self.times["p5jax racing"].append(time.monotonic() - started)
         means = full[:, rows].mean(axis=1)
         best = int(means.argmax()) if means.max() > before[rows].mean() else -1
@@ -235,15 +242,14 @@ class Replacement:
 
     def _users(self) -> None:
         """A round of the users' own tokens as the search does it, with as many examples."""
-        rounds = self.rounds
-        before, values = rounds.users, rounds.values()
-        _ = rounds.evidence  # tokenised once in a search
-        rounds._changed_to(values)  # nothing else is known from the round before
+        from p5jax.triggers.moves import user_tokens_move
+
+        problem, prompt = self.problem, self.prompt
+        evidence = problem.evidence  # tokenised once in a search
         started = time.monotonic()
-        rounds.user_round()
+        gradients = problem.gradients(prompt, evidence).users
+        user_tokens_move(problem, prompt, self.before, 0, gradients, (0,))
         self.times["p5jax user tokens"].append(time.monotonic() - started)
-        rounds.users = before
-        rounds._changed_to(values)
 
 
 def main() -> None:
@@ -301,7 +307,7 @@ def summary(replacement: Replacement) -> dict[str, Any]:
     free = seconds["torch gradient"] + seconds["torch scoring, free"]
     full = seconds["p5jax gradient"] + seconds["p5jax scoring"]
     racing = seconds["p5jax gradient"] + seconds["p5jax racing"]
-    print(f"\nbeam {replacement.beam}, {len(replacement.rounds.validation)} users")
+    print(f"\nbeam {replacement.beam}, {len(replacement.problem.validation)} users")
     for name, value in seconds.items():
         print(f"  {name:20} {value:8.2f} s")
     print(f"  replacement: p5jax {full:.2f} s, with racing {racing:.2f} s")

@@ -12,22 +12,27 @@ def register_from(environment: Mapping[str, str]) -> str:
     """Register what P5JAX_RUN, or P5JAX_DATASET and P5JAX_VOCABULARY, name.
 
     P5JAX_TEMPLATES (amazon), P5JAX_EPOCHS (10) and P5JAX_SEED (0) are `register`'s arguments.
-    Returns the whole mixture's name; UserError when neither is set or a number is none.
+    Returns the whole mixture's name; UserError when neither is set or a number is malformed.
     """
-    numbers = {}
-    for name, default in (("epochs", "10"), ("seed", "0")):
-        text = environment.get(f"P5JAX_{name.upper()}", default)
-        try:
-            numbers[name] = int(text)
-        except ValueError:
-            raise UserError(f"P5JAX_{name.upper()}: found {text!r}, expected a number") from None
+    epochs = _number(environment, "P5JAX_EPOCHS", 10)
+    seed = _number(environment, "P5JAX_SEED", 0)
     if "P5JAX_RUN" in environment:
-        return register_run(environment["P5JAX_RUN"], **numbers)
+        run: str = register_run(environment["P5JAX_RUN"], epochs=epochs, seed=seed)
+        return run
     try:
-        places = environment["P5JAX_DATASET"], environment["P5JAX_VOCABULARY"]
+        dataset, vocabulary = environment["P5JAX_DATASET"], environment["P5JAX_VOCABULARY"]
     except KeyError as error:
         raise UserError(
             f"{error.args[0]} is not set: expected P5JAX_RUN, or P5JAX_DATASET and P5JAX_VOCABULARY"
         ) from None
     templates = environment.get("P5JAX_TEMPLATES", "amazon")
-    return register(*places, templates=templates, **numbers)
+    whole: str = register(dataset, vocabulary, templates=templates, epochs=epochs, seed=seed)
+    return whole
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name}: found {text!r}, expected a number") from None

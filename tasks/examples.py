@@ -15,7 +15,7 @@ from p5jax.evaluation.evaluators import kind_of
 from p5jax.prompts.families import Example, Family, example_rng
 from p5jax.tasks.calls import numpy_function
 
-# What rendering adds to an example's numbers.
+# The fields that rendering adds to an example's numbers.
 _FIELDS: Mapping[str, tf.DType] = {
     "inputs": tf.string,
     "targets": tf.string,
@@ -29,8 +29,8 @@ _FIELDS: Mapping[str, tf.DType] = {
 
 @dataclass(frozen=True)
 class TaskExamples:
-    """A family's examples under seen prompts drawn per example (`prompts` empty), or under each of
-    the given prompts, one prompt after the other. Training draws from (seed, epoch, index)."""
+    """A family's examples under seen prompts sampled per example (`prompts` empty), or under each
+    of the given prompts, one after the other. Training samples from (seed, epoch, index)."""
 
     family: Family
     prompts: tuple[str, ...]
@@ -43,7 +43,7 @@ class TaskExamples:
         return {split: size for split, size in sizes.items() if size}
 
     def example(self, split: str, epoch: int, index: int) -> Example:
-        """Return an example: in training what the native pipeline draws at the same place."""
+        """Return an example, in training the same as the native pipeline's at that position."""
         prompt = None
         if self.prompts:
             ends = list(accumulate(self._sizes(split)))

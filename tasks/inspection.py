@@ -1,4 +1,4 @@
-"""What is registered, and what its examples look like as text and as tokens."""
+"""The registered tasks and mixtures, and their examples as text and as tokens."""
 
 from __future__ import annotations
 
@@ -57,17 +57,18 @@ def show(name: str, split: str, count: int, inputs: int | None = None, targets: 
     lines = [f"{name}, {split}: lengths in tokens of up to {_SAMPLE} examples of each task"]
     for task, rate in shares.items():
         lines += ["", f"{task}  rate {rate:.4f}", *_lengths(task, split, inputs, targets)]
-    draw = np.random.default_rng(0).choice(len(shares), count, p=_normalised(shares))
+    chosen = np.random.default_rng(0).choice(len(shares), count, p=_normalised(shares))
     limits = {"inputs": inputs, "targets": targets}
     for place, task in enumerate(shares):
-        for row in _rows(seqio.TaskRegistry.get(task), split, int((draw == place).sum()), limits):
+        for row in _rows(seqio.TaskRegistry.get(task), split, int((chosen == place).sum()), limits):
             lines += ["", *_example_lines(task, row)]
     return "\n".join(lines)
 
 
 def _normalised(shares: Mapping[str, float]) -> np.ndarray:
     values = np.array(list(shares.values()))
-    return values / values.sum()
+    normalised: np.ndarray = values / values.sum()
+    return normalised
 
 
 def _rows(

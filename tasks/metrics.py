@@ -34,7 +34,7 @@ ITEM_KINDS = ("catalogue", "candidates")
 
 
 def stars(dataset: Dataset) -> MetricFn:
-    """RMSE and MAE of the ratings that texts state, in [1, 5], and the share that state none.
+    """RMSE and MAE of the ratings in texts, in [1, 5], and the share of texts without one.
 
     Those count as the training mean, as in P5.
     """
@@ -64,8 +64,8 @@ def sentences(dataset: Dataset) -> MetricFn:
 
 
 def items(dataset: Dataset) -> MetricFn:
-    """HR@k and NDCG@k of the true item's place among an example's decodes, for each k that there
-    are decodes for; "real": the share of all decodes that are an item of the catalogue."""
+    """HR@k and NDCG@k of the true item's rank among an example's decodes, for each k up to their
+    number; "real": the share of all decodes that are an item of the catalogue."""
     return partial(_item_scores, catalogue=frozenset(dataset.item_ids))
 
 

@@ -1,4 +1,4 @@
-"""Decoded text to what the metrics compare."""
+"""Decoded text as the metrics compare it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,8 @@ FAMILY_MODULES: Mapping[str, ModuleType] = {
 _HELD_OUT = ("validation", "test")
 _DEFAULTS = FamilyConfig()
 _NAME = re.compile(r"\w+", re.ASCII)
-_made: dict[tuple, str] = {}  # the arguments of a registration -> its whole mixture
+_Arguments = tuple[Hashable, ...]
+_made: dict[_Arguments, str] = {}  # the arguments of a registration -> its whole mixture
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def register(
     """Register the tasks and mixtures of a dataset folder; return the whole mixture's name.
 
     That is `p5_<name>`; `name` is the dataset's own unless given. Again with the same arguments
-    this does nothing. The training split of a task is `epochs` epochs, drawn from `seed` exactly
-    as `p5jax train` with PipelineConfig.seed draws them: it is finite, so that cached and uncached
-    agree, and reading beyond its end repeats it. For fresh draws all along, give at least as many
-    epochs as are trained on.
+    this does nothing. The training split of a task is `epochs` epochs, sampled with `seed`
+    exactly as `p5jax train` samples with PipelineConfig.seed. It is finite, so that cached and
+    uncached examples agree, and reading beyond its end repeats it: for new samples throughout, give
+    at least as many epochs as are trained on.
 
     Args:
         dataset: a folder that `p5jax data prepare` wrote.
@@ -79,14 +80,14 @@ def register(
         templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py.
         prompts: the ids of those to use, () for all.
         families: () for all that the dataset feeds.
-        config: the sampling's numbers; max_source bounds the inputs' tokens.
+        config: the sampling's parameters; max_source bounds the inputs' tokens.
 
     Raises:
         UserError: an input is absent or wrong, or the name is taken by other arguments.
     """
-    place = str(Path(dataset).absolute()), str(Path(vocabulary).absolute())
+    folders = str(Path(dataset).absolute()), str(Path(vocabulary).absolute())
     choice = templates, tuple(prompts), tuple(families)
-    arguments = (*place, *choice, config, epochs, seed, name)
+    arguments = (*folders, *choice, config, epochs, seed, name)
     if _known(arguments):
         return _made[arguments]
     loaded = Dataset.load(dataset)
@@ -129,7 +130,7 @@ def examples_of(task: seqio.Task) -> TaskExamples:
     return task.preprocessors[0].__self__
 
 
-def _known(arguments: tuple) -> bool:
+def _known(arguments: _Arguments) -> bool:
     return _made.get(arguments) in seqio.MixtureRegistry.names()
 
 
@@ -147,13 +148,13 @@ def _load_vocabulary(path: Path, dataset: Dataset) -> Vocabulary:
 
 
 def _chosen_templates(templates: str, prompts: Sequence[str]) -> dict[str, PromptTemplate]:
-    """Return the templates of some prompts in their file's order, on which the draws depend."""
+    """Return the templates of some prompts in their file's order, on which the samples depend."""
     every = load_templates(templates)
     chosen = {template.id for template in select_prompts(every, prompts)}
     return {id: t for id, t in every.items() if not chosen or id in chosen}
 
 
-def _register(arguments: tuple, registration: Registration) -> str:
+def _register(arguments: _Arguments, registration: Registration) -> str:
     """Add all tasks and mixtures, or none."""
     if registration.epochs < 1:
         raise UserError(f"epochs: found {registration.epochs}, expected 1 or more")
@@ -163,7 +164,7 @@ def _register(arguments: tuple, registration: Registration) -> str:
     for taken in (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()):
         if taken in tasks or taken in mixtures:
             raise UserError(
-                f"tasks: {taken} is registered already, of other arguments; give another name"
+                f"tasks: {taken} is registered already with other arguments; give another name"
             )
     for name, task in tasks.items():
         seqio.TaskRegistry.add_provider(name, task)
@@ -183,7 +184,7 @@ def _valid_name(registration: Registration) -> str:
 
 def _tasks(whole: str, registration: Registration) -> dict[str, seqio.Task]:
     """Return a registration's tasks by name: of each family all seen prompts, the unseen ones,
-    and each prompt alone, whose training split is of use where it is a seen one."""
+    and each prompt alone, with a training split where the prompt is a seen one."""
     tasks: dict[str, seqio.Task] = {}
     for name, family in registration.families.items():
         examples = partial(TaskExamples, family, seed=registration.seed)

@@ -1,4 +1,4 @@
-"""Where a task's examples come from: their numbers alone, which rendering turns into text."""
+"""The source of a task: its examples' numbers, which rendering turns into text."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class NumberSource(seqio.DataSource):
         **unused: object,
     ) -> tf.data.Dataset:
         """Return the numbers, int64 scalars beside the split's name; shuffled without a seed, in
-        an order drawn anew."""
+        a new random order."""
         shard = shard_info or seqio.ShardInfo(0, 1)
         order = None
         if shuffle:

@@ -85,7 +85,7 @@ def parameters_only(
     *,
     is_resuming: bool = False,
 ) -> Mapping[str, Any]:
-    """A transformation of a restored state (t5x's protocol): the optimizer starts anew.
+    """A transformation of a restored state (t5x's protocol): the optimizer starts afresh.
 
     So checkpoints of `p5jax train`, whose optimizers are optax's, serve as well as t5x's. With
     `fallback_to_scratch`, without which t5x refuses a state that lacks the optimizer's, t5x would
@@ -108,7 +108,7 @@ def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place:
             )
         if key not in expected:
             raise UserError(
-                f"INITIAL_CHECKPOINT_PATH: found {path}, for which this T5Config has no place"
+                f"INITIAL_CHECKPOINT_PATH: found {path}, which this T5Config does not have"
             )
         if isinstance(expected[key], Mapping):
             _refuse_others(found[key], expected[key], f"{path}/")

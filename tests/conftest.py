@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ALL_EXTRAS = re.compile(r"^pytestmark = .*\bmark\.extras\b", re.MULTILINE)
+
+# Compiling takes most of the suite's time. Every process of it, and the next run, shares what was
+# compiled (JAX keys a program by its text, its options and XLA's version), and XLA tries less hard
+# to make programs fast; `make test-extras` and `make check` set that back to what users get.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves files whose tests all need extras unopened: they import tensorflow or torch."""
+    if "not extras" not in config.option.markexpr or not collection_path.is_file():
+        return None
+    return True if ALL_EXTRAS.search(collection_path.read_text()) else None
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +32,7 @@ def shared() -> Path:
     """The folder of real data; tests that use it skip where it is absent."""
     folder = Path(os.environ.get("P5JAX_SHARED", ROOT / ".." / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip(f"no real data at {folder} (set P5JAX_SHARED)")
+        pytest.skip("no real data at ../shared (set P5JAX_SHARED to its folder)")
     return folder
 
 
@@ -49,26 +64,3 @@ def uninterrupted(tmp_path_factory):
 
     run_dir = tmp_path_factory.mktemp("uninterrupted")
     return run_dir, train_toy(run_dir)
-
-
-@pytest.fixture(scope="module")
-def xla_cache(tmp_path_factory):
-    """A compilation cache for modules whose tests compile the same few programs again and again,
-    also in processes of their own."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    values = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()

@@ -79,7 +79,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_holds_the_code_the_prompts_and_the_gin_files(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(path.relative_to(ROOT)) for path in sources()}
-    expected |= {"p5jax/prompts/amazon.toml", "p5jax/prompts/yelp.toml"}
+    expected |= {"p5jax/prompts/amazon.toml", "p5jax/prompts/yelp.toml", "p5jax/py.typed"}
     gin_files = (ROOT / "gin").rglob("*.gin")
     expected |= {f"p5jax/configs/{path.relative_to(ROOT / 'gin')}" for path in gin_files}
     assert expected <= names, expected - names

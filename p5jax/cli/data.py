@@ -2,103 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from typing import Any
+from argparse import ArgumentParser, Namespace
+from functools import partial
 
+from p5jax.cli.command import Command
+from p5jax.cli.options import add_gin, add_options, add_out
+from p5jax.cli.output import print_json
 from p5jax.core.errors import UserError
+from p5jax.data.formats import FORMATS
 
 
-def add(commands: Any, command: Any) -> None:
-    """Add the commands below `p5jax data`; `command` makes one of a name, a function and a help."""
-    prepare = command("prepare", None, "raw files to one dataset folder", commands)
-    formats = prepare.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    amazon = command("amazon", _prepare, "Amazon reviews of 2014, 2018 or 2023", formats)
-    amazon.add_argument("--reviews", nargs="+", required=True, metavar="FILE")
-    amazon.add_argument("--metadata", nargs="+", default=[], metavar="FILE")
-    amazon.add_argument("--feature-words", metavar="FILE")
-    recbole = command("recbole", _prepare, "RecBole atomic files", formats)
-    recbole.add_argument("--folder", required=True, metavar="DIR")
-    sequences = command("sequences", _prepare, "P5 / S3-Rec sequence files", formats)
-    sequences.add_argument("--sequences", required=True, metavar="FILE")
-    sequences.add_argument("--datamaps", metavar="FILE")
-    sequences.add_argument("--items", metavar="FILE")
-    synthetic = command("synthetic", _prepare, "a small invented world", formats)
-    for each in (amazon, recbole, sequences, synthetic):
-        each.add_argument("--out", required=True, metavar="DIR")
-        each.add_argument("--k-core", type=int, default=5, metavar="K")
-        each.add_argument("--item-ids", default="sequential", metavar="SCHEME")
-        each.add_argument("--seed", type=int, default=0, metavar="N")
-        each.add_argument("--skip-bad-lines", action="store_true")
-    inspect = command("inspect", _inspect, "counts, protocol and a few rows", commands)
-    inspect.add_argument("folder", metavar="DIR")
-    vocabulary = command("vocabulary", _vocabulary, "train the vocabulary of a run", commands)
-    vocabulary.add_argument("folder", metavar="DIR")
-    vocabulary.add_argument("--out", required=True, metavar="FOLDER")
-    vocabulary.add_argument("--size", type=int, default=4000, metavar="N", help="pieces at most")
-    vocabulary.add_argument("--templates", default="amazon", metavar="NAME|FILE")
-    audit = command("audit", _audit, "leak checks and zero-parameter baselines", commands)
-    audit.add_argument("folder", metavar="DIR")
-    audit.add_argument("--json", action="store_true")
-    shards = command(
-        "export-shards",
-        _export_shards,
-        "a run's training prompts, tokenised, as ArrayRecord files (--gin.NAME=VALUE overrides)",
-        commands,
-    )
-    shards.add_argument("--gin_file", action="append", required=True, metavar="FILE")
-    shards.add_argument("--out", required=True, metavar="DIR")
-    shards.add_argument(
-        "--epochs", type=int, default=1, metavar="N", help="N prompts for each training example (1)"
-    )
-    shards.add_argument("--shards", type=int, default=16, metavar="K", help="files (16)")
-    tables = command("export-tfds", _export_tfds, "a dataset folder as TFDS datasets", commands)
-    tables.add_argument("folder", metavar="DIR")
-    tables.add_argument("--out", required=True, metavar="TFDS_DIR")
+def _prepare_options(format: str, parser: ArgumentParser) -> None:
+    add_options(parser, FORMATS[format])
+    add_out(parser)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as indented JSON, text as it is."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def print_results(results: Any, leaky: bool, as_json: bool) -> None:
-    """Print an evaluation as tables or as JSON, in the first process alone."""
-    from p5jax.evaluation.results import LEAKY_NOTE, format_results, summary
-    from p5jax.parallel import distributed
-
-    if not distributed.is_primary():
-        return
-    if as_json:
-        print_json({"leaky_item_ids": leaky, "results": summary(results)})
-        return
-    if leaky:
-        print(LEAKY_NOTE)
-    print(format_results(results))
-
-
-def _prepare(arguments: argparse.Namespace) -> None:
+def _prepare(format: str, arguments: Namespace) -> None:
     from p5jax.data.prepare import prepare
 
-    dataset = prepare(arguments.format, arguments.out, **_format_arguments(arguments))
+    dataset = prepare(format, **vars(arguments))
     for name, count in dataset.manifest["counts"].items():
         print(f"{name:<24} {count:>12,}")
     print(f"wrote {arguments.out}")
 
 
-def _format_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    common = {"run", "command", "data_command", "format", "out"}
-    return {name: value for name, value in vars(arguments).items() if name not in common}
+def _folder_option(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="a dataset folder")
 
 
-def _inspect(arguments: argparse.Namespace) -> None:
+def _inspect(arguments: Namespace) -> None:
     from p5jax.data.dataset import Dataset
     from p5jax.data.inspect import inspect
 
     print(inspect(Dataset.load(arguments.folder)))
 
 
-def _vocabulary(arguments: argparse.Namespace) -> None:
+def _audit_options(parser: ArgumentParser) -> None:
+    _folder_option(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _audit(arguments: Namespace) -> int:
+    from p5jax.evaluation.audit import format_audit
+    from p5jax.jobs.audit import audit
+
+    result = audit(arguments.folder)
+    if arguments.json:
+        print_json(result)
+    else:
+        print(format_audit(result))
+    return 1 if result["leaks"] else 0
+
+
+def _vocabulary_options(parser: ArgumentParser) -> None:
+    _folder_option(parser)
+    add_out(parser, metavar="FOLDER")
+    parser.add_argument(
+        "--size", type=int, default=4000, metavar="N", help="pieces at most (default 4000)"
+    )
+    parser.add_argument(
+        "--templates",
+        default="amazon",
+        metavar="NAME|FILE",
+        help="prompts whose words it holds (default amazon)",
+    )
+
+
+def _vocabulary(arguments: Namespace) -> None:
     from p5jax.data.dataset import Dataset
     from p5jax.runs.run import RunConfig, chosen_templates, make_vocabulary
 
@@ -114,19 +84,37 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.out}: {vocabulary.num_pieces} pieces, {vocabulary.size} ids")
 
 
-def _export_shards(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.pipeline.shard_export import export_from_gin
+def _export_shards_options(parser: ArgumentParser) -> None:
+    add_gin(parser)
+    add_out(parser, resumed=True)
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="prompts for each training example (default 1)",
+    )
+    parser.add_argument("--shards", type=int, default=16, metavar="K", help="files (default 16)")
 
-    export_from_gin(
-        arguments.gin_file,
-        overrides,
+
+def _export_shards(arguments: Namespace) -> None:
+    from p5jax.jobs.export_shards import export_shards
+
+    export_shards(
         arguments.out,
+        *arguments.gin_file,
         epochs=arguments.epochs,
         shards=arguments.shards,
+        bindings=arguments.bindings,
     )
 
 
-def _export_tfds(arguments: argparse.Namespace) -> None:
+def _export_tfds_options(parser: ArgumentParser) -> None:
+    _folder_option(parser)
+    add_out(parser, metavar="TFDS_DIR")
+
+
+def _export_tfds(arguments: Namespace) -> None:
     try:
         from p5jax.data.tfds import export_tables
     except ImportError as error:
@@ -136,13 +124,54 @@ def _export_tfds(arguments: argparse.Namespace) -> None:
         print(path)
 
 
-def _audit(arguments: argparse.Namespace) -> int:
-    from p5jax.data.dataset import Dataset
-    from p5jax.evaluation.audit import audit, format_audit
-
-    result = audit(Dataset.load(arguments.folder))
-    if arguments.json:
-        print_json(result)
-    else:
-        print(format_audit(result))
-    return 1 if result["leaks"] else 0
+COMMANDS = (
+    Command(
+        "data prepare amazon",
+        "Make a dataset folder from Amazon reviews of 2014, 2018 or 2023",
+        partial(_prepare_options, "amazon"),
+        partial(_prepare, "amazon"),
+    ),
+    Command(
+        "data prepare recbole",
+        "Make a dataset folder from RecBole's atomic files",
+        partial(_prepare_options, "recbole"),
+        partial(_prepare, "recbole"),
+    ),
+    Command(
+        "data prepare sequences",
+        "Make a dataset folder from the sequence files of P5 and S3-Rec",
+        partial(_prepare_options, "sequences"),
+        partial(_prepare, "sequences"),
+    ),
+    Command(
+        "data prepare synthetic",
+        "Make a small synthetic dataset",
+        partial(_prepare_options, "synthetic"),
+        partial(_prepare, "synthetic"),
+    ),
+    Command("data inspect", "Show counts, protocol and a few rows", _folder_option, _inspect),
+    Command(
+        "data audit",
+        "Check for leaks and measure the baselines without parameters",
+        _audit_options,
+        _audit,
+    ),
+    Command(
+        "data vocabulary",
+        "Train the vocabulary that a run on a dataset would train",
+        _vocabulary_options,
+        _vocabulary,
+    ),
+    Command(
+        "data export-shards",
+        "Tokenise a run's training prompts once and write ArrayRecord files",
+        _export_shards_options,
+        _export_shards,
+    ),
+    Command(
+        "data export-tfds",
+        "Write a dataset folder as TFDS datasets",
+        _export_tfds_options,
+        _export_tfds,
+    ),
+)

@@ -2,164 +2,156 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from typing import Any
 
-from p5jax.cli.data import print_json, print_results
-from p5jax.cli.mesh import add_mesh, opened
+from p5jax.cli.command import Command, opened
+from p5jax.cli.options import add_gin, add_limit, add_mesh, add_out, add_split
+from p5jax.cli.output import (
+    print_cold_rows,
+    print_json,
+    print_leaky,
+    print_results,
+    print_text,
+)
 from p5jax.core.errors import UserError
 
-
-def add(commands: Any, command: Any) -> None:
-    """Add the commands below `p5jax ppr`; `command` makes one."""
-    pretrain = command(
-        "pretrain", _pretrain, "train a backbone from a gin file (--gin.NAME=VALUE)", commands
-    )
-    pretrain.add_argument("--gin_file", action="append", required=True, metavar="FILE")
-
-    _add_tuning(commands, command)
-    _add_soft(commands, command)
-
-    evaluate = command(
-        "evaluate",
-        _evaluate,
-        "a backbone on the whole catalogue, or tuned models on cold users, beside baselines",
-        commands,
-    )
-    evaluate.add_argument("folder", metavar="RUN")
-    evaluate.add_argument("tuned", nargs="*", metavar="TUNED")
-    evaluate.add_argument("--split", default="test", choices=("validation", "test"))
-    evaluate.add_argument("--json", action="store_true")
-    add_mesh(evaluate)
+_MODES = ("light", "full", "finetune")
 
 
-def _add_tuning(commands: Any, command: Any) -> None:
-    """Add what trains and uses prompted models."""
-    tune = command("tune", _tune, "tune a backbone on cold users", commands)
-    tune.add_argument("folder", metavar="RUN")
-    tune.add_argument("--out", required=True, metavar="DIR")
-    tune.add_argument("--mode", choices=("light", "full", "finetune"))
-    tune.add_argument("--seed", type=int, metavar="N", help="of the protocol and of the tuning")
-
-    study = command(
-        "study",
-        _study,
-        "protocol, pre-training, all modes and a table, by seed",
-        commands,
-    )
-    study.add_argument("folder", metavar="DATASET")
-    study.add_argument("--out", required=True, metavar="DIR")
-    study.add_argument("--seeds", type=int, default=5, metavar="N")
-    study.add_argument("--ablate", action="append", default=[], choices=("contrastive",))
-    study.add_argument("--noise", action="store_true", help="light with 10 to 50 %% wrong profiles")
-    study.add_argument("--source", metavar="RUN", help="profiles from another dataset's backbone")
-
-    report = command("report", _report, "a study as one self-contained HTML page", commands)
-    report.add_argument("folder", metavar="STUDY")
-
-    predict = command("predict", _predict, "an attribute from the others and behaviour", commands)
-    predict.add_argument("folder", metavar="RUN")
-    predict.add_argument("--attribute", required=True, metavar="NAME")
-    predict.add_argument("--out", required=True, metavar="DIR")
-    predict.add_argument("--mode", choices=("light", "full", "finetune"))
-    predict.add_argument("--seed", type=int, metavar="N", help="of the protocol and of training")
-    for each in (tune, study, predict):
-        each.add_argument("--gin_file", action="append", metavar="FILE")
-
-    recommend = command("recommend", _recommend, "a tuned model's best items", commands)
-    recommend.add_argument("folder", metavar="TUNED")
-    recommend.add_argument("--user", metavar="KEY")
-    recommend.add_argument("--profile", action="append", default=[], metavar="NAME=VALUE")
-    recommend.add_argument("-k", type=int, default=10)
-    recommend.add_argument("--json", action="store_true")
-
-
-def _add_soft(commands: Any, command: Any) -> None:
-    """Add what trains and judges soft prompts on P5 runs."""
-    soft = command("soft", _soft, "a soft prompt on a frozen P5 run, from a gin file", commands)
-    soft.add_argument("--gin_file", action="append", required=True, metavar="FILE")
-
-    compare = command(
-        "compare", _compare, "soft prompts, trigger tokens and manual prompts of one run", commands
-    )
-    compare.add_argument("folder", metavar="RUN")
-    compare.add_argument("--soft", nargs="+", required=True, metavar="DIR")
-    compare.add_argument("--triggers", nargs="+", default=[], metavar="DIR")
-    compare.add_argument("--split", default="test", choices=("validation", "test"))
-    compare.add_argument("--limit", type=int, metavar="N")
-    add_mesh(compare)
-
-
-def _pretrain(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.jobs.pretrain import pretrain_from_gin
+def _pretrain(arguments: Namespace) -> None:
+    from p5jax.jobs.pretrain import pretrain
     from p5jax.parallel import runtime
 
     with runtime.session():
-        pretrain_from_gin(arguments.gin_file, overrides)
+        pretrain(*arguments.gin_file, bindings=arguments.bindings)
 
 
-def _tune(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.jobs.tune import tune_from_gin
+def _tune_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
+    add_out(parser, resumed=True)
+    _mode_and_seed(parser)
+    add_gin(parser, "ppr/tune.gin")
+
+
+def _mode_and_seed(parser: ArgumentParser) -> None:
+    parser.add_argument("--mode", choices=_MODES, help="(the gin file's)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of the protocol and of training (the gin file's)"
+    )
+
+
+def _tune(arguments: Namespace) -> None:
+    from p5jax.jobs.tune import tune
     from p5jax.parallel import runtime
 
-    files = arguments.gin_file or ["ppr/tune.gin"]
     with runtime.session():
-        tune_from_gin(
-            arguments.folder, arguments.out, arguments.mode, arguments.seed, files, overrides
+        tune(
+            arguments.folder,
+            arguments.out,
+            *arguments.gin_file,
+            mode=arguments.mode,
+            seed=arguments.seed,
+            bindings=arguments.bindings,
         )
 
 
-def _study(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.jobs.tune import study_from_gin
-    from p5jax.parallel import runtime
-    from p5jax.ppr.cold_study import NOISE, total_seconds
+def _study_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DATASET", help="a dataset folder")
+    add_out(parser, resumed=True)
+    parser.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="repetitions, each a seed (default 5)"
+    )
+    parser.add_argument(
+        "--ablate",
+        action="append",
+        default=[],
+        choices=("contrastive",),
+        help="also tune light without parts of this loss",
+    )
+    parser.add_argument(
+        "--noise",
+        action="store_true",
+        help="also tune light with 10 to 50 %% of the attributes replaced",
+    )
+    parser.add_argument(
+        "--source", metavar="RUN", help="take profiles from the backbone of another dataset"
+    )
+    add_gin(parser, "ppr/study.gin")
 
-    files = arguments.gin_file or ["ppr/study.gin"]
-    noise = NOISE if arguments.noise else ()
+
+def _study(arguments: Namespace) -> None:
+    from p5jax.jobs.study import study
+    from p5jax.parallel import runtime
+    from p5jax.ppr.cold_study import total_seconds
+
     with runtime.session():
-        table = study_from_gin(
-            *(arguments.folder, arguments.out, arguments.seeds, arguments.ablate, noise),
-            *(arguments.source, files, overrides),
+        table = study(
+            arguments.folder,
+            arguments.out,
+            *arguments.gin_file,
+            seeds=arguments.seeds,
+            ablate=arguments.ablate,
+            noise=arguments.noise,
+            source=arguments.source,
+            bindings=arguments.bindings,
         )
-    _print_rows(table, "finetune")
+    print_cold_rows(table, "finetune")
     parts = total_seconds(arguments.out).items()
-    _print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
+    print_text("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts))
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="STUDY", help="the folder of a study")
+
+
+def _report(arguments: Namespace) -> None:
     from p5jax.reports.study_report import write_report
 
     print(write_report(arguments.folder))
 
 
-def _predict(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.jobs.predict import predict_from_gin
+def _predict_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
+    parser.add_argument("--attribute", required=True, metavar="NAME", help="to predict")
+    add_out(parser, resumed=True)
+    _mode_and_seed(parser)
+    add_gin(parser, "ppr/predict.gin")
+
+
+def _predict(arguments: Namespace) -> None:
+    from p5jax.jobs.predict import predict
     from p5jax.parallel import runtime
+    from p5jax.ppr.prediction.task import format_prediction
 
-    a = arguments
     with runtime.session():
-        text = predict_from_gin(
-            *(a.folder, a.attribute, a.out, a.mode, a.seed),
-            *(a.gin_file or ["ppr/predict.gin"], overrides),
+        table = predict(
+            arguments.folder,
+            arguments.attribute,
+            arguments.out,
+            *arguments.gin_file,
+            mode=arguments.mode,
+            seed=arguments.seed,
+            bindings=arguments.bindings,
         )
-    _print(text)
+    print_text(format_prediction(arguments.attribute, table))
 
 
-def _print_rows(table: Any, reference: str) -> None:
-    from p5jax.ppr.cold.results import format_cold_rows, summarise
+def _recommend_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="TUNED", help="the folder of a tuned model")
+    parser.add_argument("--user", metavar="KEY", help="the user's key in the source data")
+    parser.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an attribute; give it again for more",
+    )
+    parser.add_argument("-k", type=int, default=10, metavar="K", help="items (default 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
-    _print(format_cold_rows(summarise(table, reference)))
 
-
-def _print(text: str) -> None:
-    from p5jax.parallel import distributed
-
-    if distributed.is_primary():
-        print(text)
-
-
-def _recommend(arguments: argparse.Namespace) -> None:
+def _recommend(arguments: Namespace) -> None:
     from p5jax.parallel import runtime
     from p5jax.ppr.cold.recommend import parse_profile, recommend
     from p5jax.ppr.tuned import Tuned
@@ -175,47 +167,47 @@ def _recommend(arguments: argparse.Namespace) -> None:
         print(f"{place:3}  {item.score:9.4f}  {item.item}  {item.title or ''}".rstrip())
 
 
-def _soft(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from p5jax.jobs.tune import soft_from_gin
+def _soft(arguments: Namespace) -> None:
+    from p5jax.jobs.soft import soft
     from p5jax.parallel import runtime
 
     with runtime.session():
-        soft_from_gin(arguments.gin_file, overrides)
+        soft(*arguments.gin_file, bindings=arguments.bindings)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    from p5jax.evaluation.results import LEAKY_NOTE
+def _compare_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a P5 run")
+    parser.add_argument(
+        "--soft", nargs="+", required=True, metavar="DIR", help="soft prompts of p5jax ppr soft"
+    )
+    parser.add_argument(
+        "--triggers", nargs="+", default=[], metavar="DIR", help="searches for triggers"
+    )
+    add_split(parser)
+    add_limit(parser)
+    add_mesh(parser)
+
+
+def _compare(arguments: Namespace) -> None:
     from p5jax.ppr.soft.comparison import compare_prompts
     from p5jax.triggers.evaluation import format_comparison
 
     a = arguments
-    with opened(a) as run:
+    with opened(a.folder, a.model_parallel) as run:
         rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
-    if run.dataset.leaky:
-        _print(LEAKY_NOTE)
-    _print(format_comparison(rows))
+    print_leaky(run.dataset.leaky)
+    print_text(format_comparison(rows))
 
 
-def _evaluate_tuned(arguments: argparse.Namespace) -> None:
-    from p5jax.evaluation.results import LEAKY_NOTE
-    from p5jax.jobs.tune import evaluate_tuned
-    from p5jax.parallel import runtime
-    from p5jax.parallel.partitioning import MeshConfig
-    from p5jax.ppr.cold.results import summarise
-
-    mesh = MeshConfig(model=arguments.model_parallel)
-    with runtime.session():
-        found = evaluate_tuned(arguments.folder, arguments.tuned, mesh)
-    if arguments.json:
-        rows = summarise(found.table, found.reference)
-        print_json({"leaky_item_ids": found.dataset.leaky, "rows": [asdict(row) for row in rows]})
-        return
-    if found.dataset.leaky:
-        _print(LEAKY_NOTE)
-    _print_rows(found.table, found.reference)
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
+    parser.add_argument("tuned", nargs="*", metavar="TUNED", help="models tuned from it")
+    add_split(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_mesh(parser)
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: Namespace) -> None:
     if arguments.tuned:
         if arguments.split != "test":
             raise UserError("--split validation: tuned models are evaluated on test users alone")
@@ -230,3 +222,65 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         run = PprRun.load(arguments.folder, mesh)
         results = run.evaluate(arguments.split)
     print_results(results, run.dataset.leaky, arguments.json)
+
+
+def _evaluate_tuned(arguments: Namespace) -> None:
+    from p5jax.jobs.evaluate_tuned import evaluate_tuned
+    from p5jax.parallel import runtime
+    from p5jax.ppr.cold.results import summarise
+
+    with runtime.session():
+        found = evaluate_tuned(
+            arguments.folder, arguments.tuned, model_parallel=arguments.model_parallel
+        )
+    if arguments.json:
+        rows = summarise(found.table, found.reference)
+        print_json({"leaky_item_ids": found.dataset.leaky, "rows": [asdict(row) for row in rows]})
+        return
+    print_leaky(found.dataset.leaky)
+    print_cold_rows(found.table, found.reference)
+
+
+COMMANDS = (
+    Command(
+        "ppr study",
+        "Run a whole study of cold users: pre-train, tune in all modes, evaluate",
+        _study_options,
+        _study,
+    ),
+    Command(
+        "ppr report", "Write a self-contained HTML report of a study", _report_options, _report
+    ),
+    Command(
+        "ppr pretrain",
+        "Pre-train, or resume, a sequential backbone from gin files",
+        add_gin,
+        _pretrain,
+    ),
+    Command("ppr tune", "Tune a backbone on cold users' profiles", _tune_options, _tune),
+    Command(
+        "ppr evaluate",
+        "Evaluate a backbone, or tuned models on cold users, beside baselines",
+        _evaluate_options,
+        _evaluate,
+    ),
+    Command(
+        "ppr recommend",
+        "Recommend items for a user or for a profile alone",
+        _recommend_options,
+        _recommend,
+    ),
+    Command(
+        "ppr predict",
+        "Predict a profile attribute from the others and behaviour",
+        _predict_options,
+        _predict,
+    ),
+    Command("ppr soft", "Train a soft prompt on a frozen P5 run from gin files", add_gin, _soft),
+    Command(
+        "ppr compare",
+        "Compare soft prompts, trigger tokens and manual prompts of a run",
+        _compare_options,
+        _compare,
+    ),
+)

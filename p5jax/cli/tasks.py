@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
+from p5jax.cli.command import Command
+from p5jax.cli.options import add_out
 from p5jax.core.errors import UserError
 
-
-def add(commands: Any, command: Any) -> None:
-    """Add the commands below `p5jax tasks`; `command` makes one of a name, function and help."""
-    list_ = command("list", _list, "names, sizes and mixture rates", commands)
-    show = command("show", _show, "examples as text and tokens, lengths, what is cut", commands)
-    show.add_argument("name", metavar="NAME")
-    show.add_argument("-n", type=int, default=5, metavar="N")
-    show.add_argument("--split", default="train", choices=("train", "validation", "test"))
-    show.add_argument("--inputs", type=int, metavar="TOKENS", help="length of inputs")
-    show.add_argument("--targets", type=int, default=64, metavar="TOKENS")
-    cache_ = command("cache", cache, "write tasks as TFRecord files, on Beam", commands)
-    cache_.add_argument("names", nargs="+", metavar="NAME")
-    cache_.add_argument("--out", required=True, metavar="DIR")
-    cache_.add_argument("--shards", type=int, default=16, metavar="N", help="files at least")
-    cache_.epilog = "Words after -- are Beam's options, such as --runner=DirectRunner."
-    for each in (list_, show, cache_):
-        each.add_argument("--run", dest="run_folder", metavar="RUN")
-        each.add_argument("--dataset", metavar="DIR")
-        each.add_argument("--vocabulary", metavar="FOLDER|FILE")
-        each.add_argument("--templates", metavar="NAME|FILE", help="of --dataset (amazon)")
-        each.add_argument("--epochs", type=int, default=10, metavar="N", help="of the train split")
-        each.add_argument("--seed", type=int, default=0, metavar="N")
+_SPLITS = ("train", "validation", "test")
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cut the line of `p5jax tasks cache` at "--" into its own words and Beam's options."""
-    words = list(words)
-    if words[:2] != ["tasks", "cache"] or "--" not in words:
-        return words, []
-    cut = words.index("--")
-    return words[:cut], words[cut + 1 :]
+def _source_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--run", dest="run_folder", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--dataset", metavar="DIR", help="a dataset folder, without a run")
+    parser.add_argument("--vocabulary", metavar="FOLDER|FILE", help="for --dataset")
+    parser.add_argument("--templates", metavar="NAME|FILE", help="for --dataset (amazon)")
+    parser.add_argument(
+        "--epochs", type=int, default=10, metavar="N", help="of the train split (default 10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
 
 
-def _registered(arguments: argparse.Namespace) -> str:
+def _show_options(parser: ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a task or mixture")
+    parser.add_argument("-n", type=int, default=5, metavar="N", help="examples (default 5)")
+    parser.add_argument("--split", default="train", choices=_SPLITS, help="(default train)")
+    parser.add_argument("--inputs", type=int, metavar="TOKENS", help="length of inputs")
+    parser.add_argument(
+        "--targets", type=int, default=64, metavar="TOKENS", help="length of targets (default 64)"
+    )
+    _source_options(parser)
+
+
+def _cache_options(parser: ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="tasks or mixtures")
+    add_out(parser)
+    parser.add_argument(
+        "--shards", type=int, default=16, metavar="N", help="files at least (default 16)"
+    )
+    parser.epilog = "The words after -- are Beam's options, such as --runner=DirectRunner."
+    _source_options(parser)
+
+
+def _registered(arguments: Namespace) -> str:
     """Register what the arguments name; return the whole mixture's name."""
     # Through the environment, from which workers of a caching job register the same.
     given = arguments.dataset, arguments.vocabulary
@@ -69,17 +71,18 @@ def _registered(arguments: argparse.Namespace) -> str:
         if str(error.name).startswith("p5jax"):
             raise
         raise UserError(f"tasks: {error}; pip install 'p5jax[seqio]'") from error
-    return environment.register_from(os.environ)
+    whole: str = environment.register_from(os.environ)
+    return whole
 
 
-def _list(arguments: argparse.Namespace) -> None:
+def _list(arguments: Namespace) -> None:
     whole = _registered(arguments)
     from p5jax.tasks.inspection import listing
 
     print(listing(whole))
 
 
-def _show(arguments: argparse.Namespace) -> None:
+def _show(arguments: Namespace) -> None:
     for option in ("n", "inputs", "targets"):
         number = getattr(arguments, option)
         if number is not None and number < 1:
@@ -90,11 +93,25 @@ def _show(arguments: argparse.Namespace) -> None:
     print(show(arguments.name, arguments.split, arguments.n, arguments.inputs, arguments.targets))
 
 
-def cache(arguments: argparse.Namespace, beam_options: list[str]) -> None:
+def _cache(arguments: Namespace) -> None:
     """Write tasks, and those of mixtures, to a folder for SeqIO's use_cached."""
     _registered(arguments)
     from p5jax.tasks.caching import cache_tasks
 
+    beam_options = arguments.after_dashes
     written = cache_tasks(arguments.names, arguments.out, beam_options, arguments.shards)
     for name, folder in written.items():
         print(f"{name}: {folder}")
+
+
+COMMANDS = (
+    Command("tasks list", "List tasks, their sizes and mixture rates", _source_options, _list),
+    Command("tasks show", "Show examples as text and tokens", _show_options, _show),
+    Command(
+        "tasks cache",
+        "Write tasks as TFRecord files, on Beam",
+        _cache_options,
+        _cache,
+        takes_dashes=True,
+    ),
+)

@@ -1,4 +1,4 @@
-"""The gin edge: find gin files, bind values, refuse what nothing uses, build frozen configs."""
+"""Configuration by gin: find files, bind values, refuse unused ones, build frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_gin_file(name: str) -> Path:
 
 
 def register_configs(*classes: type) -> None:
-    """Make frozen dataclasses configurable under their own names; a second time does nothing."""
+    """Make frozen dataclasses configurable under their own names; repeated calls do nothing."""
     for cls in classes:
         if cls.__name__ not in _registered:
             gin.external_configurable(cls, name=cls.__name__)
@@ -57,7 +57,7 @@ def register_configs(*classes: type) -> None:
 
 
 def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
-    """Bind gin files, then `NAME=VALUE` overrides; UserError for whatever nothing would use.
+    """Bind gin files, then `NAME=VALUE` overrides; UserError for a binding that nothing uses.
 
     A VALUE that is not a Python literal is taken as a string, so paths need no quotes.
     """
@@ -108,7 +108,7 @@ def _bind_file(file: Path) -> None:
 
 
 def _gin(call: Callable[[], object]) -> None:
-    """Call gin; whatever it raises becomes one line."""
+    """Call gin; an error of its own becomes a UserError of one line."""
     try:
         call()
     except _GIN_ERRORS as error:
@@ -124,7 +124,7 @@ def _binding(text: str) -> str:
 
 
 def _is_gin(value: str) -> bool:
-    """Whether a value is gin's: a Python literal, or what has macros and references in it."""
+    """Return whether gin can read a value: a Python literal, or a macro or reference."""
     try:
         ast.literal_eval(value)
         return True

@@ -1,4 +1,4 @@
-"""Raw columns -> dataset folder: dedupe, k-core, leave-one-out, explanations, item ids."""
+"""Raw columns to a dataset folder: repeats, k-core, leave-one-out, explanations, item ids."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, t
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is left of the raw data, sorted by (user, time, source order) under new numbers.
+    """The interactions that are kept, renumbered and sorted by (user, time, source order).
 
-    rows: int64 [N] raw row of each interaction; user, item: int32 [N]; users, items: raw index of
-    each new user [U] and item [I]; split: int8 [N].
+    rows: int64 [N], the raw row of each interaction; user, item: int32 [N]; users, items: the raw
+    index of each new user [U] and item [I]; split: int8 [N].
     """
 
     rows: np.ndarray
@@ -49,15 +49,15 @@ def build_dataset(
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
-    Repeated reviews and pairs are dropped, the earliest kept; then comes the k-core; each user's
-    last interaction is the test pair and the one before it the validation pair. Without a given
-    feature list one is extracted from training reviews. Ratings outside 1..5 are mapped linearly
-    to that range, and all are rounded to whole stars. UserError when a user has fewer than three
-    interactions or nothing is left.
+    Of repeated reviews and pairs the earliest is kept; then the k-core is taken. Each user's last
+    interaction is the test pair, the one before it the validation pair. A feature list that is not
+    given is extracted from training reviews. Ratings outside 1 … 5 are mapped linearly to that
+    range, and all are rounded to whole stars. UserError when a user has fewer than three
+    interactions or the k-core is empty.
     """
     if k_core < 1 or seed < 0:
         raise UserError(
-            f"prepare: found k-core {k_core} and seed {seed}, expected 1 or more and 0 or more"
+            f"prepare: found k-core {k_core} and seed {seed}, expected at least 1 and at least 0"
         )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
     unique = _drop_repeats(raw, counts)
@@ -91,7 +91,7 @@ def build_dataset(
 
 
 def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
-    """Return the rows [N'] that stay, one per (user, item), in source order."""
+    """Return the rows [N'] that are kept, one per (user, item), in source order."""
     keeper = splits.first_of_pairs(raw.user, raw.item, raw.timestamp)
     rows = np.arange(len(keeper))
     repeats = rows[keeper != rows]
@@ -104,7 +104,8 @@ def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
         seen[kept].add(texts[row])
     counts["duplicate_reviews"] = duplicates
     counts["repeated_pairs"] = len(repeats) - duplicates
-    return rows[keeper == rows]
+    kept_rows: np.ndarray = rows[keeper == rows]
+    return kept_rows
 
 
 def _contents(raw: RawData, rows: np.ndarray) -> list[_Content]:
@@ -118,7 +119,7 @@ def _contents(raw: RawData, rows: np.ndarray) -> list[_Content]:
 def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> np.ndarray:
     """Return the rows of the k-core; UserError when it is empty or leaves too short a sequence."""
     user, item = raw.user[rows], raw.item[rows]
-    core = rows[splits.k_core(user, item, k)]
+    core: np.ndarray = rows[splits.k_core(user, item, k)]
     sizes = f"{len(np.unique(user))} users, {len(np.unique(item))} items, {len(rows)} interactions"
     if not len(core):
         raise UserError(
@@ -143,10 +144,10 @@ def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> n
 def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
     """Give users and items their numbers, sort the rows and split them.
 
-    Items keep the source's order, which no prompt shows. Users, whose numbers prompts do show, are
-    shuffled: in a source grouped by item, neighbouring users share an item, the held-out one
-    included (on S3-Rec's Beauty file, recommending what the users with the nearest numbers have
-    reaches HR@10 .07, above published models). `released` keeps the source's order.
+    Items keep the source's order, which no prompt shows. Users are shuffled, because prompts show
+    their numbers: in a source grouped by item, users with neighbouring numbers share items, also
+    held-out ones (on S3-Rec's Beauty file, recommending the items of the users with the nearest
+    numbers reaches HR@10 .07, above published models). `released` keeps the source's order.
     """
     users, items = np.unique(raw.user[rows]), np.unique(raw.item[rows])
     if scheme != RELEASED:
@@ -185,8 +186,8 @@ def _interactions(raw: RawData, kept: _Kept) -> tuple[pa.Table, list[float] | No
 def _reviews(
     raw: RawData, kept: _Kept, interactions: pa.Table
 ) -> tuple[pa.Table, dict[str, Any], int]:
-    """Return the reviews table, what the manifest says of its feature list, and the copies left
-    out."""
+    """Return the reviews table, the manifest's entry on the feature list, and the number of copies
+    left out."""
     headline, text = raw.headline.take(kept.rows), raw.text.take(kept.rows)
     written = np.asarray(headline.is_valid()) | np.asarray(text.is_valid())
     copies = _copies(raw, kept, headline, text)
@@ -211,8 +212,8 @@ def _reviews(
 def _copies(raw: RawData, kept: _Kept, headline: pa.Array, text: pa.Array) -> np.ndarray:
     """Return which rows [N] repeat an earlier review of the same user and time on another item.
 
-    Shops show one review under every variant of an item. The interactions stay, but a held-out
-    review must not be the copy of a training one.
+    Shops show one review under every variant of an item. The interactions are kept, but a held-out
+    review must not be a copy of a training review.
     """
     seen: set[tuple[int, int, str | None, str]] = set()
     copied = np.zeros(len(kept.rows), bool)

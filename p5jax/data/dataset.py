@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.folder import OutputFolder
 from p5jax.data.item_ids import id_tokens
 
-FORMAT_VERSION = 1
+DATASET_FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -36,11 +37,12 @@ COLUMNS = {
 class Dataset:
     """A prepared dataset, read-only.
 
-    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions stand in time order, the
-    last is the test pair, the one before the validation pair, the rest training (leave-one-out).
+    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions are in time order:
+    the last is the test pair, the one before it the validation pair, the rest is for training
+    (leave-one-out).
     """
 
-    def __init__(self, path: Path, manifest: dict, tables: dict[str, pa.Table]):
+    def __init__(self, path: Path, manifest: dict[str, Any], tables: dict[str, pa.Table]):
         self.path = path
         self.manifest = manifest
         self.users, self.items = tables["users"], tables["items"]
@@ -65,34 +67,25 @@ class Dataset:
     def load(path: str | os.PathLike[str]) -> Dataset:
         """Read a dataset folder; UserError when it is absent, of another format or damaged."""
         path = Path(path)
-        manifest_path = path / "manifest.json"
-        if not manifest_path.is_file():
+        manifest = DATASET_FOLDER.read(path)
+        checksums = manifest.get("tables")
+        if not isinstance(checksums, dict):
             raise UserError(
-                f"{path}: not a dataset folder (no manifest.json); see p5jax data prepare"
+                f"{path / DATASET_FOLDER.manifest}: found no tables, expected their checksums"
             )
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-            version = manifest["format_version"]
-            digests = manifest["tables"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest_path}: not a dataset manifest ({error!r})") from error
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{manifest_path}: format version {version}, expected {FORMAT_VERSION};"
-                " prepare the dataset again"
-            )
-        tables = {}
-        for name in TABLES:
-            file = path / f"{name}.parquet"
-            tables[name] = _read_table(file, name, digests.get(name))
+        tables = {
+            name: _read_table(path / f"{name}.parquet", name, checksums.get(name))
+            for name in TABLES
+        }
         return Dataset(path, manifest, tables)
 
     def sequence(self, user: int) -> np.ndarray:
         """Return all items of a user in time order, held-out ones included."""
-        return self.sequence_items[self.offsets[user] : self.offsets[user + 1]]
+        items: np.ndarray = self.sequence_items[self.offsets[user] : self.offsets[user + 1]]
+        return items
 
     def history(self, user: int, split: str) -> np.ndarray:
-        """Return the items known when the target of `split` is predicted."""
+        """Return the items known when the target of `split` is predicted, in time order."""
         return self.sequence(user)[: -1 if split == "test" else -2]
 
     def target(self, user: int, split: str) -> int:
@@ -114,9 +107,9 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the tables' hashes: equal for equal data, splits and item ids."""
-        digests = self.manifest["tables"]
-        return hashlib.sha256("".join(digests[name] for name in TABLES).encode()).hexdigest()
+        """SHA-256 over the tables' checksums: equal for equal data, splits and item ids."""
+        checksums = self.manifest["tables"]
+        return hashlib.sha256("".join(checksums[name] for name in TABLES).encode()).hexdigest()
 
     @cached_property
     def _user_of_key(self) -> dict[str, int]:
@@ -146,12 +139,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_table(file: Path, name: str, digest: str | None) -> pa.Table:
+def _read_table(file: Path, name: str, checksum: str | None) -> pa.Table:
     if not file.is_file():
         raise UserError(f"{file}: missing from the dataset folder")
-    if _sha256(file) != digest:
+    if _sha256(file) != checksum:
         raise UserError(
-            f"{file}: contents differ from the manifest's hash; prepare the dataset again"
+            f"{file}: contents differ from the manifest's checksum; prepare the dataset again"
         )
     table = pq.read_table(file)
     missing = [column for column in COLUMNS[name] if column not in table.column_names]
@@ -165,24 +158,24 @@ def write_dataset(
     *,
     name: str,
     format: str,
-    sources: list[dict],
-    protocol: dict,
-    counts: dict,
+    sources: list[dict[str, Any]],
+    protocol: dict[str, Any],
+    counts: dict[str, int],
     users: pa.Table,
     items: pa.Table,
     interactions: pa.Table,
     reviews: pa.Table,
-    item_ids: dict,
+    item_ids: dict[str, Any],
 ) -> None:
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
     `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
-    UserError when `out` exists and holds anything else.
+    UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
-    ours = {"manifest.json", *(f"{table}.parquet" for table in TABLES)}
+    ours = {DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
     if out.is_file() or any(child.name not in ours for child in out.glob("*")):
-        raise UserError(f"{out}: exists and holds other things; choose another --out")
+        raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     replaced = out.with_name(f"{out.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -190,7 +183,6 @@ def write_dataset(
         for table_name, table in zip(TABLES, (users, items, interactions, reviews), strict=True):
             pq.write_table(table, partial / f"{table_name}.parquet", compression="zstd")
         manifest = {
-            "format_version": FORMAT_VERSION,
             "name": name,
             "format": format,
             "sources": sources,
@@ -199,9 +191,9 @@ def write_dataset(
             "counts": counts,
             "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        DATASET_FOLDER.write(partial, manifest)
         if out.exists():
-            # Aside first: at every moment one whole dataset is on disk.
+            # Moved aside first, so that a whole dataset is on disk at every moment.
             out.rename(replaced)
         partial.rename(out)
     finally:

@@ -21,15 +21,16 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # A sentence ends at its mark before a space, at a line end, or where the space was lost ("so.It").
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\s*\n\s*|(?<=[a-z)][.!?])(?=[A-Z])")
 
-# A noun of the opinion kind mostly shows as "the <adjective?> NOUN is/and/for …" or before a mark.
+# A noun that opinions are about is mostly found in "the <adjective?> NOUN is/and/for …" or before
+# a punctuation mark.
 NOUN = re.compile(
     r"\b(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
     r"\s+(?:[a-z]+\s+)?([a-z]{3,20})"
     r"(?=\s*[.,;:!?]|\s+(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b|\s*$)"
 )
-NOUN_SHARE = 0.2  # of the reviews with the word, those that use it as such a noun
+NOUN_SHARE = 0.2  # the least share of the reviews with a word that use it as such a noun
 
-# Words that pass for nouns in these patterns but say nothing about an item.
+# Words that match as nouns but tell nothing about an item.
 _STOP = (
     "about above actually addition after again all almost already also although always amazon "
     "and another any anyone anything are around away back because been before being best better "
@@ -72,7 +73,7 @@ OPINION_WORDS = frozenset(_OPINION.split())
 
 
 def read_feature_words(path: Path) -> list[str]:
-    """Read a feature list: a word or phrase a line, most frequent first; repeats are dropped.
+    """Read a feature list: one word or phrase per line, most frequent first; repeats are dropped.
 
     UserError when the file is missing, empty or not text.
     """
@@ -85,12 +86,12 @@ def read_feature_words(path: Path) -> list[str]:
 
 
 def extract_feature_words(texts: Iterable[str]) -> list[str]:
-    """Return the nouns that reviews speak of, by the number of reviews that use them so.
+    """Return the nouns that reviews are about, by the number of reviews that use them as such.
 
-    A word counts as a noun where it stands after an article, possessive or plain adjective and
-    before a mark or function word. A feature is used so in at least 3 reviews (2 in a thousand of
-    a larger corpus) and in at least NOUN_SHARE of the reviews that hold it; words of opinion and
-    stop words are none. Pass training text only.
+    A word counts as a noun after an article, possessive or plain adjective and before a
+    punctuation mark or function word. A feature is used like this in at least 3 reviews (2 in a
+    thousand of a larger corpus) and in at least NOUN_SHARE of the reviews that contain it; opinion
+    words and stop words are excluded. Pass training text only.
     """
     as_noun: Counter[str] = Counter()
     anywhere: Counter[str] = Counter()
@@ -115,10 +116,10 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
 class PairFinder:
     """Finds the (feature, sentence) pair of a review for one feature list.
 
-    The rule: of the review's sentences of 4 to 30 words that hold a feature, those with a word of
-    opinion (OPINION_WORDS) go first; then counts the most specific feature, the one latest in the
-    list (the list is most frequent first); then the earliest sentence. A feature matches whole
-    words, without case.
+    The rule: among the review's sentences of 4 to 30 words that contain a feature, sentences with
+    an opinion word (OPINION_WORDS) come first, then those with the most specific feature (the one
+    latest in the list, which is sorted by falling frequency), then the earliest. Features match
+    whole words, regardless of case.
     """
 
     def __init__(self, features: list[str]) -> None:
@@ -173,7 +174,7 @@ def explanation_columns(
 
 
 def sample_texts(texts: pa.ChunkedArray) -> Iterable[str]:
-    """Yield the texts, or about SAMPLE of them at equal distances when there are more."""
+    """Yield the texts, or about SAMPLE of them at regular intervals when there are more."""
     step = -(-len(texts) // SAMPLE) or 1
     position = 0
     for batch in batches(texts):

@@ -1,6 +1,8 @@
-"""A dataset folder in words: where it came from, its counts, and one user's rows."""
+"""A description of a dataset folder: its sources, its counts, and one user's rows."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,7 +32,7 @@ def inspect(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def _block(name: str, values: dict) -> list[str]:
+def _block(name: str, values: Mapping[str, object]) -> list[str]:
     return [name, *(f"  {key:<24} {_number(value)}" for key, value in values.items())]
 
 

@@ -1,9 +1,9 @@
-"""Item ids: the text that stands for a catalogue item in a prompt, one scheme per function.
+"""Item ids: the text that names a catalogue item in a prompt, one scheme per function.
 
 Only `released` may know anything about held-out interactions; every other scheme is a function of
-the training sequences, the catalogue size and a seed, which `p5jax data audit` checks by doing it
-again. Clusters after "How to Index Item IDs for Recommendation Foundation Models" (Hua et al.,
-2023, section 4.3): recursive spectral clustering of the training co-occurrence graph.
+the training sequences, the catalogue size and a seed, which `p5jax data audit` checks by making
+the ids again. Clusters after "How to Index Item IDs for Recommendation Foundation Models" (Hua et
+al., 2023, section 4.3): recursive spectral clustering of the training co-occurrence graph.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _collaborative(
     """Ids that spell the path from the root of the cluster tree to the item, one token a level.
 
     Items are shuffled first, so that ties anywhere below fall by chance and not by the source's
-    numbering; in a leaf the items stand by training popularity, the most popular first.
+    numbering; in a leaf the items are sorted by training popularity, the most popular first.
     """
     import scipy.sparse.linalg  # noqa: F401
     import sklearn.cluster  # noqa: F401  (both before the limit, which holds for what is loaded)
@@ -229,21 +229,23 @@ def _spectral_points(
 
         def product(vector: np.ndarray) -> np.ndarray:
             scaled = scale * vector.ravel()
-            return scale * (weights @ scaled + extra / n * scaled.sum())
+            result: np.ndarray = scale * (weights @ scaled + extra / n * scaled.sum())
+            return result
 
         operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
         vectors = eigsh(operator, k=dimensions, which="LA", v0=rng.standard_normal(n))[1]
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(dimensions)])
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.round(vectors / np.maximum(norms, 1e-12), 6)
+    points: np.ndarray = np.round(vectors / np.maximum(norms, 1e-12), 6)
+    return points
 
 
 def _bounded_assignment(distance: np.ndarray, capacity: int) -> np.ndarray:
     """Give each of n points one of k clusters, nearest first, none holding more than `capacity`.
 
     Pairs are taken by growing distance [n, k] and a full cluster turns later points away; k times
-    `capacity` is at least n, so everyone finds a place.
+    `capacity` is at least n, so every point gets a cluster.
     """
     n, k = distance.shape
     label = np.full(n, -1)

@@ -1,4 +1,4 @@
-"""Leak checks of a dataset that can fail.
+"""The leak checks of a dataset.
 
 A leak is anything by which a held-out (user, item) pair could reach training, or by which the
 held-out pairs are not the ones the protocol names. Each kind found is one line with a count and an
@@ -41,7 +41,7 @@ def broken_tables(dataset: Dataset) -> list[str]:
         size = table.num_rows
         if table[name].to_pylist() != list(range(size)):
             lines.append(f"{name}s: the column {name!r} does not count 0 … {size - 1}")
-        # One thing under two numbers could be held out as one and trained on as the other.
+        # A key with two numbers could be held out under one and trained on under the other.
         keys = Counter(table["key"].to_pylist())
         if len(keys) < size:
             key, times = keys.most_common(1)[0]

@@ -41,15 +41,15 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
     Raises:
         UserError: an option is unknown or missing, or something is wrong with a file.
     """
-    chosen = _chosen(format, options)
+    chosen, folder = _chosen(format, options), Path(out).absolute()
     build_dataset(
         _READERS[format](chosen),
-        out,
+        folder,
         k_core=chosen.k_core,
         scheme=chosen.item_ids,
         seed=chosen.seed,
     )
-    return Dataset.load(out)
+    return Dataset.load(folder)  # by its name: a new folder stands where `out` was
 
 
 def read_raw(format: str, **options: Any) -> RawData:

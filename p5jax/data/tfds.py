@@ -171,10 +171,11 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
             wanted = ", ".join((*config.reviews, *config.metadata))
             found = str(error).partition(" Create it")[0].rstrip(".")
             raise UserError(f"manual_dir: {found}; expected a folder with {wanted}") from error
-        paths = [[folder / name for name in names] for names in (config.reviews, config.metadata)]
-        for path in (*paths[0], *paths[1]):
+        reviews = [folder / name for name in config.reviews]
+        metadata = [folder / name for name in config.metadata]
+        for path in (*reviews, *metadata):
             _check_file(path, config)
-        raw = read_amazon(*paths, name=config.name)
+        raw = read_amazon(reviews, metadata, name=config.name)
         self.info.metadata.update(sources=raw.sources, time_unit=raw.time_unit)
         return {"reviews": _rows(_joined(raw))}
 
@@ -185,7 +186,7 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
 def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
     """Write every table of a dataset folder below the TFDS folder `out`; return their folders.
 
-    What is there is not written again. UserError when it is another dataset of that name.
+    Files that exist are not written again. UserError when they are those of another dataset.
     """
     dataset = Dataset.load(folder)
     name = re.sub(r"[^\w-]", "_", dataset.name)
@@ -194,7 +195,7 @@ def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
         config = TableConfig(name=f"{name}-{table}", folder=str(dataset.path), table=table)
         with _quiet():
             builder = DatasetTables(config=config, data_dir=str(out))
-        found = builder.info.metadata["fingerprint"]  # of what is there, if anything is
+        found = builder.info.metadata["fingerprint"]  # that of the files, where they exist
         if found != dataset.fingerprint:
             raise UserError(
                 f"{builder.data_path}: found a dataset of fingerprint {found[:12]}, expected"
@@ -209,7 +210,7 @@ def write_files(
 ) -> Path:
     """Write a builder's files, beside and then renamed, unless they are there; return their folder.
 
-    UserError for what is wrong with the raw files in `manual_dir`.
+    UserError when the raw files in `manual_dir` are absent or wrong.
     """
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and manual_dir is None:
         raise UserError("manual_dir: found none, expected the folder of the raw files")
@@ -223,7 +224,7 @@ def write_files(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what TFDS prints and warns of downloads and custom configurations."""
+    """Suppress what TFDS prints, and its warnings about downloads and custom configurations."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -155,11 +156,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     table = result.per_user.append_column("text", pa.array(said))
     squared = rating_columns(greedy_ratings, answers)["squared_error"]
     table = table.append_column("squared_error greedy", pa.array(squared))
-    return _with_table(result, table)
-
-
-def _with_table(result: FamilyResult, table: pa.Table) -> FamilyResult:
-    return FamilyResult(**(vars(result) | {"per_user": table}))
+    return replace(result, per_user=table)
 
 
 def evaluate_text(task: Task) -> FamilyResult:

@@ -21,7 +21,7 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
     broken = broken_tables(dataset)
-    tables: dict[str, dict | None] = dict.fromkeys(baselines.NAMES)
+    tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.NAMES)
     information: dict[str, Any] = {}
     if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():

@@ -50,7 +50,8 @@ class Histories:
 
     def targets(self) -> np.ndarray:
         """Return the item that follows each history, [U]."""
-        return self.items[self.last]
+        found: np.ndarray = self.items[self.last]
+        return found
 
     def part(self, start: int, stop: int) -> Histories:
         """Return the cases of users start … stop - 1."""

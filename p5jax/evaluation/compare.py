@@ -50,11 +50,11 @@ def resampled_means(values_NxF: np.ndarray, *, resamples: int, seed: int) -> np.
     n = len(values_NxF)
     means = []
     for start in range(0, resamples, _CHUNK):
-        drawn = [
+        counts = [
             np.bincount(rng.integers(n, size=n), minlength=n)
             for _ in range(min(_CHUNK, resamples - start))
         ]
-        means.append(np.array(drawn, np.float64) @ values_NxF / n)
+        means.append(np.array(counts, np.float64) @ values_NxF / n)
     return np.concatenate(means)
 
 
@@ -109,8 +109,8 @@ def _differences(
     for position, (metric, _, transform) in enumerate(metrics):
         columns = slice(2 * position, 2 * position + 2)
         a, b = (float(mean) for mean in transform(values_NxF[:, columns].mean(axis=0)))
-        drawn = transform(means_RxF[:, columns])  # [R, 2]
-        low, high, p_value = interval_and_p_value(drawn[:, 1] - drawn[:, 0])
+        resampled = transform(means_RxF[:, columns])  # [R, 2]
+        low, high, p_value = interval_and_p_value(resampled[:, 1] - resampled[:, 0])
         found.append(
             Difference(
                 family=result.family,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from p5jax.evaluation.rank_metrics import hit_rate, mean_interval, mrr, ndcg
@@ -34,7 +34,7 @@ def bootstrap_interval(
     resamples: int = INTERVAL_RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of `statistic`, a function of how often each of n users is drawn.
+    """Percentile bootstrap of `statistic`, a function of how often each of n users is sampled.
 
     Returns the ends of the 95 % interval (Efron 1979); the same seed gives the same interval. One
     user has none (nan).
@@ -165,8 +165,8 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[str], order: in
         counts.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
     counts_NxF = np.array(counts, np.int64)
 
-    def resampled(drawn: np.ndarray) -> float:
-        system, reference, *rest = (drawn @ counts_NxF).tolist()
+    def resampled(times: np.ndarray) -> float:
+        system, reference, *rest = (times @ counts_NxF).tolist()
         score = BLEU.compute_bleu(
             rest[:order],
             rest[order:],

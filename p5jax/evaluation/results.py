@@ -167,7 +167,7 @@ def _document(folder: Path) -> dict[str, Any]:
             f"{file}: not found, expected the results of p5jax evaluate (without --limit)"
         )
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         document["results"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: found {error!r}, expected a summary of results") from error

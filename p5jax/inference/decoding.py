@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from p5jax.core.errors import UserError
-from p5jax.inference.steps import Params, empty_cache, read_source, select_rows, step
+from p5jax.inference.steps import empty_cache, read_source, select_rows, step
+from p5jax.models.initial import Params
 from p5jax.models.t5 import EOS_ID, PAD_ID, Transformer
 
+State = tuple[Any, ...]  # of a loop: the position first
 # Chooses the next tokens [B] from logits [B, V] and the 0-based step.
 Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -29,11 +32,12 @@ def _generate(
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts, max_length)
 
-    def going(state: tuple) -> jax.Array:
+    def going(state: State) -> jax.Array:
         position, _, ended, _, _ = state
-        return (position < max_length) & ~ended.all()
+        more: jax.Array = (position < max_length) & ~ended.all()
+        return more
 
-    def advance(state: tuple) -> tuple:
+    def advance(state: State) -> State:
         position, last, ended, cache, output = state
         logits, cache = step(model, params, source, cache, last)
         chosen = jnp.where(ended, PAD_ID, choose(logits, position)).astype(jnp.int32)
@@ -43,7 +47,8 @@ def _generate(
     start = jnp.full(texts, PAD_ID, jnp.int32)  # T5 starts a target with padding
     output = jnp.full((texts, max_length), PAD_ID, jnp.int32)
     state = (jnp.int32(0), start, jnp.zeros(texts, bool), cache, output)
-    return lax.while_loop(going, advance, state)[-1]
+    decoded: jax.Array = lax.while_loop(going, advance, state)[-1]
+    return decoded
 
 
 @partial(jax.jit, static_argnames=("model", "max_length"))
@@ -68,7 +73,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> jax.Array:
-    """Texts [B, T] drawn token by token from the tempered distribution's nucleus.
+    """Texts [B, T] sampled token by token from the tempered distribution's nucleus.
 
     `top_p` keeps the smallest set of most probable tokens with at least this probability (Holtzman
     et al. 2020). UserError unless temperature > 0 and 0 < top_p <= 1.
@@ -77,7 +82,8 @@ def sample(
         raise UserError(f"temperature: found {temperature}, expected a number above 0")
     if not 0 < top_p <= 1:
         raise UserError(f"top_p: found {top_p}, expected a number above 0 and at most 1")
-    return _sample(model, params, tokens, max_length, key, temperature, top_p)
+    texts: jax.Array = _sample(model, params, tokens, max_length, key, temperature, top_p)
+    return texts
 
 
 def nucleus(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
@@ -125,13 +131,14 @@ def beam_search(
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts * beam, max_length)
 
-    def going(state: tuple) -> jax.Array:
+    def going(state: State) -> jax.Array:
         position, _, open_logp, _, _, ended_score = state
         # Log-probabilities only fall, and dividing by the greatest length favours them most.
         bound = open_logp.max(axis=-1) / max_length**alpha
-        return (position < max_length) & (bound > ended_score.min(axis=-1)).any()
+        more: jax.Array = (position < max_length) & (bound > ended_score.min(axis=-1)).any()
+        return more
 
-    def advance(state: tuple) -> tuple:
+    def advance(state: State) -> State:
         position, open_BxKxT, open_logp, cache, ended_BxKxT, ended_score = state
         last = jnp.where(position == 0, PAD_ID, open_BxKxT[:, :, position - 1])
         logits, cache = step(model, params, source, cache, last.reshape(-1))  # [B*K, V]

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from p5jax.core.errors import UserError
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
 from p5jax.inference.settings import RankingConfig
-from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
+from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.text.vocabulary import Vocabulary

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from p5jax.inference.steps import EncodedSource, Params, read_source
+from p5jax.inference.steps import EncodedSource, read_source
 from p5jax.inference.trie import Level, Trie
+from p5jax.models.initial import Params
 from p5jax.models.t5 import PAD_ID, Transformer
 
 LIKELIHOODS = ("vocabulary", "children")
@@ -146,7 +147,9 @@ def _enter(
         return logp[:, :, None] + jnp.minimum(own - total, 0.0), grown
 
     size = rows.node.shape[0] * level.length * decoder.model.config.vocab_size
-    return _in_parts(enter, (rows.node, rows.logp, rows.past, tokens), size, decoder.floats)
+    arrays = (rows.node, rows.logp, rows.past, tokens)
+    entered: tuple[jax.Array, Any] = _in_parts(enter, arrays, size, decoder.floats)
+    return entered
 
 
 def _log_likelihood(logits: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -171,7 +174,9 @@ def _decode(
         mask = past.reshape(-1, past.shape[2]) >= 0  # [B*R, A]
 
         def look_up(leaf: jax.Array) -> jax.Array:
-            found = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(leaf, positions)
+            found: jax.Array = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(
+                leaf, positions
+            )
             # [B, R*A, H, K] -> [B*R, A, H, K]
             return found.reshape(users * count, -1, *leaf.shape[2:])
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 
-Params = Any  # a model's parameters as nested dicts
 Cache = Any  # the keys and values of the decoded positions, rows leading
 
 
@@ -52,7 +52,7 @@ def empty_cache(
         )
         return variables["cache"]
 
-    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    tokens = jax.eval_shape(lambda: jnp.zeros((rows, length), jnp.int32))
     shapes = jax.eval_shape(first_call, params, source, tokens)  # shapes only: nothing is computed
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 

@@ -32,8 +32,8 @@ class Trie:
     """A prefix tree of item ids in which every node is a prefix that several items share.
 
     Ids end with the end-of-sequence token, so none is a prefix of another. Nodes are numbered level
-    by level, node 0 the root; where all nodes of a level have one edge the next level is drawn into
-    it, and what follows an item's last branching is no node but the item's `tail`: so no step of a
+    by level, node 0 the root; where all nodes of a level have one edge the next is merged into it,
+    and what follows an item's last branching is no node but the item's `tail`: so no step of a
     search is spent on a token without alternatives. With N nodes, E edges and I items:
 
     - `node_tokens` [N, L] int32: the tokens fed on entering a node, padded with 0 at the end;

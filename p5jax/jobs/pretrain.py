@@ -1,19 +1,17 @@
-"""One pre-training of a backbone, from gin files (see ppr.pretraining)."""
+"""One pre-training of a backbone, from gin files (see ppr.backbone.pretraining)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from p5jax.core import config
 from p5jax.core.errors import UserError
-from p5jax.core.files import replace_text
 from p5jax.data.dataset import Dataset
-from p5jax.data.leaks import find_leaks
-from p5jax.parallel import distributed, runtime
+from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.ppr.backbone import pretraining
 from p5jax.ppr.backbone.model import BackboneConfig
-from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, pretrain
+from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig
 from p5jax.ppr.backbone.views import ViewConfig
@@ -27,7 +25,7 @@ class PprConfig:
     """What is pre-trained on and where it is kept; both must be set.
 
     users: "all", or the "warm" ones of ColdStartConfig, for tuning on cold ones.
-    validation_users: see ppr.pretraining.PretrainConfig.
+    validation_users: see ppr.backbone.pretraining.PretrainConfig.
     """
 
     dataset: str
@@ -46,25 +44,22 @@ CONFIGS = (
 )
 
 
-def pretrain_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> PprRun:
-    """Pre-train, or resume, the backbone that gin files and NAME=VALUE overrides describe.
+def pretrain(*gin_files: PathName, bindings: Bindings | None = None, **macros: object) -> PprRun:
+    """Pre-train, or resume, the backbone that gin files and the values given describe; return it.
 
-    Interrupted after an orderly stop by a signal.
+    Arguments and errors as jobs.train.train's.
     """
-    config.register_configs(*CONFIGS)
-    config.configure(gin_files, overrides)
-    runtime.set_up()
+    configure(CONFIGS, gin_files, bindings, macros)
     places, mesh = config.build(PprConfig), config.build(MeshConfig)
     settings = replace(
         pretraining_from_gin(), validation_users=places.validation_users, fsdp=mesh.fsdp
     )
-    dataset = sound_dataset(places.dataset)
+    dataset = refuse_leaks(Dataset.load(places.dataset))
     warm = None
     if places.users == "warm":
         warm = cold_start(dataset, config.build(ColdStartConfig)).warm
-    run = pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
-    if distributed.is_primary():
-        replace_text(run.path / "config.gin", config.operative_config())
+    run = pretraining.pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
+    keep_config(run.path)
     return run
 
 
@@ -78,12 +73,3 @@ def pretraining_from_gin() -> PretrainConfig:
         optimizer=config.build(OptimizerConfig),
         training=config.build(TrainConfig),
     )
-
-
-def sound_dataset(path: str) -> Dataset:
-    """Open a dataset folder; UserError when its audit finds a leak."""
-    dataset = Dataset.load(path)
-    leaks = find_leaks(dataset)
-    if leaks:
-        raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
-    return dataset

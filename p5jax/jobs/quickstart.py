@@ -7,6 +7,14 @@ import time
 from pathlib import Path
 
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.readers.synthetic import synthetic_raw
+from p5jax.evaluation.audit import audit, format_audit
+from p5jax.evaluation.results import format_results
+from p5jax.jobs.evaluate import evaluate
+from p5jax.jobs.train import train
+from p5jax.reports.run_report import write_report
 
 
 def quickstart(out: str | os.PathLike[str]) -> None:
@@ -14,15 +22,6 @@ def quickstart(out: str | os.PathLike[str]) -> None:
 
     A quickstart that was interrupted resumes; one that finished is evaluated again.
     """
-    from p5jax.data.building import build_dataset
-    from p5jax.data.dataset import Dataset
-    from p5jax.data.readers.synthetic import synthetic_raw
-    from p5jax.evaluation.audit import audit, format_audit
-    from p5jax.evaluation.evaluators import evaluate_run, format_results
-    from p5jax.jobs.train import train_from_gin
-    from p5jax.reports.run_report import write_report
-    from p5jax.runs.run import Run
-
     started = time.monotonic()
     run_dir = Path(out).absolute()
     dataset_dir = run_dir.with_name(f"{run_dir.name}-data")
@@ -37,19 +36,18 @@ def quickstart(out: str | os.PathLike[str]) -> None:
         build_dataset(
             synthetic_raw(users=200, items=100, events=(8, 16)), dataset_dir, scheme="token", seed=0
         )
-    audited = audit(Dataset.load(dataset_dir))
+    dataset = Dataset.load(dataset_dir)
+    audited = audit(dataset)
     print(format_audit(audited))
     if audited["leaks"]:
         raise UserError(f"{dataset_dir}: {audited['leaks'][0]}")
 
     step(2, f"train into {run_dir}")
-    overrides = [f"DATASET={dataset_dir}", f"RUN_DIR={run_dir}"]
-    train_from_gin(["runs/quickstart.gin"], overrides)
+    train("runs/quickstart.gin", DATASET=dataset_dir, RUN_DIR=run_dir)
 
     step(3, "evaluate the five families on seen and unseen prompts")
-    results = evaluate_run(Run.load(run_dir), split="test")
-    print(format_results(results))
+    print(format_results(evaluate(run_dir)))
 
     step(4, "write the report")
     print(write_report(run_dir))
-    print("\nNext: p5jax recommend", run_dir, "--user", Dataset.load(dataset_dir).user_keys[0])
+    print("\nNext: p5jax recommend", run_dir, "--user", dataset.user_keys[0])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,22 +10,24 @@ from typing import Any
 import jax
 
 from p5jax.core import config
-from p5jax.core.errors import UserError
-from p5jax.data.leaks import find_leaks
+from p5jax.core.folder import as_json
 from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
+from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, init_params, param_axes
-from p5jax.parallel import distributed, runtime
+from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.pipeline.batching import process_slice
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.iterator import supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
+from p5jax.training import trainer
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import batch_sums
-from p5jax.training.trainer import TrainConfig, train
+from p5jax.training.trainer import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,23 @@ CONFIGS = (
 )
 
 
-def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> Run:
-    """Train, or resume, the run that gin files and NAME=VALUE overrides describe.
+def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: object) -> Run:
+    """Train, or resume, the run that gin files and the values given describe; return it.
 
-    Interrupted after an orderly stop by a signal.
+    gin_files: by path, or by name below gin/. macros: values of the files' macros, DATASET and
+    RUN_DIR among them; bindings: values by their full names, {"T5Config.dtype": "bfloat16"}.
+    UserError for settings that nothing uses or that differ from those of a run that is there, and
+    for a dataset that leaks. Interrupted after an orderly stop by a signal.
     """
-    set_up(gin_files, overrides)
+    configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
     run = configured_run()
-    if distributed.is_primary():
-        (run.path / "config.gin").write_text(config.operative_config())
-    train(
+    keep_config(run.path)
+    trainer.train(
         partial(batch_sums, run.model),
         _initial_params(run, training.seed),
         param_axes(run.model),
@@ -81,30 +84,17 @@ def train_from_gin(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> R
         ],
         fsdp=mesh_config.fsdp,
     )
+    run.mesh = mesh
     return run
-
-
-def set_up(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> None:
-    """Bind what gin files and NAME=VALUE overrides say of a run, and prepare this process."""
-    config.register_configs(*CONFIGS)
-    config.configure(gin_files, overrides)
-    runtime.set_up()
 
 
 def configured_run() -> Run:
     """Make, or open, the run that is bound; UserError when its data leak."""
     run_config = config.build(RunConfig)
     run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
-    _refuse_leaks(run)
-    return run
-
-
-def _refuse_leaks(run: Run) -> None:
-    leaks = find_leaks(run.dataset)
-    if leaks:
-        raise UserError(f"{run.dataset.path}: {leaks[0]}; see p5jax data audit")
-    if run.dataset.leaky:
+    if refuse_leaks(run.dataset).leaky:
         distributed.report("note: item ids are `released`: leaky, as in the published P5")
+    return run
 
 
 def _model_config(run_config: RunConfig) -> T5Config:
@@ -129,7 +119,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
     )
 
 
-def _initial_params(run: Run, seed: int) -> Any:
+def _initial_params(run: Run, seed: int) -> Params:
     source, model = run.manifest["initial_checkpoint"], run.model.config
     if not source:
         return init_params(run.model, jax.random.key(seed))
@@ -139,9 +129,15 @@ def _initial_params(run: Run, seed: int) -> Any:
     return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 
 
-def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
+def _fingerprint(
+    run: Run, pipeline: PipelineConfig, optimizer: OptimizerConfig, training: TrainConfig
+) -> dict[str, Any]:
     """What a run depends on, JSON-able: a resumed run must have the same."""
-    parts: dict[str, Any] = {type(part).__name__: asdict(part) for part in configs}
+    parts: dict[str, Any] = {
+        "PipelineConfig": asdict(pipeline),
+        "OptimizerConfig": asdict(optimizer),
+        "TrainConfig": asdict(training),
+    }
     for irrelevant in ("log_every", "keep", "checkpoint_every"):
         del parts["TrainConfig"][irrelevant]
     for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
@@ -149,7 +145,8 @@ def _fingerprint(run: Run, *configs: Any) -> dict[str, Any]:
     keys = ("dataset", "vocabulary", "templates", "families", "family_config", "model")
     parts |= {key: run.manifest[key] for key in keys}
     parts["dataset"] = run.dataset.fingerprint
-    return json.loads(json.dumps(parts))
+    found: dict[str, Any] = as_json(parts)
+    return found
 
 
 def _validation_examples(
@@ -167,13 +164,12 @@ def _validation_examples(
 
 def _rank_validator(
     run: Run, validation: ValidationConfig
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
-    def validate(params: Any, step: int) -> dict[str, float]:
-        run.params = params
+    def validate(params: Params, step: int) -> dict[str, float]:
         result = evaluate_family(
-            run,
+            run.with_params(params),
             "sequential",
             validation.rank_prompt,
             "validation",

@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax.linen import partitioning
 from jax import lax
 
-from p5jax.models.layers import Array, Dense, Dropout
+from p5jax.models.layers import Array, Dense, Dropout, constrained
 
 # Large enough to give a weight of exactly 0 in float32, small enough that a row in which every
 # key is masked stays finite (a uniform average that nobody reads).
@@ -154,7 +154,7 @@ class Attention(nn.Module):
         return self.out(y.reshape(rows, length, self.num_heads * self.head_dim))
 
     def project(self, source: Array) -> None:
-        """Writes the keys and values of `source` to the `cross` collection."""
+        """Write the keys and values of `source` to the `cross` collection."""
         key, value = self._keys_and_values(source)
         self.put_variable("cross", "key", key)
         self.put_variable("cross", "value", value)
@@ -166,7 +166,7 @@ class Attention(nn.Module):
     def _heads(self, y: Array) -> Array:
         # [B, S, H*K] -> [B, S, H, K]
         y = y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
-        return partitioning.with_sharding_constraint(y, ("batch", "length", "heads", "kv"))
+        return constrained(y, "batch", "length", "heads", "kv")
 
     def _keys_and_values(self, source: Array) -> tuple[Array, Array]:
         return self._heads(self.key(source)), self._heads(self.value(source))

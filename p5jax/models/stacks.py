@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning
 
 from p5jax.models.attention import MASKED, Attention, RelativePositionBias
-from p5jax.models.layers import MLP, Array, Dense, Dropout, Embed, LayerNorm
+from p5jax.models.layers import MLP, Array, Dense, Dropout, Embed, LayerNorm, constrained
 from p5jax.models.t5_config import T5Config
 
 
@@ -48,7 +47,7 @@ class _Layer(nn.Module):
 
     def _residual(self, x: Array, update: Array, deterministic: bool) -> Array:
         x = x + self.dropout(update, deterministic)
-        return partitioning.with_sharding_constraint(x, ("batch", "length", "embed"))
+        return constrained(x, "batch", "length", "embed")
 
 
 class EncoderLayer(_Layer):
@@ -139,10 +138,11 @@ class Encoder(nn.Module):
     def __call__(self, embedded: Array, mask: Array, deterministic: bool) -> Array:
         """[B, S, D] and mask [B, 1, 1|S, S] (True: may attend) -> [B, S, D]."""
         length = embedded.shape[1]
-        biases = self.relpos_bias(length, length), mask_bias(mask)  # once for all layers
+        # Both biases once for all layers.
+        position_bias, source_mask_bias = self.relpos_bias(length, length), mask_bias(mask)
         x = self.dropout(embedded.astype(self.config.dtype), deterministic)
         for layer in self.layers:
-            x = layer(x, *biases, deterministic)
+            x = layer(x, position_bias, source_mask_bias, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic)
 
 
@@ -192,21 +192,27 @@ class Decoder(nn.Module):
         if past_mask is not None:
             seen = jnp.pad(past_mask, ((0, 0), (0, length)), constant_values=True)
             self_mask = self_mask & seen[:, None, None, :]
-        biases = (
-            self.relpos_bias(length, room, first),
-            mask_bias(self_mask),
-            mask_bias(cross_mask),
-        )
+        position_bias = self.relpos_bias(length, room, first)
+        self_mask_bias, cross_mask_bias = mask_bias(self_mask), mask_bias(cross_mask)
         y = self.dropout(self.embedder(tokens), deterministic)
         for layer in self.layers:
-            y = layer(y, encoded, *biases, deterministic, decode, filled)
+            y = layer(
+                y,
+                encoded,
+                position_bias,
+                self_mask_bias,
+                cross_mask_bias,
+                deterministic,
+                decode,
+                filled,
+            )
         y = self.dropout(self.decoder_norm(y), deterministic)
         if self.config.logits_via_embedding:
             # Scaling the D inputs rather than the V logits saves a pass over [B, T, V].
             logits = self.embedder.attend(y * self.config.emb_dim**-0.5)
         else:
             logits = self.logits_dense(y)
-        return partitioning.with_sharding_constraint(logits, ("batch", "length", "vocab"))
+        return constrained(logits, "batch", "length", "vocab")
 
     def _cache(self, length: int, max_decode_length: int | None) -> tuple[int, Array | None]:
         """The positions the cache has room for and how many are filled (None: no cache yet)."""
@@ -221,6 +227,6 @@ class Decoder(nn.Module):
         return room, filled
 
     def project(self, encoded: Array) -> None:
-        """Writes every layer's keys and values of the source to the `cross` collection."""
+        """Write every layer's keys and values of the source to the `cross` collection."""
         for layer in self.layers:
             layer.encoder_decoder_attention.project(encoded)

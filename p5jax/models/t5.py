@@ -31,7 +31,7 @@ WHOLE_WORD_AXES = ("relpos_buckets", "embed")
 
 
 def whole_word_ids(tokens: Array, word_starts: Array, segment_ids: Array | None = None) -> Array:
-    """Numbers the words of each source from 1: [B, S] int32 tokens -> [B, S] int32 in 0 … 511.
+    """Number the words of each source from 1: [B, S] int32 tokens -> [B, S] int32 in 0 … 511.
 
     word_starts: [V] bool. The count steps at each word-start token and restarts with each packed
     segment; end-of-sequence and padding get 0 (Geng et al. 2022, section 4.1).
@@ -108,7 +108,7 @@ class Transformer(nn.Module):
     ) -> Array:
         """The encoded source of embedded inputs [B, S, D] -> [B, S, D].
 
-        encoder_input_tokens [B, S] only says what is padding (0); a soft prefix has any other id.
+        encoder_input_tokens [B, S] only says what is padding (0); a soft prefix has any id but 0.
         """
         mask = (encoder_input_tokens != PAD_ID)[:, None, None, :]
         if encoder_segment_ids is not None:
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         return self.encoder(embedded, mask, not enable_dropout)
 
     def project_encoded(self, encoded: Array) -> None:
-        """Writes the decoder's keys and values of the source to the `cross` collection.
+        """Write the decoder's keys and values of the source to the `cross` collection.
 
         For decoding many steps or rows against one source: apply it with mutable=["cross"], then
         give `decode` the collection {"params": …, "cache": …, "cross": …}.
@@ -192,16 +192,18 @@ class Transformer(nn.Module):
         )
 
 
-def _dummy_inputs() -> tuple[Array, Array, Array]:
-    tokens = jnp.ones((1, 2), jnp.int32)
-    return tokens, tokens, tokens
-
-
 def init_params(model: Transformer, rng: Array) -> Params:
     """Fresh float32 parameters as nested dicts, the same for every mesh and batch size."""
-    return fresh_params(model, rng, *_dummy_inputs(), enable_dropout=False)
+    tokens = _two_tokens()
+    return fresh_params(model, rng, tokens, tokens, tokens, enable_dropout=False)
 
 
 def param_axes(model: Transformer) -> dict[str, Any]:
     """The parameters' tree with a tuple of logical axis names at each leaf."""
-    return logical_axes(model, *_dummy_inputs(), enable_dropout=False)
+    tokens = _two_tokens()
+    return logical_axes(model, tokens, tokens, tokens, enable_dropout=False)
+
+
+def _two_tokens() -> Array:
+    """The shortest inputs [1, 2] with which a model can be initialised."""
+    return jnp.ones((1, 2), jnp.int32)

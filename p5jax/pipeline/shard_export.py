@@ -1,49 +1,23 @@
-"""`p5jax data export-shards`: a run's training samples, tokenised once and written to shards."""
+"""A run's training samples, tokenised once and written to shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import grain
-import jax
 import numpy as np
 
-from p5jax.core import config
 from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report, print_progress
-from p5jax.jobs.train import configured_run, set_up
-from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.iterator import worked_ahead
 from p5jax.pipeline.samples import RenderedSamples
 from p5jax.pipeline.shards import FOLDER, encode, record_dtype, write_shard
 
 _CHUNK = 1024  # samples that a thread or process makes at a time
-
-
-def export_from_gin(
-    gin_files: Sequence[str],
-    overrides: Sequence[str],
-    out: str | os.PathLike[str],
-    *,
-    epochs: int = 1,
-    shards: int = 16,
-) -> None:
-    """Write the shards of the run that gin files and NAME=VALUE overrides describe, making its run
-    folder as training would."""
-    set_up(gin_files, overrides)
-    if jax.process_count() > 1:
-        raise UserError(
-            f"export-shards: found {jax.process_count()} processes, expected one"
-            " (PipelineConfig.workers uses more cores)"
-        )
-    pipeline = config.build(PipelineConfig)
-    run = configured_run()
-    rendered = RenderedSamples(run.families, run.vocabulary, pipeline)
-    export_shards(rendered, out, epochs=epochs, shards=shards)
 
 
 def export_shards(

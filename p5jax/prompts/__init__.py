@@ -1,1 +1,1 @@
-"""Prompt templates and the five families that draw examples from a dataset."""
+"""Prompt templates and the five families that make examples of a dataset."""

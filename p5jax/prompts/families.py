@@ -1,4 +1,4 @@
-"""The five families of a dataset: those its data and the templates can feed."""
+"""The families of a dataset: those of the five that its data and the templates support."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def make_families(
     names: Iterable[str] | None = None,
     triggers: Sequence[str] = (),
 ) -> dict[str, Family]:
-    """Return the families that the data and the templates can feed, in P5's order.
+    """Return the families that the data and the templates support, in P5's order.
 
     triggers: each user's words for {trigger}, where a template has it. UserError when one of
-    `names` is unknown or cannot be fed.
+    `names` is unknown or not supported.
     """
     source = ExampleSource(dataset, vocabulary, config, triggers)
     wanted = FAMILIES if names is None else tuple(names)
@@ -73,8 +73,8 @@ def _make(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: 
 
 
 def _try_candidate_lists(family: Family) -> None:
-    """Draw a few examples of each prompt with candidates, so that lists which do not fit the
-    maximal source length are an error now and not hours into training."""
+    """Make a few examples of each prompt with candidates, so that lists that exceed the maximal
+    source length are an error now and not hours into training."""
     tries = np.linspace(0, family.size("train") - 1, _TRIES).astype(int).tolist()
     for template in family.seen:
         if "cand" in template.fields:

@@ -1,4 +1,4 @@
-"""The base of the five families: one example, the sampling's numbers, and what families share."""
+"""The base of the five families: an example, the sampling parameters, and shared data."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Example:
     """One prompt with its answer.
 
     `item` is the target, or the item a yes/no prompt asks about. `candidates` [C] int32 are the
-    items the prompt lists, or those an evaluation ranks. `answer` is what the target says without
-    jitter: whole stars as a float, the explanation, headline or word; None where it is an item.
+    items that the prompt lists or that an evaluation ranks. `answer` is the target without jitter:
+    whole stars as a float, the explanation, headline or word; None where it is an item.
     """
 
     family: str
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """Numbers of P5's sampling. `max_source` counts tokens, end-of-sequence included;
+    """Parameters of P5's sampling. `max_source` counts tokens, end-of-sequence included;
     `max_history` 0 caps histories by tokens only; `evaluation_seed` freezes candidate lists."""
 
     max_source: int = 512
@@ -90,7 +90,7 @@ class ExampleSource:
         return example_rng(self.config.evaluation_seed, 0, f"{split}/{purpose}", user)
 
     def frozen_candidates(self, split: str, user: int) -> np.ndarray:
-        """Return the candidates [C] of a held-out pair, the true item at a random place."""
+        """Return the candidates [C] of a held-out pair, the true item at a random position."""
         rng = self.rng(split, "candidates", user)
         return self.candidates(split, user, self.dataset.target(user, split), rng)
 
@@ -107,11 +107,11 @@ class ExampleSource:
         return draw_negatives(rng, self.dataset.num_items, excluded, 1)[0]
 
     def _known(self, split: str, user: int) -> np.ndarray:
-        """Return the items that are no negatives of a user.
+        """Return the items that are not negatives of a user.
 
-        P5 leaves out the held-out items in training too. They are then the ones that are never
-        answered "no", and counting training negatives finds them: HR@10 .98 on Musical Instruments
-        after four epochs. Training may know training interactions only.
+        P5 excludes the held-out items in training too. They are then the only items that are never
+        answered "no", and counting training negatives reveals them: HR@10 .98 on Musical
+        Instruments after four epochs. So training negatives exclude training interactions only.
         """
         if split == "train":
             return self.dataset.history(user, split)
@@ -136,14 +136,13 @@ class Family(ABC):
 
     @property
     def templates_fingerprint(self) -> str:
-        """SHA-256 of the prompts that training draws from."""
+        """SHA-256 of the prompts that training samples from."""
         prompts = json.dumps([asdict(template) for template in self.seen])
         return hashlib.sha256(prompts.encode()).hexdigest()
 
     @abstractmethod
     def size(self, split: str, prompt_id: str | None = None) -> int:
-        """Return how many examples a split has, or has for one prompt (whose fields some records
-        may lack): `index` runs over that many."""
+        """Return the number of a split's examples, or of those that have what one prompt needs."""
 
     @abstractmethod
     def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
@@ -157,10 +156,10 @@ class Family(ABC):
         rng: np.random.Generator | None = None,
         prompt_id: str | None = None,
     ) -> Example:
-        """Return an example; without `prompt_id`, of a seen prompt drawn uniformly.
+        """Return an example; without `prompt_id`, of a seen prompt sampled uniformly.
 
-        Training draws from `rng` (see `example_rng`). Validation and test ignore it: their draws
-        are frozen by (evaluation_seed, split, user).
+        Training samples from `rng` (see `example_rng`). Validation and test ignore it: their
+        samples are fixed by (evaluation_seed, split, user).
         """
 
     def template(self, prompt_id: str) -> PromptTemplate:

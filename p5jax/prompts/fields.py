@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 
 def prompt_text(text: str | None) -> str:
-    """Return free text on one line, with nothing in it that reads as an item-id token."""
+    """Return free text on one line, without anything that would be read as an item-id token."""
     if not text:
         return ""
     if "<" in text:
@@ -63,7 +63,7 @@ class Fields:
         }
 
     def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
-        """Return the placeholders that a history fills, oldest item first."""
+        """Return the placeholders that a history fills; `items` are oldest first."""
         return {"hist": self.ids(items), "separator": separator}
 
     def ids(self, items: np.ndarray) -> list[str]:

@@ -17,7 +17,7 @@ from p5jax.prompts.template import PromptTemplate
 LIKE_FROM = 4  # stars
 _SLICE = 1 << 16  # rows whose text is held as Python strings at a time
 
-# What a record may lack, as bits; a template is drawn only for records that have all it needs.
+# What a record may lack, as bits; a template is used only for records that have all it needs.
 _RATING, _TEXT, _HEADLINE, _FEATURE, _SENTENCE = 1, 2, 4, 8, 16
 _NEEDS = {
     "star": _RATING,
@@ -54,7 +54,7 @@ def _present(column: pa.ChunkedArray) -> np.ndarray:
 
 
 class RecordFamily(Family):
-    """One example per record of a table that has what `base` says; `jitters` its training stars."""
+    """One example per record that has the field `base`; `jitters`: training stars get jitter."""
 
     base: int
     jitters: bool

@@ -1,4 +1,4 @@
-"""P5's draws: random streams, training windows, negatives, candidate lists and jittered stars."""
+"""P5's sampling: random streams, training windows, negatives, candidates and jittered stars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 T = TypeVar("T")
 _WORD = (1 << 64) - 1
 
-# The normal that stands for each star in training (P5, Section 4): mean and standard deviation.
+# The normal distribution of each star in training (P5, section 4): mean, standard deviation.
 _STARS = {1: (1.2, 0.1), 2: (1.95, 0.225), 3: (2.95, 0.225), 4: (3.95, 0.225), 5: (4.75, 0.125)}
 
 
@@ -34,7 +34,7 @@ def choose(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 def coin(rng: np.random.Generator) -> bool:
-    """Return True half of the time."""
+    """Return True with probability 1/2."""
     return bool(rng.random() < 0.5)
 
 
@@ -55,9 +55,10 @@ def draw_negatives(
     rng: np.random.Generator, num_items: int, excluded: Collection[int], count: int
 ) -> list[int]:
     """Return `count` distinct items, uniform over those not in `excluded` (a set, for speed)."""
-    if num_items < 4 * (count + len(excluded)):  # rejection would throw most draws away
+    if num_items < 4 * (count + len(excluded)):  # rejection would discard most samples
         pool = np.delete(np.arange(num_items), sorted(excluded))
-        return rng.permutation(pool)[:count].tolist()
+        negatives: list[int] = rng.permutation(pool)[:count].tolist()
+        return negatives
     chosen: dict[int, None] = {}
     while len(chosen) < count:
         for item in rng.integers(num_items, size=count - len(chosen) + 8).tolist():
@@ -69,7 +70,7 @@ def draw_negatives(
 def draw_candidates(
     rng: np.random.Generator, num_items: int, sequence: np.ndarray, positive: int, count: int
 ) -> np.ndarray:
-    """Return `count` items [count] int32: negatives with `positive` at a uniform place."""
+    """Return `count` items [count] int32: negatives, and `positive` at a random position."""
     items = draw_negatives(rng, num_items, set(sequence.tolist()), count - 1)
     items.insert(int(rng.random() * count), positive)
     return np.array(items, dtype=np.int32)
@@ -91,11 +92,11 @@ def _cumulative(mean: float, deviation: float) -> list[float]:
     return [0.5 * (1 + math.erf((edge - mean) / (deviation * math.sqrt(2)))) for edge in edges]
 
 
-_CUMULATIVE = {stars: _cumulative(*parameters) for stars, parameters in _STARS.items()}
+_CUMULATIVE = {stars: _cumulative(mean, deviation) for stars, (mean, deviation) in _STARS.items()}
 
 
 def jittered(stars: int, rng: np.random.Generator) -> str:
     """Return the rating text of a training target: N(mean, deviation) of the star, rounded to 0.1
-    and clipped to [1, 5] (drawn from that law's 41 classes, so no libm result enters)."""
+    and clipped to [1, 5] (sampled from its 41 classes, so that no result of libm matters)."""
     tenths = 10 + bisect_right(_CUMULATIVE[stars], rng.random())
     return f"{tenths // 10}.{tenths % 10}"

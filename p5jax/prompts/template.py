@@ -15,7 +15,7 @@ LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 
 _ABOUT = {"uid", "udesc", "iid", "title", "item", "brand", "price", "trigger"}
-# Per family: what its records can put into the inputs, and into the targets.
+# The placeholders that each family can fill, in the inputs and in the targets.
 _INPUTS = {
     "rating": _ABOUT | {"star"},
     "sequential": _ABOUT | {"hist", "cand"},
@@ -111,9 +111,9 @@ class PromptTemplate:
 class Renderer:
     """Makes a prompt's text, within `max_source` tokens, end-of-sequence included.
 
-    Too long a prompt first loses its oldest history items (one always stays), then the last words
-    of its review, headline and title (one word of each stays), so the instruction survives.
-    UserError when that is not enough.
+    A prompt that is too long first loses its oldest history items (one is always kept), then the
+    last words of its review, headline and title (one word of each is kept), so that the
+    instruction is complete. UserError when that is not enough.
     """
 
     def __init__(self, vocabulary: TextEncoder, max_source: int):
@@ -173,8 +173,8 @@ class Renderer:
         separator_length = self._id_length(separator.strip())
         start = 0
         inputs = template.inputs.format_map(values)
-        # Lengths add up over words but for SentencePiece's rounding of ties, so what the sums
-        # promise is checked, and mended by further drops.
+        # Lengths add up over words except where SentencePiece rounds ties, so the sums are checked,
+        # and more items are dropped where they are too small.
         while excess > 0 and start < len(history) - 1:
             while excess > 0 and start < len(history) - 1:
                 excess -= self._id_length(history[start]) + separator_length

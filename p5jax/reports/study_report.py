@@ -1,5 +1,5 @@
-"""A cold-start study as an HTML page: methods by kind of case and ranking, what `light` owes to its
-parts, wrong profiles, tuning curves and seconds."""
+"""A cold-start study as an HTML page: methods by kind of case and ranking, ablations of `light`,
+replaced attributes, tuning curves and seconds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NOTE = (
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write STUDY/report.html from what the study has so far; return its path.
 
-    UserError when the folder is no study, or no seed of it is finished.
+    UserError when the folder is not a study, or no seed of it is finished.
     """
     folder = Path(folder)
     path = folder / "report.html"
@@ -158,7 +158,8 @@ def _group(
 
 
 def _methods(table: pa.Table) -> list[str]:
-    return pc.unique(table["method"]).to_pylist()
+    names: list[str] = pc.unique(table["method"]).to_pylist()
+    return names
 
 
 def _table(rows: Sequence[ColdRow]) -> str:
@@ -251,7 +252,7 @@ def _overview(manifest: Mapping[str, Any], finished: Sequence[Path]) -> str:
 
 
 def _seconds(folder: Path) -> str:
-    """The seconds of each part, summed over all seeds that were begun."""
+    """The seconds of each part, summed over all seeds, unfinished ones included."""
     seconds = total_seconds(folder)
     total = sum(seconds.values())
     rows = "".join(

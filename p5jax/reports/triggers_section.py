@@ -63,7 +63,7 @@ def _changes(history: list[dict[str, Any]]) -> str:
         for r in history
         if r["accepted"]
     ]
-    header = "<tr><th>round<th>token<th>place<th>gain<th>p"
+    header = "<tr><th>round<th>token<th>position<th>gain<th>p"
     return f"<h3>Accepted changes</h3><table>{header}{''.join(rows)}</table>"
 
 

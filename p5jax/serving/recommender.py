@@ -47,15 +47,15 @@ class Recommender(Ranker):
 
     @staticmethod
     def load(
-        path: str | os.PathLike[str], triggers: str | os.PathLike[str] | None = None
+        run: Run | str | os.PathLike[str], triggers: str | os.PathLike[str] | None = None
     ) -> Recommender:
-        """Open a run folder, and a folder of trigger tokens whose prompt it is to use.
+        """Put a run, or the one in a folder, to use.
 
-        UserError when either is not one, the run has no checkpoint, or the tokens were found with
-        another model.
+        triggers: a folder of trigger tokens whose prompt it is to use. UserError when a folder is
+        not of its kind, the run has no checkpoint, or the tokens were found with another model.
         """
         enable_compilation_cache()
-        run = Run.load(path)
+        run = run if isinstance(run, Run) else Run.load(run)
         return Recommender(run, load_triggers(triggers, run) if triggers else None)
 
     def recommend(

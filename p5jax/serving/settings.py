@@ -17,7 +17,7 @@ class BulkConfig(RankingConfig):
     """
 
     k: int = field(default=10, metadata={"help": "items for a user"})
-    prompt: str | None = field(default=None, metadata={"help": "the prompt's id"})
+    prompt: str | None = field(default=None, metadata={"help": "the prompt's id", "metavar": "ID"})
     exclude_history: bool = field(
         default=True, metadata={"help": "do not recommend what the user already has"}
     )

@@ -11,7 +11,7 @@ from p5jax.prompts.template import PromptTemplate
 
 
 def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[str]:
-    """Yield the texts a model of this dataset meets: prompts, numbers, titles, names and reviews.
+    """Yield the texts a model of this dataset reads: prompts, numbers, titles, names and reviews.
 
     Reviews come from the training split alone; the held-out ones must not shape the pieces.
     """
@@ -22,8 +22,8 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
     yield from (title for title in dataset.titles if title)
     yield from (brand for brand in dataset.items["brand"].to_pylist() if brand)
     yield from dataset.user_names
-    # Prompts are most of what the model reads, and a user's number is all that many of them say of
-    # the user: the fewer pieces these words have, the sooner a small model knows them.
+    # Prompts are most of what the model reads, and many of them name a user by number alone: the
+    # fewer pieces these words have, the sooner a small model learns them.
     wordings = [template.inputs.replace("{", " ").replace("}", " ") for template in templates]
     yield from _as_candidates(wordings) * 50
     yield from _as_candidates([f"user_{user + 1}" for user in range(dataset.num_users)]) * 20
@@ -36,8 +36,8 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
 
 
 def _as_candidates(texts: list[str]) -> list[str]:
-    """Return texts and, with a comma after each word, their twins.
+    """Return texts, and each again with a comma after every word.
 
-    SentencePiece considers only pieces that it has seen in two different words.
+    SentencePiece considers only pieces that occur in two different words.
     """
     return texts + [", ".join(text.split()) + "," for text in texts]

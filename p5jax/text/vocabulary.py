@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import os
 import re
@@ -19,12 +18,15 @@ import numpy as np
 import sentencepiece
 
 from p5jax.core.errors import UserError
+from p5jax.core.folder import OutputFolder
 from p5jax.data.item_ids import ID_TOKEN
 
 NUM_SENTINELS = 100
 WORD_MARK = "\u2581"  # SentencePiece's word-boundary mark
-FORMAT_VERSION = 1
-MODEL_FILE, MANIFEST_FILE = "sentencepiece.model", "vocabulary.json"
+MODEL_FILE = "sentencepiece.model"
+VOCABULARY_FOLDER = OutputFolder(
+    "vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"
+)
 
 _PRINTABLE = "".join(map(chr, range(33, 127)))
 _PLAIN_WORD = re.compile(r"[!-~]{1,64}")
@@ -50,7 +52,7 @@ class Vocabulary:
     unk_id = 2
 
     def __init__(self, model: bytes, id_tokens: Sequence[str] = (), *, source: str = "the model"):
-        self.id_tokens = tuple(id_tokens)
+        self.id_tokens: tuple[str, ...] = tuple(id_tokens)
         for token in self.id_tokens:
             if not ID_TOKEN.fullmatch(token):
                 raise UserError(f"id token: found {token!r}, expected a form like '<c0_12>'")
@@ -59,11 +61,11 @@ class Vocabulary:
         self._model = model
         self._pieces = _load_model(model, source)
         self.num_pieces: int = self._pieces.get_piece_size()
-        self._first_id_token = self.num_pieces + NUM_SENTINELS
-        self.size = self._first_id_token + len(self.id_tokens)
-        self.padded_size = -(-self.size // 128) * 128
+        self._first_id_token: int = self.num_pieces + NUM_SENTINELS
+        self.size: int = self._first_id_token + len(self.id_tokens)
+        self.padded_size: int = -(-self.size // 128) * 128
         self._id_of_token = {t: self._first_id_token + n for n, t in enumerate(self.id_tokens)}
-        self._piece_list = [self._pieces.id_to_piece(i) for i in range(self.num_pieces)]
+        self._piece_list: list[str] = [self._pieces.id_to_piece(i) for i in range(self.num_pieces)]
         self._scores = [self._pieces.get_score(i) for i in range(self.num_pieces)]
         self._wordwise = self._encodes_word_by_word()
         self._cache: dict[str, _Word] = {}
@@ -112,10 +114,10 @@ class Vocabulary:
         return cls(writer.getvalue(), id_tokens)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the vocabulary to `folder`: beside it first, then renamed into place."""
+        """Write the vocabulary beside `folder`, then rename it to `folder`."""
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST_FILE).exists():
-            raise UserError(f"{folder}: found something else, expected a vocabulary or no folder")
+        if folder.exists() and not (folder / VOCABULARY_FOLDER.manifest).exists():
+            raise UserError(f"{folder}: exists, expected a vocabulary or no folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -124,12 +126,11 @@ class Vocabulary:
             new.mkdir()
             (new / MODEL_FILE).write_bytes(self._model)
             manifest = {
-                "format": FORMAT_VERSION,
                 "fingerprint": self.fingerprint,
                 "pieces": self.num_pieces,
                 "id_tokens": list(self.id_tokens),
             }
-            (new / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
+            VOCABULARY_FOLDER.write(new, manifest)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
@@ -139,33 +140,24 @@ class Vocabulary:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Vocabulary:
         """Read what `save` wrote; UserError when it is absent, damaged or of another format."""
-        path = Path(folder) / MANIFEST_FILE
-        try:
-            manifest = json.loads(path.read_text())
-            found = manifest["format"], manifest["fingerprint"], manifest["id_tokens"]
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; expected a vocabulary") from None
-        except (ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{path}: {reason}; expected a vocabulary manifest") from None
-        version, fingerprint, id_tokens = found
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path}: found format {version!r}, expected {FORMAT_VERSION}")
+        path, manifest = Path(folder) / VOCABULARY_FOLDER.manifest, VOCABULARY_FOLDER.read(folder)
+        fingerprint, id_tokens = manifest.get("fingerprint"), manifest.get("id_tokens")
+        if not isinstance(fingerprint, str) or not isinstance(id_tokens, list):
+            raise UserError(f"{path}: found no fingerprint and id_tokens, expected both")
         vocabulary = cls.from_model(Path(folder) / MODEL_FILE, id_tokens)
         if vocabulary.fingerprint != fingerprint:
-            actual = vocabulary.fingerprint[:12]
             raise UserError(
-                f"{path}: found fingerprint {str(fingerprint)[:12]}, expected {actual},"
-                f" that of {MODEL_FILE} with its id tokens"
+                f"{path}: found fingerprint {fingerprint[:12]}, expected"
+                f" {vocabulary.fingerprint[:12]}, that of {MODEL_FILE} with its id tokens"
             )
         return vocabulary
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without an end-of-sequence id.
 
-        Words come from a cache wherever that provably equals SentencePiece on the whole string:
-        plain ASCII words whose best segmentation leads the next best by more than float32 rounding
-        can make up. Any other text goes to SentencePiece whole.
+        Words come from a cache where that is guaranteed to give what SentencePiece gives for the
+        whole string: plain ASCII words whose best segmentation leads the next best by more than
+        float32 rounding can make up. Any other text goes to SentencePiece whole.
         """
         ids: list[int] = []
         total = 0.0
@@ -238,7 +230,7 @@ class Vocabulary:
         if not run:
             return text
         space = " " if text and self._piece_list[run[0]].startswith(WORD_MARK) else ""
-        return text + space + self._pieces.decode(run)
+        return f"{text}{space}{self._pieces.decode(run)}"
 
     def _encodes_word_by_word(self) -> bool:
         """Return whether no piece and no normalisation of this model can cross a space."""
@@ -254,7 +246,7 @@ class Vocabulary:
         return True
 
     def _remember(self, word: str) -> _Word:
-        """Return what encode() needs to know about a word, and keep it for the next time.
+        """Return what encode() needs to know about a word, and cache it.
 
         A word's parts are its id tokens and the text between them.
         """
@@ -270,7 +262,7 @@ class Vocabulary:
         return entry
 
     def _examine(self, word: str) -> _Word:
-        """Bound the running score up to which SentencePiece segments `word` alike in any text.
+        """Bound the running score up to which SentencePiece segments `word` the same in any text.
 
         SentencePiece adds piece scores from the start of the text in float32. While the sum is
         below M, each of at most n additions within a word of n characters is off by at most
@@ -327,7 +319,7 @@ def _load_model(model: bytes, source: str) -> Any:
 
 
 def _sample(texts: Iterable[str], limit: int, seed: int) -> list[str]:
-    """Draw at most `limit` texts uniformly, in one pass (Vitter 1985, algorithm R)."""
+    """Sample at most `limit` texts uniformly, in one pass (Vitter 1985, algorithm R)."""
     rng = np.random.default_rng(seed)
     kept: list[str] = []
     for seen, text in enumerate(texts):

@@ -120,40 +120,18 @@ def train(
         Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c,
         distributed.together(),  # innermost: closing checkpoints would wait for a lost process
     ):
-        saved = c.steps()
-        if saved:
-            progress = _matching_progress(c, saved[-1], fingerprint or {})
-            state = c.restore(saved[-1], steps.abstract_state)
-            iterator.set_state(progress["pipeline"])
-        else:
-            progress = {}
-            state = steps.init(params)
+        loop = _Loop(
+            config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
+        )
+        loop.begin(params)
         del params
-        first = progress.get("step", 0)
-        distributed.reached(f"after step {first}")
+        primary = distributed.is_primary()
         with RunWriters(
-            run_dir,
-            config.steps,
-            resumed_step=first,
-            primary=distributed.is_primary(),
-            stream=stream,
-        ) as w:
-            w.message(describe_mesh(mesh, fsdp))
-            if saved:
-                w.message(f"resuming after step {first}")
-            loop = _Loop(
-                config=config,
-                steps=steps,
-                schedule=schedule,
-                iterator=iterator,
-                checkpoints=c,
-                writers=w,
-                fingerprint=dict(fingerprint or {}),
-                validate=validate,
-                validation_batches=validation_batches,
-                state=state,
-                **{name: progress[name] for name in _PROGRESS if name in progress},
-            )
+            run_dir, config.steps, resumed_step=loop.step, primary=primary, stream=stream
+        ) as loop.writers:
+            loop.writers.message(describe_mesh(mesh, fsdp))
+            if loop.step:
+                loop.writers.message(f"resuming after step {loop.step}")
             return loop.run(interruption)
 
 
@@ -178,11 +156,11 @@ class _Loop:
     schedule: Callable[[int], Any]
     iterator: EpochIterator
     checkpoints: Checkpoints
-    writers: RunWriters
     fingerprint: Mapping[str, Any]
     validate: Validate | None
     validation_batches: Sequence[Batch]
-    state: Any
+    writers: RunWriters = field(init=False)
+    state: Any = None
     step: int = 0
     # Sums since the last record: in the checkpoint, so that a resumed run's records are the
     # uninterrupted run's.
@@ -192,6 +170,19 @@ class _Loop:
     metrics: dict[str, float] = field(default_factory=dict)
     _pending: tuple[int, dict[str, Any]] | None = None
     _shapes: set[Any] = field(default_factory=set)
+
+    def begin(self, params: Any) -> None:
+        """Take up the last checkpoint, or start from `params` where there is none."""
+        saved = self.checkpoints.steps()
+        if saved:
+            progress = _matching_progress(self.checkpoints, saved[-1], self.fingerprint)
+            self.state = self.checkpoints.restore(saved[-1], self.steps.abstract_state)
+            self.iterator.set_state(progress["pipeline"])
+            for name in _PROGRESS:
+                setattr(self, name, progress.get(name, getattr(self, name)))
+        else:
+            self.state = self.steps.init(params)
+        distributed.reached(f"after step {self.step}")
 
     def run(self, interruption: Interruption) -> TrainResult:
         """Go on to the last step; Interrupted by a signal."""

@@ -51,8 +51,8 @@ def ablate(
 
 
 def _with_setting(config: SearchConfig, name: str, value: str | int) -> SearchConfig:
-    """The configuration with one other value in its layout or its surrogate."""
-    if name == "criterion":
-        return replace(config, surrogate=replace(config.surrogate, criterion=str(value)))
+    """The configuration with another value of one setting of its layout or its surrogate."""
     changed: dict[str, Any] = {name: value}
+    if name == "criterion":
+        return replace(config, surrogate=replace(config.surrogate, **changed))
     return replace(config, layout=replace(config.layout, **changed))

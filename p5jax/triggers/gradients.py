@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from p5jax.inference.steps import Params
+from p5jax.models.initial import Params
 from p5jax.models.t5 import PAD_ID, Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.training.step import token_nll

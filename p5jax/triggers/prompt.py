@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder
 from p5jax.data.dataset import Dataset
-from p5jax.inference.steps import Params
+from p5jax.models.initial import Params
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run

@@ -71,7 +71,10 @@ class SearchConfig:
     )
     initial: str = field(
         default="random",
-        metadata={"help": "the start: random words, a prompt's words (its id), or words given"},
+        metadata={
+            "help": "the start: random words, a prompt's words (its id), or words given",
+            "metavar": "random|ID|WORDS",
+        },
     )
     candidates: int = field(default=5, metadata={"help": "tokens tried per position and round"})
     epochs: int = field(default=20, metadata={"help": "of shared and of users' tokens, in turn"})

@@ -12,8 +12,8 @@ import numpy as np
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
 from p5jax.inference.ranking import id_trie, rank
-from p5jax.inference.steps import Params
 from p5jax.inference.trie import Trie
+from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.runs.run import Run

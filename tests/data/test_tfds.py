@@ -21,7 +21,7 @@ from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
 from p5jax.data.prepare import read_raw
 
-pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets (make test-extras)")
 from p5jax.data.tfds import (
     AmazonConfig,
     AmazonReviews,
@@ -31,6 +31,7 @@ from p5jax.data.tfds import (
     write_files,
 )
 
+pytestmark = pytest.mark.extras
 SPLITS = ("train", "validation", "test")
 FORBID = """
 import importlib.machinery, json, sys

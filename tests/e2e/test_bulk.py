@@ -13,7 +13,7 @@ import pytest
 import p5jax
 from p5jax.cli.main import main
 from p5jax.core.errors import Interrupted
-from p5jax.jobs.train import train_from_gin
+from p5jax.jobs.train import train
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import RANKING_FOLDER, rank_users
 from p5jax.serving.recommender import Recommender
@@ -28,16 +28,23 @@ CONFIG = BulkConfig(k=K, beam=8, exact=True, batch_size=2)
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    settings = (
-        *(f"DATASET={world.path}", f"RUN_DIR={path}", "STEPS=3", "BATCH_SIZE=8"),
-        *("T5Config.emb_dim=16", "T5Config.mlp_dim=32", "T5Config.num_heads=2"),
-        *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
-        *("RunConfig.families=('sequential',)", "RunConfig.vocabulary_size=300"),
-        *("RunConfig.prompts=('2-3', '2-13')", "ValidationConfig.examples=4"),
-        *("FamilyConfig.max_source=128", "PipelineConfig.source_lengths=(128,)"),
-        *("PipelineConfig.target_length=8", "PipelineConfig.rates={'sequential': 1.0}"),
-    )
-    train_from_gin(["runs/p5.gin", "models/tiny.gin"], settings)
+    bindings = {
+        "T5Config.emb_dim": 16,
+        "T5Config.mlp_dim": 32,
+        "T5Config.num_heads": 2,
+        "T5Config.num_encoder_layers": 1,
+        "T5Config.num_decoder_layers": 1,
+        "RunConfig.families": ("sequential",),
+        "RunConfig.vocabulary_size": 300,
+        "RunConfig.prompts": ("2-3", "2-13"),
+        "ValidationConfig.examples": 4,
+        "FamilyConfig.max_source": 128,
+        "PipelineConfig.source_lengths": (128,),
+        "PipelineConfig.target_length": 8,
+        "PipelineConfig.rates": {"sequential": 1.0},
+    }
+    files, macros = ("runs/p5.gin", "models/tiny.gin"), {"STEPS": 3, "BATCH_SIZE": 8}
+    train(*files, bindings=bindings, DATASET=world.path, RUN_DIR=path, **macros)
     return path
 
 

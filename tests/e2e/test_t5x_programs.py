@@ -15,7 +15,8 @@ from t5x_run import LENGTHS, SIZES, flags, p5jax_train
 
 from p5jax.core.config import gin_folder
 
-pytest.importorskip("t5x", reason="t5x is not installed beside the project")
+pytestmark = pytest.mark.extras
+pytest.importorskip("t5x", reason="needs t5x, which is installed by hand")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from p5jax.cli.main import main
 from p5jax.core.errors import Interrupted
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.triggers.layout import Layout
+from p5jax.triggers.problem import Problem
 from p5jax.triggers.prompt import triggered
-from p5jax.triggers.rounds import Rounds, SearchConfig
+from p5jax.triggers.rounds import Rounds
 from p5jax.triggers.searching import search
+from p5jax.triggers.settings import SearchConfig
 
 SEEDS = 10
 pytestmark = pytest.mark.check
@@ -42,11 +45,13 @@ def config(seed, **changes):
 
 def test_the_planted_word_matters(planted):
     run, word = planted
-    rounds = Rounds(run, config(0))
-    assert word not in rounds.task
-    without = rounds.values().mean()
-    rounds.task[1], rounds._values = word, None
-    assert rounds.values().mean() > without + 0.3
+    problem = Problem(run, config(0))
+    prompt = problem.initial_prompt()
+    assert word not in prompt.task
+    task = prompt.task.copy()
+    task[1] = word
+    found = problem.values(replace(prompt, task=task))
+    assert found.mean() > problem.values(prompt).mean() + 0.3
 
 
 @pytest.mark.parametrize("racing", [0.0, 0.1])
@@ -55,10 +60,10 @@ def test_search_finds_the_planted_word_from_random_starts(planted, racing):
     found = 0
     for seed in range(SEEDS):
         rounds = Rounds(run, config(seed, racing_level=racing))
-        assert word not in rounds.task
+        assert word not in rounds.state.prompt.task
         while not rounds.finished:
             rounds.advance()
-        found += word in rounds.task
+        found += word in rounds.state.prompt.task
     assert found >= 9
 
 
@@ -100,10 +105,10 @@ def test_commands_search_evaluate_and_use_a_prompt(planted, tmp_path, capsys):
     assert main(wrong) == 2
     assert "error: " in capsys.readouterr().err
     assert main(["generate", str(run.path), "--text", "x", "--triggers", str(tmp_path)]) == 2
-    assert "found no triggers.json" in capsys.readouterr().err
+    assert "no triggers.json" in capsys.readouterr().err
 
 
-def test_a_signal_stops_after_a_round_and_the_same_call_goes_on(planted, tmp_path):
+def test_a_signal_stops_after_a_round_and_the_same_call_resumes(planted, tmp_path):
     """The whole of two searches, one of them stopped twice, ends with the same tokens."""
     run, _ = planted
     settings = config(4, epochs=4)

@@ -144,8 +144,10 @@ def test_impossible_settings_are_refused(model, params, sources, temperature, to
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory):
     """A random torch T5, and the same weights in p5jax."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers (make test-extras)"
+    )
     from p5jax.models.checkpoints.hugging_face import import_hugging_face
 
     torch.manual_seed(0)
@@ -193,6 +195,7 @@ def generated(reference, prompts, length, **options):
     return np.where(after_end, 0, output)
 
 
+@pytest.mark.extras
 def test_greedy_is_that_of_transformers(hugging_face, prompts):
     reference, model, params = hugging_face
     expected = generated(reference, prompts, 12, num_beams=1)
@@ -200,6 +203,7 @@ def test_greedy_is_that_of_transformers(hugging_face, prompts):
     np.testing.assert_array_equal(greedy(model, params, prompts, 12), expected)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_beam_search_is_that_of_transformers(hugging_face, prompts, alpha):
     reference, model, params = hugging_face

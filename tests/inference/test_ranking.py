@@ -107,9 +107,7 @@ def test_exact_is_the_sorted_truth(params, sources, truth, k):
     case=st.sampled_from([("branching", 2, 1), ("branching", 8, 3), ("flat", 5, 3)]),
     left=st.integers(0, len(IDS)),
 )
-def test_a_certificate_is_never_false_and_exact_gives_one_to_all(
-    seed, sharpness, twins, case, left
-):
+def test_a_guarantee_is_never_false_and_exact_gives_it_to_all(seed, sharpness, twins, case, left):
     """Random models, also with every token as probable as any other and with tied items."""
     (name, beam, k) = case
     ids = CATALOGUES[name]
@@ -164,7 +162,7 @@ def test_excluded_items_never_appear_and_free_their_place(params, sources, truth
         np.testing.assert_array_equal(items[user], best[user, count : count + 10])
 
 
-def test_a_sharp_model_is_certified_though_much_was_dropped(sources):
+def test_a_sharp_model_is_guaranteed_though_much_was_dropped(sources):
     ranking = rank(MODEL, model_params(seed=3, sharpness=6.0), sources, TRIE, 1, beam=8)
     assert ranking.exact.any()
 

@@ -63,7 +63,7 @@ def test_no_step_goes_to_tokens_that_are_nobodys_or_one_items(sequences):
     shared = Counter(s[:n] for s in sequences for n in range(len(s)))
     needed = [prefix for prefix, items in shared.items() if items > 1 or not prefix]
     assert sum(level.nodes * level.length for level in trie.levels) == len(needed)
-    if len(sequences) > 1:  # a level without a choice is drawn into the one above
+    if len(sequences) > 1:  # a level without a choice is merged into the one above
         assert all(level.width > 1 for level in trie.levels)
         assert trie.levels[0].length >= 2  # all ids begin with 9
 

@@ -294,6 +294,12 @@ def test_a_process_that_does_not_stop_is_killed_with_what_it_started(tmp_path):
     assert not left.exists()
 
 
+def _not_ignored() -> None:
+    """Ctrl-C as a terminal's shell leaves it: bash cannot trap what was ignored when it started,
+    and a shell starts what runs in its background so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_goes_to_all_and_all_may_save(number):
     process = subprocess.Popen(
@@ -301,6 +307,7 @@ def test_a_signal_goes_to_all_and_all_may_save(number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_not_ignored,
     )
     first = {process.stdout.readline(), process.stdout.readline()}
     assert first == {"[0] up 0 2\n", "[1] up 1 2\n"}

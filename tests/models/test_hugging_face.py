@@ -20,8 +20,9 @@ from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hu
 from p5jax.models.checkpoints.state_dict import read_state_dict
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
+torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+transformers = pytest.importorskip("transformers", reason="needs transformers (make test-extras)")
 
 WORD_STARTS = np.packbits(np.arange(64) % 2 == 0).tobytes()
 SMALL = T5Config(

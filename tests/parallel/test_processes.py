@@ -20,7 +20,7 @@ from toy_training import assert_same_bits, train_records
 
 from p5jax.training.checkpoints import available_steps, restore_params
 
-pytestmark = [pytest.mark.check, pytest.mark.usefixtures("xla_cache")]
+pytestmark = pytest.mark.check
 STEPS = 12
 SETTINGS = (
     *("T5Config.emb_dim=16", "T5Config.mlp_dim=32", "T5Config.num_heads=2"),

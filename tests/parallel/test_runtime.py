@@ -29,6 +29,6 @@ def page_faults(mode: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt exists only in glibc")
 def test_freed_memory_is_not_faulted_in_again():
     assert page_faults("keep") < page_faults("give back") / 10

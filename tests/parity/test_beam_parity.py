@@ -13,8 +13,9 @@ from p5jax.inference.trie import Trie
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.t5 import Transformer
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
+torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+transformers = pytest.importorskip("transformers", reason="needs transformers (make test-extras)")
 
 BEAM, VOCABULARY, EOS = 5, 40, 1
 

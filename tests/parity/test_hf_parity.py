@@ -12,8 +12,9 @@ import pytest
 from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hugging_face
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
+torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+transformers = pytest.importorskip("transformers", reason="needs transformers (make test-extras)")
 
 VERSIONS: dict[str, dict[str, Any]] = {
     "v1.0": {"feed_forward_proj": "relu", "tie_word_embeddings": True},

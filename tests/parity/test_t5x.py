@@ -18,7 +18,8 @@ from p5jax.models.checkpoints.t5x import import_t5x
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.step import loss_fn
 
-REASON = "t5x is not installed beside the project"
+REASON = "needs t5x, which is installed by hand"
+pytestmark = pytest.mark.extras
 adafactor = pytest.importorskip("t5x.adafactor", reason=REASON)
 checkpoints = pytest.importorskip("t5x.checkpoints", reason=REASON)
 decoding = pytest.importorskip("t5x.decoding", reason=REASON)

@@ -13,7 +13,6 @@ from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, param_shardings, path_name
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
 ITEMS, HISTORY = 11, 6
 CONFIG = BackboneConfig(ITEMS, 16, num_layers=2, num_heads=2, mlp_dim=24, max_history=HISTORY)
 MODEL = Backbone(CONFIG)

@@ -15,7 +15,6 @@ from p5jax.cli.main import main
 from p5jax.ppr.cold.results import read_per_user
 from p5jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
 SIZES = [f"--gin.BackboneConfig.{size}" for size in ("emb_dim=8", "mlp_dim=8", "max_history=12")]
 COLD = ["--gin.ColdStartConfig.share=0.5", "--gin.ColdStartConfig.negatives=20"]
 PROFILE = ["--gin.ProfileConfig.attributes=('occupation', 'age')"]

@@ -27,7 +27,6 @@ from p5jax.ppr.backbone.views import ViewConfig
 from p5jax.training.checkpoints import available_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.usefixtures("xla_cache")
 ITEMS = 24
 
 

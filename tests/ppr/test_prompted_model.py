@@ -21,8 +21,6 @@ from p5jax.ppr.generator import (
 from p5jax.ppr.model import PromptedModel, PromptedScorer
 from p5jax.training.freezing import split as split_params
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
-
 
 def two_layers(params, x):
     hidden = np.maximum(x @ params["w1"]["kernel"] + params["w1"]["bias"], 0)

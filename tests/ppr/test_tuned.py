@@ -25,8 +25,6 @@ from p5jax.ppr.tuning import CaseIterator, TuneConfig, tuning_objective, validat
 from p5jax.training.checkpoints import restore_params
 from p5jax.training.trainer import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
-
 
 @pytest.fixture(scope="module")
 def cold(world):

@@ -58,8 +58,8 @@ def check(task, cache):
 
 
 def test_the_command_and_plain_seqio_cache_the_same(world, world_vocabulary, tmp_path):
-    seqio = pytest.importorskip("seqio")
-    pytest.importorskip("apache_beam", reason="needs p5jax[beam] in an environment of its own")
+    seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
+    pytest.importorskip("apache_beam", reason="needs apache-beam (make test-extras)")
     import p5jax.tasks
 
     world_vocabulary.save(tmp_path / "v")
@@ -88,8 +88,8 @@ def test_the_command_and_plain_seqio_cache_the_same(world, world_vocabulary, tmp
 
 @pytest.mark.check
 def test_musical_instruments_from_the_cache(shared, tmp_path):
-    seqio = pytest.importorskip("seqio")
-    pytest.importorskip("apache_beam", reason="needs p5jax[beam] in an environment of its own")
+    seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
+    pytest.importorskip("apache_beam", reason="needs apache-beam (make test-extras)")
     import p5jax.tasks
     from p5jax.cli.main import main
 

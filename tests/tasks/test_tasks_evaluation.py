@@ -10,7 +10,8 @@ import pytest
 
 from p5jax.prompts.families import FamilyConfig
 
-seqio = pytest.importorskip("seqio", reason="needs p5jax[seqio]")
+pytestmark = pytest.mark.extras
+seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
 
 import p5jax.tasks  # noqa: E402
 

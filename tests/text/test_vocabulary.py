@@ -267,7 +267,7 @@ def test_save_and_load(tmp_path):
 
 
 def test_load_refuses_what_does_not_match(tmp_path):
-    with pytest.raises(UserError, match="expected a vocabulary"):
+    with pytest.raises(UserError, match="absent: not a vocabulary"):
         Vocabulary.load(tmp_path / "absent")
     trained().save(tmp_path / "v")
     manifest = tmp_path / "v" / "vocabulary.json"
@@ -275,8 +275,9 @@ def test_load_refuses_what_does_not_match(tmp_path):
     for bad, match in (
         (good.replace("<c0_3>", "<c0_7>"), "fingerprint"),
         (json.dumps(json.loads(good) | {"format": 99}), "format 99"),
-        ("{", "manifest"),
-        ("[]", "manifest"),
+        ("{", "vocabulary.json: found JSONDecodeError"),
+        ("[]", "vocabulary.json: found TypeError"),
+        ('{"format": 1}', "found no fingerprint and id_tokens"),
     ):
         manifest.write_text(bad)
         with pytest.raises(UserError, match=match):

@@ -17,7 +17,6 @@ from p5jax.training.freezing import merged, split
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import TrainConfig, train
 
-pytestmark = pytest.mark.usefixtures("xla_cache")
 RATE, DECAY = 0.1, 0.5
 NAMES = ("body/layer/bias", "body/layer/kernel", "head/kernel", "table/embedding")
 

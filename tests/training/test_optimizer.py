@@ -48,9 +48,12 @@ def test_schedule_without_warmup_starts_at_the_peak():
         assert float(make_schedule(config, 10)(0)) == 0.5
 
 
+@pytest.mark.extras
 def test_linear_schedule_is_hugging_faces():
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers (make test-extras)"
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     theirs = transformers.get_linear_schedule_with_warmup(optimizer, 3, 37)
     ours = make_schedule(OptimizerConfig(learning_rate=0.3, warmup_fraction=0.08), 37)
@@ -72,9 +75,10 @@ def test_decay_leaves_out_norms_and_biases():
     }
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_adamw_is_torchs(clip):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
     rng = np.random.default_rng(1)
     params = _tree(rng)
     leaves, structure = jax.tree.flatten(params)

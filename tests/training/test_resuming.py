@@ -31,7 +31,6 @@ from p5jax.training.trainer import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parents[1] / "toy_training.py"
-pytestmark = pytest.mark.usefixtures("xla_cache")
 
 
 # ---- interruption and resuming ----

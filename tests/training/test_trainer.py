@@ -30,14 +30,14 @@ from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.usefixtures("xla_cache")
 
 
 # ---- loss ----
 
 
+@pytest.mark.extras
 def test_token_nll_is_torchs_cross_entropy():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
     rng = np.random.default_rng(0)
     logits = (rng.normal(size=(3, 5, 11)) * 30).astype(np.float32)
     targets = rng.integers(0, 11, (3, 5))

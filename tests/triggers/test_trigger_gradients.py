@@ -48,25 +48,25 @@ def batch():
     targets = rng.integers(2, VOCABULARY, (6, 5)).astype(np.int32)
     for row, (source, target) in enumerate([(12, 5), (9, 3), (10, 2), (12, 4), (8, 5), (11, 1)]):
         tokens[row, source:], targets[row, target:] = 0, 0
-    places = np.array([[1, 5, 7], [0, 3, 6], [2, 4, 8], [9, 1, 5], [3, 0, 7], [6, 2, 10]])
-    return tokens, places.astype(np.int32), targets, np.array([2, 0, 2, 1, 0, 2], np.int32)
+    positions = np.array([[1, 5, 7], [0, 3, 6], [2, 4, 8], [9, 1, 5], [3, 0, 7], [6, 2, 10]])
+    return tokens, positions.astype(np.int32), targets, np.array([2, 0, 2, 1, 0, 2], np.int32)
 
 
 def test_slot_gradients_equal_finite_differences(params, batch):
     """Central differences of step .02 in random directions: float32 leaves 1 % of the norm."""
-    tokens, places, targets, _ = batch
+    tokens, positions, targets, _ = batch
     embedded = np.asarray(MODEL.apply({"params": params}, tokens, method="embed"))
-    found = np.asarray(slot_gradients(MODEL, params, tokens, places, targets))
+    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets))
     nll = jax.jit(partial(example_nll, MODEL))
     rng = np.random.default_rng(3)
-    for slot in range(places.shape[1]):
+    for slot in range(positions.shape[1]):
         direction = rng.normal(size=(6, WIDTH))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         step = 0.02
         sides = []
         for sign in (1, -1):
             moved = embedded.copy()
-            moved[np.arange(6), places[:, slot]] += sign * step * direction
+            moved[np.arange(6), positions[:, slot]] += sign * step * direction
             sides.append(np.asarray(nll(params, moved, tokens, targets), np.float64))
         slope = (sides[0] - sides[1]) / (2 * step)
         expected = (found[:, slot] * direction).sum(axis=1)
@@ -74,10 +74,13 @@ def test_slot_gradients_equal_finite_differences(params, batch):
         np.testing.assert_array_less(np.abs(slope - expected), 0.01 * scale + 1e-4)
 
 
+@pytest.mark.extras
 def test_slot_gradients_equal_pytorch_autograd(params, batch, tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    tokens, places, targets, _ = batch
+    torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers (make test-extras)"
+    )
+    tokens, positions, targets, _ = batch
     export_hugging_face(params, CONFIG, tmp_path)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     source, labels = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
@@ -91,19 +94,19 @@ def test_slot_gradients_equal_pytorch_autograd(params, batch, tmp_path):
     )
     (nll.sum(dim=1) / (labels != 0).sum(dim=1)).sum().backward()
     assert embedded.grad is not None
-    expected = embedded.grad.numpy()[np.arange(6)[:, None], places]
-    found = np.asarray(slot_gradients(MODEL, params, tokens, places, targets))
+    expected = embedded.grad.numpy()[np.arange(6)[:, None], positions]
+    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets))
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_each_users_gradient_is_what_the_user_alone_gives(params, batch):
-    tokens, places, targets, users = batch
-    slots = slot_gradients(MODEL, params, tokens, places, targets)
+    tokens, positions, targets, users = batch
+    slots = slot_gradients(MODEL, params, tokens, positions, targets)
     empty = Gradients(jnp.zeros((2, WIDTH)), jnp.zeros((4, 1, WIDTH)))
     padded = np.array([*users[:5], -1], np.int32)  # the last row only fills the batch
     found = add_gradients(empty, slots, padded)
     alone = np.asarray(
-        [slot_gradients(MODEL, params, *(a[[row]] for a in (tokens, places, targets)))[0]
+        [slot_gradients(MODEL, params, *(a[[row]] for a in (tokens, positions, targets)))[0]
          for row in range(5)]
     )  # fmt: skip
     np.testing.assert_allclose(found.task, alone[:, :2].sum(axis=0), atol=1e-5)
@@ -131,11 +134,14 @@ def test_candidates_equal_numpy(seed):
         assert found[row].tolist() == usable[:4]
 
 
-def test_candidates_in_chunks_are_the_same(monkeypatch):
+def test_candidates_in_chunks_are_the_same():
     rng = np.random.default_rng(5)
     gradients, table = rng.normal(size=(9, 8)), rng.normal(size=(40, 8))
-    arguments = gradients, table, np.ones(40, bool), np.zeros(9, np.int32)
-    whole = np.asarray(best_tokens(*arguments, k=3))
-    monkeypatch.setattr("p5jax.triggers.gradients._CHUNK_FLOATS", 80)  # two rows at a time
-    jax.clear_caches()
-    np.testing.assert_array_equal(best_tokens(*arguments, k=3), whole)
+    allowed, current = np.ones(40, bool), np.zeros(9, np.int32)
+    whole = np.asarray(best_tokens(gradients, table, allowed, current, k=3))
+    for rows in (1, 2, 4):  # at a time
+        found = best_tokens(gradients, table, allowed, current, k=3, scores_held=40 * rows)
+        np.testing.assert_array_equal(found, whole)
+    scores = -gradients @ table.T
+    scores[:, 0] = -np.inf  # the current token
+    np.testing.assert_array_equal(whole, np.argsort(-scores, axis=1)[:, :3])

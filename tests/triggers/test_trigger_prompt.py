@@ -1,13 +1,15 @@
-"""A stopped search goes on to the same tokens; the saved prompt, and what it is used for."""
+"""A stopped search resumes to the same tokens; the saved prompt, and what it is used for."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from trigger_run import random_run
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
-from p5jax.triggers import prompt as saved
 from p5jax.triggers.layout import Layout
-from p5jax.triggers.prompt import identity, load
-from p5jax.triggers.rounds import SearchConfig
+from p5jax.triggers.prompt import load_triggers, run_fingerprints, save_triggers
 from p5jax.triggers.searching import search
-from p5jax.triggers.surrogate import SurrogateConfig
+from p5jax.triggers.settings import SearchConfig, SurrogateConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +60,20 @@ def table_of(folder):
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 6])
-def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
+def test_a_killed_search_resumes_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
     """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
 
     class Killed(BaseException):
         pass
 
-    out, save, count = tmp_path / "killed", saved.save, iter(range(100))
+    out, count = tmp_path / "killed", iter(range(100))
 
     def dying(*arguments):
         if next(count) == rounds:
             raise Killed
-        save(*arguments)
+        save_triggers(*arguments)
 
-    monkeypatch.setattr("p5jax.triggers.prompt.save", dying)
+    monkeypatch.setattr("p5jax.triggers.searching.save_triggers", dying)
     with pytest.raises(Killed):
         search(run, lively(), out, report=lambda line: None)
     monkeypatch.undo()
@@ -82,7 +82,7 @@ def test_a_killed_search_goes_on_to_the_same_tokens(run, finished, tmp_path, mon
     assert history(out) == history(finished)
 
 
-def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, finished, tmp_path):
+def test_a_search_killed_by_the_system_resumes_to_the_same_tokens(run, world, finished, tmp_path):
     """kill -9 of a process in mid-search; another one ends it."""
     script = (
         "import sys; from test_trigger_prompt import lively; from trigger_run import random_run;"
@@ -108,10 +108,48 @@ def test_a_search_killed_by_the_system_goes_on_to_the_same_tokens(run, world, fi
     assert history(out) == history(finished)
 
 
-def test_a_saved_prompt_comes_back(run, finished, world):
-    prompt = load(finished, run)
+def test_a_signal_stops_after_a_round_and_the_same_call_resumes(run, finished, tmp_path):
+    def stopping(line):
+        if line.startswith("round 3 "):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(
+        Interrupted, match="stopped after round 3; the same command resumes"
+    ) as stop:
+        search(run, lively(), tmp_path / "stopped", stopping)
+    assert stop.value.signal == signal.SIGTERM
+    assert len(history(tmp_path / "stopped")) == 3
+    lines = []
+    search(run, lively(), tmp_path / "stopped", lines.append)
+    assert lines[0] == "resuming after round 3"
+    assert table_of(tmp_path / "stopped") == table_of(finished)
+    assert history(tmp_path / "stopped") == history(finished)
+    search(run, lively(), tmp_path / "stopped", lines.append)
+    assert lines[-1].endswith("this search is finished")
+
+
+def test_the_folder_has_the_format_of_version_1(run, finished):
+    """The keys that folders written so far have; other keys need another version."""
     manifest = json.loads((finished / "triggers.json").read_text())
-    assert manifest["identity"] == identity(run)
+    assert manifest["format_version"] == 1
+    assert set(manifest) == {
+        "format_version", "family", "layout", "task_tokens", "default_user_tokens", "prompt",
+        "users", "identity", "round", "state", "settings", "finished",
+    }  # fmt: skip
+    assert set(manifest["state"]) == {"round", "epoch", "left", "idle", "changed", "tried"}
+    assert manifest["round"] == manifest["state"]["round"] == len(history(finished))
+    assert manifest["settings"] == json.loads(json.dumps(asdict(lively())))
+    assert manifest["layout"] == asdict(lively().layout)
+    words = [run.vocabulary.decode([token]) for token in manifest["task_tokens"]]
+    assert manifest["prompt"] == " ".join(["{uid} {hist}", *words, "{trigger}"])
+    files = {"triggers.json", "history.jsonl", f"users-{manifest['round']}.parquet"}
+    assert {path.name for path in finished.iterdir()} == files
+
+
+def test_a_saved_prompt_comes_back(run, finished, world):
+    prompt = load_triggers(finished, run)
+    manifest = json.loads((finished / "triggers.json").read_text())
+    assert manifest["identity"] == run_fingerprints(run)
     assert prompt.task.tolist() == manifest["task_tokens"]
     table = {row["user"]: row for row in table_of(finished)[1]}
     words = prompt.user_words(run.vocabulary)
@@ -129,7 +167,7 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
         change(copy, manifest)
         (copy / "triggers.json").write_text(json.dumps(manifest))
         with pytest.raises(UserError) as caught:
-            load(copy, run)
+            load_triggers(copy, run)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -151,15 +189,22 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
     assert "expected the users' table" in broken(corrupted)
     assert "nobody" in broken(stranger)
     assert "token 1, expected one that is a whole word" in broken(no_word)
-    with pytest.raises(UserError, match=r"found no triggers\.json"):
-        load(tmp_path / "nowhere", run)
-    with pytest.raises(UserError, match="holds a search with seed = 0, expected 1"):
+    with pytest.raises(UserError, match=r"not a trigger search \(no triggers\.json\)"):
+        load_triggers(tmp_path / "nowhere", run)
+    with pytest.raises(UserError, match=r"found settings\.seed = 0, expected 1"):
         search(run, lively(seed=1), finished, report=lambda line: None)
+    other = random_run(world.path, tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"found identity\.params = '"):
+        search(other, lively(), finished, report=lambda line: None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(UserError, match="exists and is not a trigger search"):
+        search(run, lively(), tmp_path / "mine", report=lambda line: None)
 
 
 def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_path):
     """In bulk as one by one; the folder remembers by which prompt."""
-    prompt = load(finished, run)
+    prompt = load_triggers(finished, run)
     recommender = Recommender(run, prompt)
     settings = BulkConfig(k=3, method="exact", batch_size=32)
     recommender.recommend_all(tmp_path / "all", settings, lambda line: None)
@@ -175,8 +220,9 @@ def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_pat
 
 
 def test_a_text_too_long_keeps_the_triggers_behind_it(run, finished):
-    prompt = load(finished, run)
-    *tokens, end = Recommender(run, prompt).text_prompt("user buys a toy " * 200)
-    assert end == run.vocabulary.eos_id
-    assert len(tokens) == run.family_config.max_source - 1
-    assert tokens[-prompt.layout.slots :] == [*prompt.task.tolist(), *prompt.default.tolist()]
+    prompt = load_triggers(finished, run)
+    text, longest = "user buys a toy " * 200, run.family_config.max_source
+    triggers = [*prompt.task.tolist(), *prompt.default.tolist()]
+    kept = run.vocabulary.encode(text)[: longest - len(triggers) - 1]
+    found = Recommender(run, prompt).text_prompt(text)
+    assert found == [*kept, *triggers, run.vocabulary.eos_id]

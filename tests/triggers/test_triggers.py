@@ -20,12 +20,16 @@ from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
 from p5jax.evaluation.results import FamilyResult
 from p5jax.triggers import evaluation
 from p5jax.triggers.ablation import ablate
-from p5jax.triggers.layout import FAMILIES, POSITIONS, PROMPT_ID, USER_PLACES, Layout
+from p5jax.triggers.layout import POSITIONS, PROMPT_ID, TRIGGER_FAMILIES, USER_PLACES, Layout
+from p5jax.triggers.moves import user_tokens_move
 from p5jax.triggers.personalize import choose_for_users
+from p5jax.triggers.problem import Problem
 from p5jax.triggers.prompt import TriggeredRun
 from p5jax.triggers.race import p_value, race
-from p5jax.triggers.rounds import Rounds, SearchConfig
-from p5jax.triggers.surrogate import CRITERIA, SurrogateConfig, list_values
+from p5jax.triggers.rounds import Rounds
+from p5jax.triggers.settings import CRITERIA, SearchConfig, SurrogateConfig
+from p5jax.triggers.state import SearchState
+from p5jax.triggers.surrogate import list_values
 
 USERS = 24
 
@@ -44,28 +48,29 @@ def config(family="sequential", layout=LAYOUT, **changes):
     return SearchConfig(family, layout, **(settings | changes))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRIGGER_FAMILIES)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("user_place", USER_PLACES)
 def test_prompts_are_the_tokens_of_their_text(run, family, position, user_place):
-    """The open places are where the words of the saved prompt stand, for every layout."""
+    """The open positions are where the words of the saved prompt stand, for every layout."""
     layout = Layout(3, 2, position, user_place)
-    rounds = Rounds(run, config(family, layout, users=6))
-    allowed = np.flatnonzero(run.vocabulary.trigger_tokens)
-    rounds.users = np.random.default_rng(0).choice(allowed, size=rounds.users.shape)
-    triggered = TriggeredRun(run, rounds.prompt(), run.path)
+    problem = Problem(run, config(family, layout, users=6))
+    allowed, prompt = np.flatnonzero(run.vocabulary.trigger_tokens), problem.initial_prompt()
+    own = np.random.default_rng(0).choice(allowed, size=prompt.users.shape)
+    prompt = replace(prompt, users=own)
+    triggered = TriggeredRun(run, prompt, run.path)
     texts = triggered.families[family]
     written = {}
     for index in range(texts.size("validation", PROMPT_ID)):
         example = texts.example("validation", index, prompt_id=PROMPT_ID)
         written[example.user, example.item] = [*run.vocabulary.encode(example.inputs), 1]
-    examples = rounds.validation
+    examples = problem.validation
     for row in range(len(examples)):
-        slots = rounds.slots(examples.users[[row]])
-        tokens = examples.prompts(np.array([row]), slots)[0]
+        slots = prompt.slots(examples.users[[row]])
+        tokens = examples.filled(np.array([row]), slots)[0]
         expected = written[examples.users[row], examples.items[row]]
         assert tokens[tokens > 0].tolist() == expected
-        assert slots[0].tolist() == tokens[examples.places[row]].tolist()
+        assert slots[0].tolist() == tokens[examples.positions[row]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -85,17 +90,17 @@ def test_layouts(position, user_place, expected):
 @pytest.mark.parametrize("family", ["sequential", "direct"])
 def test_batched_values_equal_the_ordinary_evaluators(run, family):
     """All candidates of a position at once, against one evaluation of each prompt."""
-    rounds = Rounds(run, config(family, users=0, surrogate=SurrogateConfig(beam=20, batch_size=16)))
+    surrogate = SurrogateConfig(beam=20, batch_size=16)
+    problem = Problem(run, config(family, users=0, surrogate=surrogate))
     candidates = np.flatnonzero(run.vocabulary.trigger_tokens)[[5, 40, 90]]
-    examples = rounds.validation
+    examples, prompt = problem.validation, problem.initial_prompt()
     rows = np.tile(np.arange(len(examples)), len(candidates))
-    slots = rounds.slots(examples.users[rows])
-    slots[:, 1] = np.repeat(candidates, len(examples))
-    found = rounds.surrogate.values(examples, rows, slots).reshape(len(candidates), -1)
+    tokens = np.repeat(candidates, len(examples))
+    found = problem.values_with(prompt, 1, tokens, examples, rows).reshape(len(candidates), -1)
     beam = EvaluationConfig(batch_size=8, method="beam", beam=20)
     for candidate, values in zip(candidates, found, strict=True):
-        rounds.task[1] = candidate
-        triggered = TriggeredRun(run, rounds.prompt(), run.path)
+        task = np.array([prompt.task[0], candidate, prompt.task[2]], np.int32)
+        triggered = TriggeredRun(run, replace(prompt, task=task), run.path)
         result = evaluate_family(
             triggered, family, PROMPT_ID, "validation", config=beam, report=lambda line: None
         )
@@ -110,19 +115,19 @@ def test_batched_values_equal_the_ordinary_evaluators(run, family):
 def test_values_of_explanations_equal_the_ordinary_evaluators(run, criterion):
     """Greedy texts by sentence BLEU-4 and ROUGE-L; the loss by each example alone."""
     surrogate = SurrogateConfig(criterion, beam=1, batch_size=16, max_length=16)
-    rounds = Rounds(run, config("explanation", users=20, surrogate=surrogate))
-    examples, rows = rounds.validation, np.arange(len(rounds.validation))
-    slots = rounds.slots(examples.users)
-    found = rounds.surrogate.values(examples, rows, slots)
+    problem = Problem(run, config("explanation", users=20, surrogate=surrogate))
+    examples, rows = problem.validation, np.arange(len(problem.validation))
+    prompt = problem.initial_prompt()
+    slots, found = prompt.slots(examples.users), problem.values(prompt)
     if criterion == "loss":
         for row in rows[:4]:
-            tokens, target = examples.prompts(rows[[row]], slots[[row]]), examples.targets[[row]]
+            tokens, target = examples.filled(rows[[row]], slots[[row]]), examples.targets[[row]]
             logp = token_log_probabilities(run.model, run.params, tokens, target)[0, 0]
             real = target[0] > 0
             expected = np.take_along_axis(logp, target[0][:, None], axis=1)[real].mean()
             assert found[row] == pytest.approx(expected, abs=1e-4)
         return
-    triggered = TriggeredRun(run, rounds.prompt(), run.path)
+    triggered = TriggeredRun(run, prompt, run.path)
     setting = EvaluationConfig(batch_size=8, max_length=16)
     result = evaluate_family(
         triggered, "explanation", PROMPT_ID, "validation", config=setting, report=lambda line: None
@@ -157,9 +162,9 @@ def test_race_ends_with_the_best_of_those_compared_on_all(seed, candidates, raci
     incumbent = rng.integers(0, 3, count).astype(float)
     asked = []
 
-    def values(chosen, places):
-        asked.extend(zip(chosen.tolist(), places.tolist(), strict=True))
-        return table[chosen, places]
+    def values(chosen, examples):
+        asked.extend(zip(chosen.tolist(), examples.tolist(), strict=True))
+        return table[chosen, examples]
 
     winner, found, scored = race(values, incumbent, candidates, 0.1 if racing else None, rng)
     assert scored == len(asked) == len(set(asked))  # nothing is scored twice
@@ -181,9 +186,9 @@ def test_race_drops_what_is_plainly_worse_early():
     table = np.stack([np.full(800, -1.0), np.random.default_rng(0).normal(0.5, 1, 800)])
     calls = []
 
-    def values(chosen, places):
+    def values(chosen, examples):
         calls.append(np.bincount(chosen, minlength=2))
-        return table[chosen, places]
+        return table[chosen, examples]
 
     winner, _, _ = race(values, incumbent, 2, 0.05, np.random.default_rng(0))
     assert winner == 1
@@ -191,65 +196,126 @@ def test_race_drops_what_is_plainly_worse_early():
     assert sum(calls)[1] == 800
 
 
-def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(run):
-    rounds = Rounds(run, config(layout=Layout(2, 1)))
-    examples, users = rounds.evidence, np.unique(rounds.validation.users)
-    allowed = np.flatnonzero(run.vocabulary.trigger_tokens)
-    candidates = np.random.default_rng(0).choice(allowed, (len(users), 4))
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, -np.inf]))
+def test_each_user_gets_the_candidate_that_is_best_on_its_own_examples(seed, least):
+    """Against sums user by user; the current token stays where no candidate is above it."""
+    rng = np.random.default_rng(seed)
+    users, width, examples = int(rng.integers(1, 6)), int(rng.integers(1, 5)), 12
+    owners = np.concatenate([np.arange(users), rng.integers(users, size=examples - users)])
+    table = rng.integers(0, 3, (examples, 20)).astype(float)
+    table += 0.0 if least == 0.0 else -5.0
+    tokens = np.stack([rng.permutation(20)[: width + 1] for _ in range(users)])
+    current, candidates = tokens[:, 0], tokens[:, 1:]
+    chosen = choose_for_users(lambda e, t: table[e, t], owners, current, candidates, least)
+    for user in range(users):
+        totals = table[owners == user].sum(axis=0)
+        best = max(totals[tokens[user]])
+        assert totals[chosen[user]] == best
+        if totals[current[user]] == best:
+            assert chosen[user] == current[user]
+
+
+def test_a_round_of_users_tokens_takes_what_is_best_on_each_users_evidence(run):
+    """With a made-up value of the example and of the token in the user's slot."""
+    problem = Problem(run, config(layout=Layout(2, 1), accept_level=0.999))
 
     class Worth:
-        """A made-up value: a hash of the example and of the token in the user's slot."""
-
         least = 0.0
 
         def values(self, examples, rows, slots):
             return ((rows * 31 + slots[:, 2] * 17) % 7).astype(float)
 
-    rounds.surrogate = Worth()
-    chosen = choose_for_users(rounds, 2, users, candidates)
-    for user, own, token in zip(users, candidates, chosen, strict=True):
-        rows = np.flatnonzero(examples.users == user)
-        assert 1 <= len(rows) <= rounds.config.evidence
-        assert len(set(examples.items[rows].tolist())) == len(rows)  # no example twice
-        current = int(rounds.users[user, 0])
-        totals = {t: sum((row * 31 + t * 17) % 7 for row in rows) for t in (current, *own.tolist())}
+    problem.surrogate = Worth()
+    prompt, evidence = problem.initial_prompt(), problem.evidence
+    before, gradients = problem.values(prompt), problem.gradients(prompt, evidence).users
+    move = user_tokens_move(problem, prompt, before, 0, gradients, (0,))
+    users = np.unique(evidence.users)
+    current = prompt.users[users, 0]
+    candidates = problem.candidates(gradients[users, 0], current)
+    assert move.accepted is not None
+    chosen = move.accepted.users[users, 0]
+    for user, now, own, token in zip(users, current, candidates, chosen, strict=True):
+        rows = np.flatnonzero(evidence.users == user)
+        totals = {t: sum((row * 31 + t * 17) % 7 for row in rows) for t in (now, *own.tolist())}
         assert totals[token] == max(totals.values())
-        if totals[current] == max(totals.values()):
-            assert token == current
+        if totals[now] == max(totals.values()):
+            assert token == now
+    assert move.changed == (chosen != current).sum() > 0
+    np.testing.assert_array_equal(move.values, problem.values(move.accepted))
+    assert move.gain == pytest.approx((move.values - before).mean())
+    assert move.p_value == pytest.approx(
+        stats.ttest_rel(move.values, before, alternative="greater").pvalue
+    )
 
 
 def test_a_user_round_that_changed_nothing_is_followed_by_the_next_best_tokens(run, monkeypatch):
     """K at a time in the order of -e . g, as NumPy has it; a change begins again with the best."""
-    rounds = Rounds(run, config(layout=Layout(2, 1), candidates=3))
-    offered = []
+    layout = Layout(0, 1)  # every round is one of users' tokens
+    rounds = Rounds(run, config(layout=layout, candidates=3, accept_level=1.0, evidence=2))
+    problem, offered, answer = rounds.problem, [], []
 
-    def refuse(rounds, slot, users, candidates):
+    def choose(values, owners, current, candidates, least):
         offered.append(candidates)
-        return rounds.users[users, slot - 2]
+        return candidates[:, 0] if answer.pop() else current
 
-    monkeypatch.setattr("p5jax.triggers.rounds.choose_for_users", refuse)
-    for _ in range(3):
-        rounds.user_round()
-    gradient = rounds.gradients(rounds.evidence).users[:, 0]
-    users = np.intersect1d(rounds.validation.users, rounds.evidence.users)
-    scores = -(gradient[users] @ np.asarray(rounds.embeddings).T)
-    scores[:, ~rounds.allowed] = -np.inf
-    scores[np.arange(len(users)), rounds.users[users, 0]] = -np.inf
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :9]
-    assert np.array_equal(np.concatenate(offered, axis=1), best)
-    rounds._changed_to(rounds.values())
-    rounds.user_round()
-    assert np.array_equal(offered[3], best[:, :3])
+    monkeypatch.setattr("p5jax.triggers.moves.choose_for_users", choose)
+
+    def best(prompt):
+        """All users' tokens by -e . g under a prompt, best first."""
+        users = np.intersect1d(problem.validation.users, problem.evidence.users)
+        gradient = problem.gradients(prompt, problem.evidence).users[users, 0]
+        scores = -(gradient @ np.asarray(problem.embeddings).T)
+        scores[:, ~problem.allowed] = -np.inf
+        scores[np.arange(len(users)), prompt.users[users, 0]] = -np.inf
+        return np.argsort(-scores, axis=1, kind="stable")
+
+    expected = best(rounds.state.prompt)
+    for tried in range(3):
+        assert rounds.state.tried == (tried,)
+        answer.append(tried == 2)
+        assert rounds.advance()["accepted"] == (tried == 2)
+    assert np.array_equal(np.concatenate(offered, axis=1), expected[:, :9])
+    assert rounds.state.tried == (0,)
+    answer.append(False)
+    rounds.advance()
+    assert np.array_equal(offered[3], best(rounds.state.prompt)[:, :3])
+
+
+def test_epochs_of_shared_and_of_own_tokens_alternate(run):
+    """A state counts rounds, epochs and those without a change; JSON gives the same state back."""
+    prompt = Problem(run, config(layout=Layout(2, 3))).initial_prompt()
+    other, state = replace(prompt, task=prompt.task + 1), SearchState.start(prompt)
+    turns, idle = [], []
+    for change in (False, True, False, False, False, False, False, True, False, False):
+        turns.append(state.users_turn)
+        accepted = other if change else None
+        last, state = (
+            state,
+            (state.after_users(1, accepted) if state.users_turn else state.after_shared(accepted)),
+        )
+        idle.append(state.idle)
+        assert state.round == last.round + 1
+        assert SearchState.from_json(json.loads(json.dumps(state.to_json())), state.prompt) == state
+    assert turns == [False] * 2 + [True] * 3 + [False] * 2 + [True] * 3
+    assert idle == [0, 0, 0, 0, 1, 1, 2, 2, 2, 0]
+    assert (state.epoch, state.left, state.tried) == (4, 0, (0, 2, 0))
+    assert state.prompt is other
 
 
 def test_evidence_is_of_training_alone(run, world):
     """No validation or test item is a target or in a prompt of what user tokens are chosen by."""
-    rounds = Rounds(run, config(layout=Layout(2, 1)))
-    for row in range(len(rounds.evidence)):
-        user = rounds.evidence.users[row]
+    problem = Problem(run, config(layout=Layout(2, 1)))
+    evidence = problem.evidence
+    assert set(evidence.users.tolist()) == set(problem.validation.users.tolist())
+    for user in np.unique(evidence.users):
+        items = evidence.items[evidence.users == user].tolist()
+        assert 1 <= len(items) == len(set(items)) <= problem.config.evidence
+    for row in range(len(evidence)):
+        user = evidence.users[row]
         training = set(world.sequence(user)[:-2].tolist())
-        assert rounds.evidence.items[row] in training
-        text = run.vocabulary.decode(rounds.evidence.base[row][rounds.evidence.base[row] > 2])
+        assert evidence.items[row] in training
+        text = run.vocabulary.decode(evidence.base[row][evidence.base[row] > 2])
         said = set(re.findall(r"\d+", text.split(" ", 1)[1]))
         assert said <= {world.item_ids[item] for item in training}
 
@@ -279,12 +345,12 @@ def test_seeds_are_averaged_by_user_with_an_interval_of_their_own():
 
     manual = result([0.0, 1.0])
     seeds = [result([1.0, 1.0]), result([0.0, 0.5]), result([0.5, 0.0])]
-    average = evaluation.averaged(seeds)
+    average = evaluation.averaged_over_seeds(seeds)
     assert average.per_user["HR@5"].to_pylist() == [0.5, 0.5]
     # the means 1, .25, .25 less .5: mean 0, standard error .25, t(.975, 2) = 4.3027
-    low, high = evaluation._over_seeds([0.5, -0.25, -0.25])
+    low, high = evaluation.interval_over_seeds([0.5, -0.25, -0.25])
     assert (low, high) == pytest.approx((-1.07566, 1.07566), abs=1e-4)
-    row = evaluation._row("personalised", seeds, manual)
+    row = evaluation.compared("personalised", seeds, manual)
     assert row.differences["HR@5"].difference == pytest.approx(0.0)
     assert row.over_seeds["HR@5"] == pytest.approx((low, high))
 

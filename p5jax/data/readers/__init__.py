@@ -1,1 +1,1 @@
-"""Readers of other projects' files, one a format."""
+"""Readers of raw data, one file per format."""

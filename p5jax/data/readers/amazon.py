@@ -62,7 +62,7 @@ def read_amazon(
     """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
 
     The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
-    times in milliseconds). Metadata lines of items without a review are passed over.
+    times in milliseconds). Metadata of items without a review is ignored.
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
@@ -176,7 +176,7 @@ def _text(record: _Record, field: str) -> str | None:
 
 
 def _plain(value: str) -> str | None:
-    """Return text without HTML tags and entities, its lines kept; None for blank text."""
+    """Return text without HTML tags and entities, line ends kept; None for blank text."""
     if "&" in value:
         value = html.unescape(value)
     if "<" in value:
@@ -195,7 +195,7 @@ def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], l
     """Fill an item's columns from one metadata line; the first value of each column stays."""
     found = ITEM_KEY.findall(line)
     if found and not any(key in items for key in found):
-        return  # spares the parsing of the many items that nobody here reviewed
+        return  # most items have no review here and need not be parsed
     record = _metadata_object(line)
     key = next((f for f in NEW.item if f in record), "asin")
     index = items.get(_key(record, key))

@@ -64,7 +64,7 @@ class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
     def __init__(self, users: Iterable[str] = (), items: Iterable[str] = ()) -> None:
-        """Start with keys that are numbered before any row has them, in this order."""
+        """Start with these keys, numbered in this order before any row has them."""
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
@@ -200,7 +200,7 @@ def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int,
 def with_progress(
     items: Iterable[Item], label: str, unit: str = "lines", size: int = 1
 ) -> Iterator[Item]:
-    """Pass items on, each worth `size` units; say on stderr every few seconds how far they are."""
+    """Yield items, each worth `size` units, and report progress on stderr every few seconds."""
     start = last = time.monotonic()
     step = max(1, PROGRESS_STEP // size)
     for count, item in enumerate(items, 1):
@@ -226,7 +226,7 @@ def describe_source(path: Path) -> dict[str, Any]:
 
 
 def one_line(value: str | None) -> str | None:
-    """Collapse whitespace; None for what is blank."""
+    """Return text with its whitespace collapsed; None for blank text."""
     return (" ".join(value.split()) or None) if value else None
 
 

@@ -133,7 +133,7 @@ def _read_items(
     index_of_number: dict[int, int],
     errors: LineErrors,
 ) -> None:
-    """Fill the item columns from a table or a keyword list; items unknown here are passed over."""
+    """Fill the item columns from a table or a keyword list; other items are ignored."""
     for number, line in _joined(read_lines(path, errors, "an item table or keyword list")):
         try:
             if "\t" not in line:
@@ -184,7 +184,7 @@ def _known(cell: str) -> str | None:
 
 
 def _path(categories: str | None) -> str | None:
-    """Return "'Beauty', 'Makeup'" as "Beauty | Makeup", anything else as it is."""
+    """Return "'Beauty', 'Makeup'" as "Beauty | Makeup", anything else unchanged."""
     if categories is None:
         return None
     parts = [single or double for single, double in QUOTED_LIST.findall(categories)]

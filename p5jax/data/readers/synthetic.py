@@ -127,7 +127,7 @@ def synthetic_raw(
     Items come in series; the next item is mostly the one that follows in the series, so sequences
     can be learned while popularity is nearly flat. Stars are 3 + generosity of the user + quality
     of the item + taste + a little noise. `events` bounds the number of reviews per user.
-    Only integer draws, uniform draws and elementary arithmetic are used, hence the portability.
+    Only uniform integers and floats and elementary arithmetic are used, which makes it portable.
     """
     categories = len(CATEGORIES)
     least = max(SERIES_LENGTH * categories, 2 * events[1])
@@ -145,9 +145,8 @@ def synthetic_raw(
     of_category = [np.flatnonzero(catalogue.category == c) for c in range(categories)]
     for u, user_key in enumerate(list(rows.users)):
         day = int(rng.integers(0, 1000))
-        for item in _walk(
-            rng, people.tastes[u], catalogue, of_category, int(rng.integers(*events, endpoint=True))
-        ):
+        length = int(rng.integers(events[0], events[1], endpoint=True))
+        for item in _walk(rng, people.tastes[u], catalogue, of_category, length):
             day += int(rng.integers(1, 30))
             stars = _stars(rng, people, catalogue, u, item)
             headline, text = _review(rng, catalogue, item, int(people.interest[u]), stars)
@@ -163,17 +162,17 @@ def synthetic_raw(
 
 
 def _make_items(rng: np.random.Generator, items: int) -> _Items:
-    places = rng.permutation(items)  # index of the item at each place, so an index tells nothing
+    positions = rng.permutation(items)  # the item at each position: indices carry no information
     series_of = np.empty(items, np.int64)
-    series_of[places] = np.arange(items) // SERIES_LENGTH
+    series_of[positions] = np.arange(items) // SERIES_LENGTH
     number = np.empty(items, np.int64)
-    number[places] = np.arange(items) % SERIES_LENGTH
+    number[positions] = np.arange(items) % SERIES_LENGTH
     count = int(series_of.max()) + 1
     names = _invent_names(rng, count + len(CATEGORIES) * 3)
     brands, names = names[count:], names[:count]
     category = series_of % len(CATEGORIES)
     follower = np.empty(items, np.int64)
-    follower[places] = _next_places(category[places], places)
+    follower[positions] = _followers(category[positions], positions)
     series_quality = rng.random(count) * 3.0 - 1.5
     quality = series_quality[series_of] + rng.random(items) * 0.5 - 0.25
     series_feature = rng.integers(0, 4, count)
@@ -206,12 +205,12 @@ def _make_items(rng: np.random.Generator, items: int) -> _Items:
     )
 
 
-def _next_places(category_at: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the item that follows at each place: series by series, in a ring per category."""
-    following = np.empty(len(places), np.int64)
+def _followers(category_at: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return the item that follows at each position: series by series, in a ring per category."""
+    following = np.empty(len(positions), np.int64)
     for c in range(len(CATEGORIES)):
         ring = np.flatnonzero(category_at == c)
-        following[ring] = places[np.roll(ring, -1)]
+        following[ring] = positions[np.roll(ring, -1)]
     return following
 
 
@@ -221,7 +220,7 @@ def _make_users(rng: np.random.Generator, users: int) -> _Users:
     first = np.where(rng.random(users) < 0.8, occupation, rng.integers(0, categories, users))
     second = (first + rng.integers(1, categories, users)) % categories
     age = rng.integers(18, 75, users)
-    # older users of this world give more stars, so a profile tells something about ratings
+    # older users give more stars here, so profiles are informative about ratings
     generosity = (age - 46) / 40.0 + rng.random(users) - 0.5
     names = rng.permutation(len(FIRST_NAMES) * 26)[np.arange(users) % (len(FIRST_NAMES) * 26)]
     columns: dict[str, list[str | None]] = {

@@ -147,7 +147,7 @@ def _config_from_json(file: Path) -> tuple[T5Config, bool]:
         relpos_buckets=fields.get("relative_attention_num_buckets", 32),
         relpos_max_distance=fields.get("relative_attention_max_distance", 128),
     )
-    # Older configs say it by tie_word_embeddings alone.
+    # Older configs have only tie_word_embeddings.
     tied = fields.get("tie_word_embeddings", True)
     return config, bool(fields.get("scale_decoder_outputs", tied))
 
@@ -185,7 +185,7 @@ def _config_from_shapes(file: Path, tensors: Mapping[str, np.ndarray]) -> T5Conf
 
 
 def _tie(config: T5Config, scaled: bool, tensors: dict[str, np.ndarray]) -> T5Config:
-    """Sets logits_via_embedding; p5jax scales the inputs of tied logits and of no others.
+    """Set logits_via_embedding; p5jax scales the inputs of tied logits and of no others.
 
     A file of another combination is brought to one of the two: its factor D^-0.5 (or its absence)
     goes into the logits' own kernel.
@@ -232,7 +232,7 @@ def export_hugging_face(
     drop_whole_words: bool = False,
     tokenizer_size: int | None = None,
 ) -> None:
-    """Writes config.json and model.safetensors for transformers' T5ForConditionalGeneration.
+    """Write config.json and model.safetensors for transformers' T5ForConditionalGeneration.
 
     Hugging Face's T5 has no whole-word table: UserError unless `drop_whole_words`, because its
     logits differ without one. tokenizer_size: the pieces the target's tokenizer knows; when the
@@ -290,7 +290,7 @@ def _config_to_json(config: T5Config, projection: str) -> dict[str, Any]:
 
 
 def _write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
-    """Both files beside their places first, then renamed: no half-written checkpoint."""
+    """Write both files beside their paths, then rename them: no checkpoint is half written."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
     try:

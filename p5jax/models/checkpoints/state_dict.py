@@ -1,4 +1,4 @@
-"""Reads a PyTorch state dict (`torch.save`, zip format) without PyTorch, and safely.
+"""Read a PyTorch state dict (`torch.save`, zip format) without PyTorch, and safely.
 
 A pickle can call anything. This reader gives it only what a dict of tensors needs: ordered dicts,
 storages by name and the function that views a storage as a tensor; all else is refused.

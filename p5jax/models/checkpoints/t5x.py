@@ -28,7 +28,7 @@ from p5jax.models.t5_config import T5Config
 
 _MSGPACK, _DATABASE, _TARGET = "checkpoint", "state/", "target"
 _GCS = re.compile(r"gs://([^/]+)/(.*?)/*")
-# A few retries: a machine without a network should say so within half a minute.
+# Few retries, so that a machine without a network fails within half a minute.
 _CONTEXT = {"gcs_request_retries": {"max_retries": 4}}
 
 _Arrays = dict[TensorPath, Any]  # opened tensorstores and numpy arrays; both have a shape
@@ -69,7 +69,8 @@ def import_t5x(path: str | os.PathLike[str], config: T5Config) -> dict[str, Any]
     if config.whole_words and WHOLE_WORD_PATH not in flat:
         flat[WHOLE_WORD_PATH] = np.zeros((WHOLE_WORDS, config.emb_dim), np.float32)
     extend_vocabulary(path, flat, config.vocab_size)
-    return unflatten_dict(flat)
+    params: dict[str, Any] = unflatten_dict(flat)
+    return params
 
 
 def store_spec(path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows for the tokens that a checkpoint's model does not know."""
+"""Rows for tokens that the model of a checkpoint does not have."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from p5jax.models.checkpoints.tensor_names import LOGITS_PATH, TensorPath
 log = logging.getLogger(__name__)
 
 EMBEDDING_PATH: TensorPath = ("token_embedder", "embedding")
-# What has a row for each token, and along which axis.
+# The arrays with a row for each token, and the axis of those rows.
 VOCABULARY_AXES = {EMBEDDING_PATH: 0, LOGITS_PATH: 1}
 
 
 def extend_vocabulary(source: object, flat: dict[TensorPath, np.ndarray], vocab_size: int) -> None:
-    """Adds rows to the embedding (and the logits' kernel) in `flat` until there are `vocab_size`.
+    """Add rows to the embedding (and the logits' kernel) in `flat` until there are `vocab_size`.
 
-    A new row is the mean of those there, so that a new token starts as an average one; the log
-    names `source` and says so. UserError when the model there has more rows.
+    A new row is the mean of the existing ones, so that a new token starts as an average one; a
+    log line with `source` says so. UserError when there are more rows than `vocab_size`.
     """
     rows = len(flat[EMBEDDING_PATH])
     if vocab_size == rows:

@@ -1,0 +1,268 @@
+"""The commands on P5 runs: train, evaluate, recommend, explain, compare, report and export."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from p5jax.cli.command import Command, opened
+from p5jax.cli.options import (
+    add_gin,
+    add_limit,
+    add_mesh,
+    add_options,
+    add_out,
+    add_split,
+    from_options,
+    names,
+)
+from p5jax.cli.output import print_json, print_results, warn_of_leak
+
+# Settings of an evaluation that have no option of their own.
+_KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
+
+
+def _quickstart_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", default="runs/quickstart", metavar="DIR", help="(default runs/quickstart)"
+    )
+
+
+def _quickstart(arguments: Namespace) -> None:
+    from p5jax.jobs.quickstart import quickstart
+
+    quickstart(arguments.out)
+
+
+def _train(arguments: Namespace) -> None:
+    from p5jax.jobs.train import train
+    from p5jax.parallel import runtime
+
+    with runtime.session():
+        train(*arguments.gin_file, bindings=arguments.bindings)
+
+
+def _run_option(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run")
+
+
+def _user_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--user", required=True, metavar="KEY", help="the user's key in the source data"
+    )
+
+
+def _triggers_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--triggers", metavar="DIR", help="use the prompt that p5jax triggers search found"
+    )
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    from p5jax.evaluation.settings import EvaluationConfig
+
+    _run_option(parser)
+    add_split(parser)
+    parser.add_argument("--families", type=names, metavar="a,b", help="(all)")
+    parser.add_argument("--prompts", type=names, metavar="2-3,5-8", help="(the usual ones)")
+    add_limit(parser)
+    add_options(parser, EvaluationConfig, skip=_KEPT)
+    _triggers_option(parser)
+    add_mesh(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _evaluate(arguments: Namespace) -> None:
+    from p5jax.evaluation.settings import EvaluationConfig
+    from p5jax.jobs.evaluate import evaluate
+
+    config = from_options(EvaluationConfig, arguments)
+    with opened(arguments.folder, arguments.model_parallel) as run:
+        results = evaluate(
+            run,
+            arguments.split,
+            arguments.families,
+            arguments.prompts,
+            arguments.limit,
+            config,
+            triggers=arguments.triggers,
+        )
+    print_results(results, run.dataset.leaky, arguments.json)
+
+
+def _recommend_options(parser: ArgumentParser) -> None:
+    from p5jax.serving.settings import BulkConfig
+
+    _run_option(parser)
+    _user_option(parser)
+    add_options(parser, BulkConfig, skip=("batch_size",))
+    parser.add_argument(
+        "--exclude", type=names, default=(), metavar="KEY,KEY", help="items not to recommend"
+    )
+    _triggers_option(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _recommend(arguments: Namespace) -> None:
+    from p5jax.serving.recommender import Recommender
+
+    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    warn_of_leak(recommender.run.dataset)
+    found = recommender.recommend(
+        [arguments.user],
+        arguments.k,
+        prompt=arguments.prompt,
+        method=arguments.method,
+        beam=arguments.beam,
+        exact=arguments.exact,
+        exclude_history=arguments.exclude_history,
+        exclude=arguments.exclude,
+    )[0]
+    if arguments.json:
+        print_json({"user": arguments.user, **asdict(found)})
+        return
+    for place, item in enumerate(found.items, 1):
+        print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
+    if not found.exact:
+        print(
+            f"note: a search of width {max(arguments.beam, arguments.k)} cannot tell whether these"
+            f" are the model's best {arguments.k}; --method certified --exact can",
+            file=sys.stderr,
+        )
+
+
+def _rank_options(parser: ArgumentParser) -> None:
+    from p5jax.serving.settings import BulkConfig
+
+    _run_option(parser)
+    add_out(parser, resumed=True)
+    add_options(parser, BulkConfig)
+    _triggers_option(parser)
+    add_mesh(parser)
+
+
+def _rank(arguments: Namespace) -> None:
+    from p5jax.parallel import distributed
+    from p5jax.serving.recommender import Recommender
+    from p5jax.serving.settings import BulkConfig
+    from p5jax.triggers.prompt import load_triggers
+
+    config = from_options(BulkConfig, arguments)
+    with opened(arguments.folder, arguments.model_parallel) as run:
+        if distributed.is_primary():
+            warn_of_leak(run.dataset)
+        triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
+        Recommender(run, triggers).recommend_all(arguments.out, config)
+
+
+def _explain_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    _user_option(parser)
+    parser.add_argument(
+        "--item", required=True, metavar="KEY", help="the item's key in the source data"
+    )
+    parser.add_argument("--prompt", metavar="ID", help="(3-1, or 3-8 for an item without a title)")
+    _triggers_option(parser)
+
+
+def _explain(arguments: Namespace) -> None:
+    from p5jax.serving.recommender import Recommender
+
+    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
+
+
+def _generate_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    parser.add_argument("--text", required=True, help="the prompt")
+    _triggers_option(parser)
+
+
+def _generate(arguments: Namespace) -> None:
+    from p5jax.serving.recommender import Recommender
+
+    print(Recommender.load(arguments.folder, arguments.triggers).generate(arguments.text))
+
+
+def _compare_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run_a", metavar="RUN_A", help="the folder of an evaluated run")
+    parser.add_argument("run_b", metavar="RUN_B", help="the one compared with it")
+    add_split(parser)
+
+
+def _compare(arguments: Namespace) -> None:
+    from p5jax.evaluation.compare import format_comparison, leaky_runs
+    from p5jax.evaluation.results import LEAKY_NOTE
+    from p5jax.jobs.compare import compare
+
+    comparison = compare(arguments.run_a, arguments.run_b, arguments.split)
+    for run in leaky_runs(arguments.run_a, arguments.run_b, arguments.split):
+        print(f"{run}: {LEAKY_NOTE}")
+    print(format_comparison(comparison))
+
+
+def _report_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    parser.add_argument(
+        "--triggers", nargs="+", default=(), metavar="DIR", help="searches for triggers to show"
+    )
+
+
+def _report(arguments: Namespace) -> None:
+    from p5jax.reports.run_report import write_report
+
+    print(write_report(arguments.folder, arguments.triggers))
+
+
+def _export_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    add_out(parser)
+    parser.add_argument(
+        "--drop-whole-words",
+        action="store_true",
+        help="leave out the whole-word table, which changes the answers",
+    )
+
+
+def _export(arguments: Namespace) -> None:
+    from p5jax.jobs.export import export
+
+    export(arguments.folder, arguments.out, drop_whole_words=arguments.drop_whole_words)
+    print(f"wrote {arguments.out}")
+
+
+FIRST = (
+    Command(
+        "quickstart",
+        "Prepare, train, evaluate and report on a small synthetic dataset",
+        _quickstart_options,
+        _quickstart,
+    ),
+)
+COMMANDS = (
+    Command("train", "Train, or resume, a model from gin files", add_gin, _train),
+    Command(
+        "evaluate",
+        "Measure a run's prompts, with baselines beside them",
+        _evaluate_options,
+        _evaluate,
+    ),
+    Command(
+        "compare",
+        "Compare two evaluated runs by a paired bootstrap over users",
+        _compare_options,
+        _compare,
+    ),
+    Command("recommend", "Recommend the next items for one user", _recommend_options, _recommend),
+    Command("rank", "Recommend for every user and write Parquet files", _rank_options, _rank),
+    Command("explain", "Explain why a user may like an item", _explain_options, _explain),
+    Command("generate", "Print the model's answer to any text", _generate_options, _generate),
+    Command("report", "Write a self-contained HTML report of a run", _report_options, _report),
+    Command(
+        "export",
+        "Write the weights for Hugging Face's T5 (safetensors)",
+        _export_options,
+        _export,
+    ),
+)

@@ -1,0 +1,25 @@
+"""Names of a package that are imported when they are first used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def imported_when_used(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package whose names are elsewhere.
+
+    places: name -> "module:object", or "module:object.attribute".
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from pkgutil import resolve_name
+
+        found = resolve_name(places[name])
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return __getattr__

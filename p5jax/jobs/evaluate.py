@@ -1,0 +1,42 @@
+"""One evaluation of a run's families, or of found trigger tokens, beside the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p5jax.core.errors import UserError
+from p5jax.evaluation.evaluators import DEFAULTS, evaluate_run
+from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.jobs.start import PathName, opened
+from p5jax.runs.run import Run
+from p5jax.triggers.layout import PROMPT_ID
+from p5jax.triggers.prompt import triggered
+
+
+def evaluate(
+    run: Run | PathName,
+    split: str = "test",
+    families: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    limit: int | None = None,
+    config: EvaluationConfig = DEFAULTS,
+    *,
+    triggers: PathName | None = None,
+    model_parallel: int = 1,
+) -> list[FamilyResult]:
+    """Evaluate a run's prompts on a split and return the results, the baselines among them.
+
+    families, prompts: by name and id; by default all families, each with its usual prompts.
+    limit: examples of each prompt, the same for every run. triggers: a folder of trigger tokens,
+    whose prompt is evaluated instead. model_parallel: devices that share the parameters of a run
+    that is given by its folder. The results are also written to RUN/evaluation/SPLIT, where
+    `compare` reads them. UserError for an unknown family, prompt or split.
+    """
+    run = opened(run, model_parallel)
+    if triggers is None:
+        return evaluate_run(run, families, prompts, split, limit, config=config)
+    if families or prompts:
+        raise UserError("triggers: found them with families or prompts, expected them alone")
+    asked = triggered(run, triggers)
+    return evaluate_run(asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config)
