@@ -187,7 +187,7 @@ def test_a_state_of_other_settings_or_users_is_refused():
     state = iterator(dataset).get_state()
     with pytest.raises(UserError, match="state: found seed = 0, expected 3"):
         iterator(dataset, SequenceConfig(4, (3,), seed=3)).set_state(state)
-    with pytest.raises(UserError, match="sequences: found users"):
+    with pytest.raises(UserError, match="state: found users"):
         iterator(dataset, users=[0, 1]).set_state(state)
 
 
