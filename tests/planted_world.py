@@ -98,8 +98,7 @@ def planted_run(folder):
         params, state, value = step(params, state, tokens, targets)
         if number % 100 == 99:
             jax.block_until_ready(value)
-    run.params = jax.tree.map(jnp.asarray, params)
-    return run, planted
+    return run.with_params(jax.tree.map(jnp.asarray, params)), planted
 
 
 def _batch(run, words, planted, rng):

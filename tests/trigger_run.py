@@ -23,5 +23,4 @@ def random_run(dataset, folder, *, vocabulary_size=600, model=TINY, seed=0):
     """A new run of a dataset folder whose parameters are drawn by `seed`."""
     config = RunConfig(str(dataset), str(folder), vocabulary_size=vocabulary_size)
     run = Run.create(config, FamilyConfig(max_source=192, num_candidates=20), model)
-    run.params = init_params(run.model, jax.random.key(seed))
-    return run
+    return run.with_params(init_params(run.model, jax.random.key(seed)))

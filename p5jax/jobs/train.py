@@ -63,7 +63,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
-    run = configured_run()
+    run = configured_run(mesh)
     keep_config(run.path)
     trainer.train(
         partial(batch_sums, run.model),
@@ -84,14 +84,14 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
         ],
         fsdp=mesh_config.fsdp,
     )
-    run.mesh = mesh
     return run
 
 
-def configured_run() -> Run:
-    """Make, or open, the run that is bound; UserError when its data leak."""
+def configured_run(mesh: Mesh | None = None) -> Run:
+    """Make, or open, the run that is bound, on a mesh; UserError when its data leak."""
     run_config = config.build(RunConfig)
-    run = Run.create(run_config, config.build(FamilyConfig), _model_config(run_config))
+    families, model = config.build(FamilyConfig), _model_config(run_config)
+    run = Run.create(run_config, families, model, mesh)
     if refuse_leaks(run.dataset).leaky:
         distributed.report("note: item ids are `released`: leaky, as in the published P5")
     return run

@@ -114,7 +114,9 @@ class Run:
         return other
 
     @staticmethod
-    def create(config: RunConfig, family_config: FamilyConfig, model: T5Config) -> Run:
+    def create(
+        config: RunConfig, family_config: FamilyConfig, model: T5Config, mesh: Mesh | None = None
+    ) -> Run:
         """Make a new run folder, or open the one there when it was made from the same things.
 
         UserError, naming the first difference, when the folder there was made from others.
@@ -135,7 +137,7 @@ class Run:
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
         distributed.from_primary(claim)
-        return Run(path, manifest, dataset, vocabulary)
+        return Run(path, manifest, dataset, vocabulary, mesh)
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:

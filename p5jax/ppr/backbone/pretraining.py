@@ -106,7 +106,7 @@ def pretrain(
     mesh = make_mesh(MeshConfig()) if mesh is None else mesh
     backbone = replace(config.backbone, num_items=dataset.num_items)
     settings = _settings(config)
-    run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings)
+    run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings, mesh)
     model = run.model
     train(
         next_item_objective(model, config.loss, config.views),
@@ -123,7 +123,6 @@ def pretrain(
         validate=_validator(model, dataset, users, config) if config.validation_users else None,
         fsdp=config.fsdp,
     )
-    run.mesh = mesh
     return run
 
 

@@ -69,6 +69,7 @@ class PprRun:
         users: np.ndarray,
         backbone: Mapping[str, Any],
         settings: Mapping[str, Any],
+        mesh: Mesh | None = None,
     ) -> PprRun:
         """Make a new folder, or open the one there when it was made from the same things.
 
@@ -91,7 +92,7 @@ class PprRun:
             BACKBONE_RUN.write(path, manifest)
 
         distributed.from_primary(make)
-        return PprRun(path, manifest, dataset)
+        return PprRun(path, manifest, dataset, mesh)
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
