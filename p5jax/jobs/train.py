@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from p5jax.core import config
 from p5jax.core.folder import as_json
