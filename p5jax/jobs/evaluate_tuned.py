@@ -12,8 +12,9 @@ from p5jax.data.dataset import Dataset
 from p5jax.jobs.start import PathName
 from p5jax.parallel import distributed, runtime
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.run import PprRun
-from p5jax.ppr.cold.evaluation import Scorer, evaluate
+from p5jax.ppr.cold.evaluation import evaluate
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import write_per_user
 from p5jax.ppr.cold_study import PRETRAINED

@@ -44,7 +44,7 @@ def study(
 ) -> pa.Table:
     """Run, or resume, a study on a dataset folder; return the results of each user, all seeds.
 
-    gin_files: ppr/study.gin unless others are named. ablate: of ppr.cold_study.ABLATIONS.
+    gin_files: ppr/study.gin unless others are named. ablate: of ppr.cold_study.STUDY_ABLATIONS.
     noise: also tune with 10 to 50 % of the attributes replaced. source: the folder of another
     dataset's backbone, for a cross-domain study. UserError for a dataset that leaks, and when
     `out` holds a study of other data or settings. Interrupted after an orderly stop by a signal.

@@ -13,20 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
-from flax.linen.spmd import with_logical_constraint
 from jax import lax
 
-from p5jax.models.layers import Array, Dense, Dropout
+from p5jax.models.layers import Array, Dense, Dropout, constrained
 
 # Large enough to give a weight of exactly 0 in float32, small enough that a row in which every
 # key is masked stays finite (a uniform average that nobody reads).
 MASKED = -1e10
-
-
-def constrained(x: Array, *axes: str) -> Array:
-    """`x` with the sharding of its logical axes, one name for each dimension."""
-    y: Array = with_logical_constraint(x, axes)
-    return y
 
 
 def relative_buckets(

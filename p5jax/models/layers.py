@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
+from flax.linen.spmd import with_logical_constraint
 from jax import lax
 
 Array = jax.Array
@@ -30,6 +31,12 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 def normal(stddev: float) -> Initializer:
     """An initializer: normal with mean 0 and this standard deviation."""
     return nn.initializers.normal(stddev=stddev)
+
+
+def constrained(x: Array, *axes: str) -> Array:
+    """Return `x` with the sharding of its logical axes, one name for each dimension."""
+    y: Array = with_logical_constraint(x, axes)
+    return y
 
 
 class Dropout(nn.Module):
@@ -61,7 +68,8 @@ class LayerNorm(nn.Module):
         )
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(lax.square(x), axis=-1, keepdims=True)
-        return (x * lax.rsqrt(mean_square + 1e-6) * scale).astype(self.dtype)
+        y: Array = (x * lax.rsqrt(mean_square + 1e-6) * scale).astype(self.dtype)
+        return y
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -121,7 +129,8 @@ class Dense(nn.Module):
             "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
         )
         # The gradient that JAX derives, to whose last bits these layers have always been trained.
-        return x @ kernel + bias
+        y: Array = x @ kernel + bias
+        return y
 
 
 class Embed(nn.Module):
@@ -172,7 +181,8 @@ class MLP(nn.Module):
             dense = Dense(self.hidden_dim, ("embed", "mlp"), model_dim**-0.5, self.dtype, name=name)
             branch = _ACTIVATIONS[activation](dense(x))
             hidden = branch if hidden is None else hidden * branch
-        hidden = partitioning.with_sharding_constraint(hidden, ("batch", "length", "mlp"))
+        assert hidden is not None  # there is one activation at least
+        hidden = constrained(hidden, "batch", "length", "mlp")
         hidden = Dropout(self.dropout_rate, name="dropout")(hidden, deterministic)
         stddev = self.hidden_dim**-0.5
         return Dense(model_dim, ("mlp", "embed"), stddev, self.dtype, name="wo")(hidden)

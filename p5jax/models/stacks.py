@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
-from p5jax.models.attention import MASKED, Attention, RelativePositionBias, constrained
-from p5jax.models.layers import MLP, Array, Dense, Dropout, Embed, LayerNorm
+from p5jax.models.attention import MASKED, Attention, RelativePositionBias
+from p5jax.models.layers import MLP, Array, Dense, Dropout, Embed, LayerNorm, constrained
 from p5jax.models.t5_config import T5Config
 
 

@@ -140,7 +140,7 @@ def state_shardings(mesh: Mesh, abstract_state: Any, params: Any, shardings: Any
     A leaf whose path ends in a parameter's path and whose shape is the parameter's takes the
     parameter's sharding; anything else (counters, Adafactor's factored moments) is replicated.
     """
-    known = {
+    known: dict[tuple[str, ...], tuple[Any, NamedSharding]] = {
         tuple(map(str, path)): (leaf.shape, sharding)
         for (path, leaf), sharding in zip(
             jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True

@@ -56,7 +56,8 @@ class BatchIterator(EpochIterator):
     def epochs(self, first: int) -> Iterator[Sequence[Batch]]:
         """Yield the windows from `first` on, made ahead by Grain."""
         windows = grain.MapDataset.range(first, _ENDLESS).map(self._windows)
-        return worked_ahead(windows, self._windows.config)
+        ahead: Iterator[Sequence[Batch]] = worked_ahead(windows, self._windows.config)
+        return ahead
 
 
 def worked_ahead(dataset: grain.MapDataset, config: PipelineConfig) -> grain.DatasetIterator:

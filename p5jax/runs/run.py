@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import Dataset
+from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import param_shardings
@@ -65,7 +66,7 @@ class Run:
     def __init__(
         self,
         path: Path,
-        manifest: dict,
+        manifest: dict[str, Any],
         dataset: Dataset,
         vocabulary: Vocabulary,
         mesh: Mesh | None = None,
@@ -92,7 +93,7 @@ class Run:
         )
 
     @cached_property
-    def params(self) -> Any:
+    def params(self) -> Params:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
         if self.mesh is not None:
@@ -104,9 +105,9 @@ class Run:
                 shapes,
                 shardings,
             )
-        return restore_params(self.path / "checkpoints", shapes)
+        return dict(restore_params(self.path / "checkpoints", shapes))
 
-    def with_params(self, params: Any) -> Run:
+    def with_params(self, params: Params) -> Run:
         """Return the same run with other parameters of its model."""
         other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh)
         other.__dict__ |= {"families": self.families, "params": params}
@@ -180,7 +181,7 @@ def _manifest(
     templates: dict[str, PromptTemplate],
     family_config: FamilyConfig,
     model: T5Config,
-) -> dict:
+) -> dict[str, Any]:
     asked = config.families or None  # None: those that the data and the prompts can feed
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
@@ -196,4 +197,4 @@ def _manifest(
         "model": fields,
         "initial_checkpoint": config.initial_checkpoint,
     }
-    return as_json(manifest)
+    return dict(as_json(manifest))

@@ -43,7 +43,8 @@ def token_nll(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Arr
     logits [..., V] of any float type (the log-softmax is float32), targets [...] int; returns
     ([...] float32, [...] float32 of 0 and 1, without gradient). A tie for the highest counts.
     """
-    return _token_nll_forward(logits, targets)[0]
+    nll, hit = _token_nll_forward(logits, targets)[0]
+    return nll, hit
 
 
 def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -200,16 +201,18 @@ class Steps:
         """
         with logical_mesh(self.mesh):
             if len(batches) == 1:
-                return self._fused(state, batches[0], self._fold(step, 0))
+                state, sums = self._fused(state, batches[0], self._fold(step, 0))
+                return state, sums
             grads = self._first(state["target"], batches[0], self._fold(step, 0))
             for i, batch in enumerate(batches[1:], start=1):
                 grads = self._add(grads, state["target"], batch, self._fold(step, i))
-            return self._apply(state, *grads)
+            state, sums = self._apply(state, *grads)
+            return state, sums
 
     def evaluate(self, params: Any, batch: DeviceBatch) -> dict[str, Any]:
         """The objective's sums without dropout."""
         with logical_mesh(self.mesh):
-            return self._evaluate(params, batch)
+            return dict(self._evaluate(params, batch))
 
     def _fold(self, step: int, i: int) -> np.ndarray:
         return np.array([self._seed, step * self.accumulate + i], np.uint32)
@@ -231,7 +234,8 @@ class Steps:
         def total(p: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             return self.objective(merged(p, frozen), batch, rng)
 
-        return jax.grad(total, has_aux=True)(trained)
+        grads, sums = jax.grad(total, has_aux=True)(trained)
+        return grads, sums
 
     def _add_gradients(self, so_far: Any, params: Any, batch: DeviceBatch, fold: jax.Array) -> Any:
         return jax.tree.map(jnp.add, so_far, self._gradients(params, batch, fold))

@@ -121,14 +121,7 @@ def train(
         distributed.together(),  # innermost: closing checkpoints would wait for a lost process
     ):
         loop = _Loop(
-            config=config,
-            steps=steps,
-            schedule=schedule,
-            iterator=iterator,
-            checkpoints=c,
-            fingerprint=dict(fingerprint or {}),
-            validate=validate,
-            validation_batches=validation_batches,
+            config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
         )
         loop.begin(params)
         del params

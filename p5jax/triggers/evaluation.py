@@ -27,13 +27,14 @@ from p5jax.evaluation.results import write_results
 from p5jax.evaluation.task import RunLike
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
-from p5jax.triggers.layout import PROMPT_ID, arguments_template
+from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import (
     TRIGGER_FOLDER,
     TriggeredRun,
     load_triggers,
     run_fingerprints,
 )
+from p5jax.triggers.templates import arguments_template
 
 SHOWN = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),

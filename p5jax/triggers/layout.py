@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.template import PromptTemplate
 
 POSITIONS = ("suffix", "prefix", "both")
 USER_PLACES = ("last", "middle", "first")
 PROMPT_ID = "triggers"
-# What a family's prompt is about, and what it asks for.
-_TASKS = {
-    "sequential": ("{uid} {hist}", "{item}"),
-    "direct": ("{uid} {cand}", "{item}"),
-    "explanation": ("{uid} {title}", "{explanation}"),
-}
-TRIGGER_FAMILIES = tuple(_TASKS)
+TRIGGER_FAMILIES = ("sequential", "direct", "explanation")
 
 
 @dataclass(frozen=True)
@@ -72,27 +64,3 @@ class Layout:
         if self.user_place == "first":
             return own + before, after
         return before, (own + after if self.user_place == "middle" else after + own)
-
-
-def arguments_template(family: str) -> PromptTemplate:
-    """The prompt of a family without triggers; UserError for a family that cannot have any."""
-    if family not in _TASKS:
-        raise UserError(f"family: found {family!r}, expected {', '.join(TRIGGER_FAMILIES)}")
-    inputs, targets = _TASKS[family]
-    return PromptTemplate(PROMPT_ID, family, inputs, targets)
-
-
-def trigger_template(family: str, layout: Layout, words: Sequence[str]) -> PromptTemplate:
-    """The prompt of a family with its task `words` written out, and {trigger} for the user's."""
-    arguments = arguments_template(family)
-
-    def text(slots: tuple[int, ...]) -> list[str]:
-        shared = [words[slot] for slot in slots if slot < layout.task_tokens]
-        if len(shared) == len(slots):
-            return shared
-        own_first = slots[0] >= layout.task_tokens
-        return ["{trigger}", *shared] if own_first else [*shared, "{trigger}"]
-
-    before, after = layout.sides
-    inputs = " ".join([*text(before), arguments.inputs, *text(after)])
-    return PromptTemplate(PROMPT_ID, family, inputs, arguments.targets, seen=False)

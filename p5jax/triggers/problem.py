@@ -14,11 +14,12 @@ from p5jax.prompts.families import Example, example_rng, make_families
 from p5jax.runs.run import Run
 from p5jax.triggers.gradients import Gradients, best_tokens, total_gradients
 from p5jax.triggers.initial import initial_tokens
-from p5jax.triggers.layout import PROMPT_ID, arguments_template
+from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.open_prompts import OpenPrompts, open_prompts
 from p5jax.triggers.prompt import TriggerPrompt, run_fingerprints
 from p5jax.triggers.settings import SearchConfig
 from p5jax.triggers.surrogate import Surrogate
+from p5jax.triggers.templates import arguments_template
 
 _MAX_TARGET = 64
 

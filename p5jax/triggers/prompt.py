@@ -23,7 +23,8 @@ from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.checkpoints import params_fingerprint
-from p5jax.triggers.layout import PROMPT_ID, Layout, trigger_template
+from p5jax.triggers.layout import PROMPT_ID, Layout
+from p5jax.triggers.templates import trigger_template
 
 HISTORY = "history.jsonl"  # a line for each round
 TRIGGER_FOLDER = OutputFolder(

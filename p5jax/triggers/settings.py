@@ -1,4 +1,4 @@
-"""What is searched for and how hard; imports no jax, so that the command line's help is fast."""
+"""What is searched for and how hard; imports neither jax nor numpy, so that help is fast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from p5jax.core.errors import UserError
 from p5jax.inference.settings import METHODS, RankingConfig
-from p5jax.triggers.layout import TRIGGER_FAMILIES, Layout, arguments_template
+from p5jax.triggers.layout import TRIGGER_FAMILIES, Layout
 
 CRITERIA = ("metric", "loss")
 RANKED = 5  # positions of a ranking that count: HR@5 and NDCG@5
@@ -110,6 +110,9 @@ class SearchConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.family not in TRIGGER_FAMILIES:
+            known = ", ".join(TRIGGER_FAMILIES)
+            raise UserError(f"family: found {self.family!r}, expected {known}")
         least = {"candidates": 1, "epochs": 1, "patience": 1, "users": 0}
         least |= {"gradient_examples": 1, "evidence": 1, "seed": 0}
         for name, bound in least.items():
@@ -119,7 +122,6 @@ class SearchConfig:
             raise UserError(f"accept_level: found {self.accept_level}, expected 0 to 1")
         if not 0 <= self.racing_level < 0.5:
             raise UserError(f"racing_level: found {self.racing_level}, expected 0 to below 0.5")
-        arguments_template(self.family)
 
     @property
     def any_improvement(self) -> bool:

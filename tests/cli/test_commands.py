@@ -141,7 +141,7 @@ def test_defaults_are_the_library_s(name):
     [
         ("ppr tune", "mode", MODES),
         ("ppr predict", "mode", MODES),
-        ("ppr study", "ablate", cold_study.ABLATIONS),
+        ("ppr study", "ablate", cold_study.STUDY_ABLATIONS),
         ("triggers ablate", "vary", ablation.ABLATIONS),
         ("evaluate", "split", HELD_OUT_SPLITS),
     ],

@@ -185,9 +185,9 @@ def test_a_state_continues_bit_for_bit(stop):
 def test_a_state_of_other_settings_or_users_is_refused():
     dataset = toy_dataset([6] * 6)
     state = iterator(dataset).get_state()
-    with pytest.raises(UserError, match="sequences: found seed = 0, expected 3"):
+    with pytest.raises(UserError, match="state: found seed = 0, expected 3"):
         iterator(dataset, SequenceConfig(4, (3,), seed=3)).set_state(state)
-    with pytest.raises(UserError, match="sequences: found users"):
+    with pytest.raises(UserError, match="state: found users"):
         iterator(dataset, users=[0, 1]).set_state(state)
 
 
@@ -203,7 +203,7 @@ def test_processes_share_the_rows():
         for name in batch:
             np.testing.assert_array_equal(np.concatenate([h[name] for h in halves]), batch[name])
     assert parts[0].get_state() == parts[1].get_state()
-    with pytest.raises(UserError, match="batch_size: found 4, expected a multiple of the 3"):
+    with pytest.raises(UserError, match="batch_size: found 4 rows, expected a multiple of the 3"):
         iterator(dataset, config, process_index=0, process_count=3)
 
 

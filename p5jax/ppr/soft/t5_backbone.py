@@ -28,7 +28,8 @@ from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.training.step import DeviceBatch, Objective, batch_sums
 from p5jax.triggers.initial import initial_tokens
-from p5jax.triggers.layout import Layout, arguments_template
+from p5jax.triggers.layout import Layout
+from p5jax.triggers.templates import arguments_template
 
 FAMILY, PROMPT_ID = "sequential", "soft"
 ARGUMENTS = "arguments"  # the text of a trigger prompt without its trigger words
