@@ -107,7 +107,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the tables' checksums: equal for equal data, splits and item ids."""
+        """The SHA-256 of the tables' checksums, equal for equal data, splits and item ids."""
         checksums = self.manifest["tables"]
         return hashlib.sha256("".join(checksums[name] for name in TABLES).encode()).hexdigest()
 

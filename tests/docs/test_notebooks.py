@@ -68,6 +68,7 @@ def test_reading_answers(run_notebook):
     assert scores.shape == (3, 5)
     np.testing.assert_allclose(scores[0], [i.log_probability for i in best.items], atol=1e-3)
     assert 0 < np.exp(names["everything"]).sum() <= 1 + 1e-4
+    assert not all(each.exact for each in names["narrow"])
     assert all(each.exact for each in names["guaranteed"])
     # The model's best item, of those the user does not have, is the best of all scores.
     dataset, everything = names["dataset"], names["everything"][0].copy()
