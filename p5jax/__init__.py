@@ -1,6 +1,7 @@
 """p5jax: recommendation as language processing on JAX.
 
 Every name is imported when it is first used: `import p5jax` alone imports neither jax nor numpy.
+The packages `triggers`, `ppr` and `models` have public names of their own.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ __getattr__ = imported_when_used(
         "compare": "p5jax.jobs.compare:compare",
         "evaluate": "p5jax.jobs.evaluate:evaluate",
         "load": "p5jax.serving.recommender:Recommender.load",
+        "models": "p5jax.models",
+        "ppr": "p5jax.ppr",
         "prepare": "p5jax.data.prepare:prepare",
         "train": "p5jax.jobs.train:train",
+        "triggers": "p5jax.triggers",
     },
 )
 
