@@ -16,7 +16,8 @@ import seqio
 from gin import config as gin  # type: ignore[attr-defined]
 from p5jax.core import config as p5jax_config
 from p5jax.core.errors import UserError, nearest
-from p5jax.data.dataset import SPLITS, Dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.names import HELD_OUT_SPLITS, SPLITS
 from p5jax.prompts.families import Family, FamilyConfig, make_families, select_prompts
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
@@ -34,7 +35,6 @@ FAMILY_MODULES: Mapping[str, ModuleType] = {
     "review": review,
     "direct": direct,
 }
-_HELD_OUT = ("validation", "test")
 _DEFAULTS = FamilyConfig()
 _NAME = re.compile(r"\w+", re.ASCII)
 _Arguments = tuple[Hashable, ...]
@@ -191,9 +191,9 @@ def _tasks(whole: str, registration: Registration) -> dict[str, seqio.Task]:
         wanted = {f"{whole}_{name}": examples((), SPLITS)}
         unseen = tuple(t.id for t in family.templates.values() if not t.seen and not t.zero_shot)
         if unseen:
-            wanted[f"{whole}_{name}_zeroshot"] = examples(unseen, _HELD_OUT)
+            wanted[f"{whole}_{name}_zeroshot"] = examples(unseen, HELD_OUT_SPLITS)
         for id, template in family.templates.items():
-            splits = SPLITS if template.seen else _HELD_OUT
+            splits = SPLITS if template.seen else HELD_OUT_SPLITS
             suffix = re.sub(r"\W", "_", id, flags=re.ASCII)
             wanted[f"{whole}_{name}_{suffix}"] = examples((id,), splits)
         for task_name, each in wanted.items():

@@ -6,15 +6,18 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import add_gin, add_options, add_out
+from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
 from p5jax.cli.output import print_json
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
 
+# The defaults of `vocabulary` and `export-shards` are written again here, for their modules import
+# jax and help need not wait; tests/cli/test_commands.py compares them.
+
 
 def _prepare_options(format: str, parser: ArgumentParser) -> None:
     add_options(parser, FORMATS[format])
-    add_out(parser)
+    add_out(parser, REPLACES)
 
 
 def _prepare(format: str, arguments: Namespace) -> None:
@@ -69,24 +72,15 @@ def _vocabulary_options(parser: ArgumentParser) -> None:
 
 
 def _vocabulary(arguments: Namespace) -> None:
-    from p5jax.data.dataset import Dataset
-    from p5jax.runs.run import RunConfig, chosen_templates, make_vocabulary
+    from p5jax.jobs.vocabulary import vocabulary
 
-    config = RunConfig(
-        arguments.folder,
-        run_dir="",
-        templates=arguments.templates,
-        vocabulary_size=arguments.size,
-    )
-    dataset = Dataset.load(arguments.folder)
-    vocabulary = make_vocabulary(config, dataset, chosen_templates(config))
-    vocabulary.save(arguments.out)
-    print(f"wrote {arguments.out}: {vocabulary.num_pieces} pieces, {vocabulary.size} ids")
+    made = vocabulary(arguments.folder, arguments.out, arguments.size, arguments.templates)
+    print(f"wrote {arguments.out}: {made.num_pieces} pieces, {made.size} ids")
 
 
 def _export_shards_options(parser: ArgumentParser) -> None:
     add_gin(parser)
-    add_out(parser, resumed=True)
+    add_out(parser, RESUMES)
     parser.add_argument(
         "--epochs",
         type=int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import p5jax
 from p5jax.cli import data, ppr, runs, tasks, triggers
 from p5jax.cli.command import Command
 from p5jax.core.errors import Interrupted, UserError, in_words, nearest
@@ -20,7 +21,7 @@ SECTIONS = {
     "SeqIO tasks": tasks.COMMANDS,
 }
 COMMANDS = {command.name: command for section in SECTIONS.values() for command in section}
-_HELP = ("-h", "--help")
+_HELP, _VERSION = ("-h", "--help"), "--version"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +58,12 @@ def _run(words: list[str]) -> int:
     if rest and rest[0] in _HELP:
         print(_help(name))
         return 0
+    if words == [_VERSION]:
+        print(f"p5jax {p5jax.__version__}")
+        return 0
+    if not words:
+        print(_help(""), file=sys.stderr)
+        return 2
     below = f"p5jax {name}".rstrip()
     if not rest:
         raise UserError(f"{below}: expected a command after it; see {below} --help")

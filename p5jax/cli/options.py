@@ -14,11 +14,14 @@ import typing
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
+from p5jax.data.names import HELD_OUT_SPLITS
+
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
-SPLITS = ("validation", "test")
+RESUMES = "an interrupted command resumes when it is given again"
+REPLACES = "a dataset that is there is replaced"
 _METAVARS = {int: "N", float: "X"}
 
 
@@ -90,10 +93,10 @@ def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None
     parser.epilog = "--gin.NAME=VALUE overrides a setting of the gin files."
 
 
-def add_out(parser: argparse.ArgumentParser, resumed: bool = False, metavar: str = "DIR") -> None:
-    """Add the folder that a command writes; an interrupted command that is `resumed` says so."""
-    more = "; an interrupted command resumes when it is given again" if resumed else ""
-    parser.add_argument("--out", required=True, metavar=metavar, help=f"folder to write{more}")
+def add_out(parser: argparse.ArgumentParser, more: str = "", metavar: str = "DIR") -> None:
+    """Add the folder that a command writes; `more` says what happens to one that is there."""
+    text = f"folder to write; {more}" if more else "folder to write"
+    parser.add_argument("--out", required=True, metavar=metavar, help=text)
 
 
 def add_mesh(parser: argparse.ArgumentParser) -> None:
@@ -109,13 +112,21 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
 
 def add_split(parser: argparse.ArgumentParser) -> None:
     """Add the split that is evaluated."""
-    parser.add_argument("--split", default="test", choices=SPLITS, help="(default test)")
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=HELD_OUT_SPLITS,
+        help="split to evaluate (default test)",
+    )
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Add the number of examples that are evaluated."""
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="examples of each prompt, always the same (all)"
+        "--limit",
+        type=int,
+        metavar="N",
+        help="evaluate at most N examples of each prompt, the same ones every time (default: all)",
     )
 
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from p5jax.cli.command import Command, opened
-from p5jax.cli.options import add_gin, add_limit, add_mesh, add_out, add_split
+from p5jax.cli.options import RESUMES, add_gin, add_limit, add_mesh, add_out, add_split
 from p5jax.cli.output import (
     print_cold_rows,
     print_json,
@@ -16,7 +16,10 @@ from p5jax.cli.output import (
 )
 from p5jax.core.errors import UserError
 
+# Names and defaults of modules that import jax are written again here, so that help need not wait;
+# tests/cli/test_commands.py compares them.
 _MODES = ("light", "full", "finetune")
+_ABLATIONS = ("contrastive",)
 
 
 def _pretrain(arguments: Namespace) -> None:
@@ -29,15 +32,18 @@ def _pretrain(arguments: Namespace) -> None:
 
 def _tune_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
-    add_out(parser, resumed=True)
+    add_out(parser, RESUMES)
     _mode_and_seed(parser)
     add_gin(parser, "ppr/tune.gin")
 
 
 def _mode_and_seed(parser: ArgumentParser) -> None:
-    parser.add_argument("--mode", choices=_MODES, help="(the gin file's)")
+    parser.add_argument("--mode", choices=_MODES, help="what is trained (default: the gin file's)")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of the protocol and of training (the gin file's)"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the protocol and of training (default: the gin file's)",
     )
 
 
@@ -58,7 +64,7 @@ def _tune(arguments: Namespace) -> None:
 
 def _study_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DATASET", help="a dataset folder")
-    add_out(parser, resumed=True)
+    add_out(parser, RESUMES)
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="repetitions, each a seed (default 5)"
     )
@@ -66,7 +72,7 @@ def _study_options(parser: ArgumentParser) -> None:
         "--ablate",
         action="append",
         default=[],
-        choices=("contrastive",),
+        choices=_ABLATIONS,
         help="also tune light without parts of this loss",
     )
     parser.add_argument(
@@ -113,8 +119,8 @@ def _report(arguments: Namespace) -> None:
 
 def _predict_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a backbone")
-    parser.add_argument("--attribute", required=True, metavar="NAME", help="to predict")
-    add_out(parser, resumed=True)
+    parser.add_argument("--attribute", required=True, metavar="NAME", help="attribute to predict")
+    add_out(parser, RESUMES)
     _mode_and_seed(parser)
     add_gin(parser, "ppr/predict.gin")
 
@@ -213,15 +219,14 @@ def _evaluate(arguments: Namespace) -> None:
             raise UserError("--split validation: tuned models are evaluated on test users alone")
         _evaluate_tuned(arguments)
         return
+    from p5jax.jobs.evaluate_backbone import evaluate_backbone
     from p5jax.parallel import runtime
-    from p5jax.parallel.partitioning import MeshConfig, make_mesh
-    from p5jax.ppr.backbone.run import PprRun
 
     with runtime.session():
-        mesh = make_mesh(MeshConfig(model=arguments.model_parallel))
-        run = PprRun.load(arguments.folder, mesh)
-        results = run.evaluate(arguments.split)
-    print_results(results, run.dataset.leaky, arguments.json)
+        found = evaluate_backbone(
+            arguments.folder, arguments.split, model_parallel=arguments.model_parallel
+        )
+    print_results(found.results, found.leaky, arguments.json)
 
 
 def _evaluate_tuned(arguments: Namespace) -> None:

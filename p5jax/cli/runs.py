@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from p5jax.cli.command import Command, opened
 from p5jax.cli.options import (
+    RESUMES,
     add_gin,
     add_limit,
     add_mesh,
@@ -25,7 +26,10 @@ _KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
 
 def _quickstart_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--out", default="runs/quickstart", metavar="DIR", help="(default runs/quickstart)"
+        "--out",
+        default="runs/quickstart",
+        metavar="DIR",
+        help="folder of the run, with the dataset beside it (default runs/quickstart)",
     )
 
 
@@ -64,8 +68,19 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
     _run_option(parser)
     add_split(parser)
-    parser.add_argument("--families", type=names, metavar="a,b", help="(all)")
-    parser.add_argument("--prompts", type=names, metavar="2-3,5-8", help="(the usual ones)")
+    parser.add_argument(
+        "--families",
+        type=names,
+        metavar="a,b",
+        help="families to evaluate, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=names,
+        metavar="2-3,5-8",
+        help="prompts to evaluate, separated by commas (default: a seen and an unseen one of each"
+        " kind of answer)",
+    )
     add_limit(parser)
     add_options(parser, EvaluationConfig, skip=_KEPT)
     _triggers_option(parser)
@@ -136,7 +151,7 @@ def _rank_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
     _run_option(parser)
-    add_out(parser, resumed=True)
+    add_out(parser, RESUMES)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
     add_mesh(parser)
@@ -162,7 +177,11 @@ def _explain_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--item", required=True, metavar="KEY", help="the item's key in the source data"
     )
-    parser.add_argument("--prompt", metavar="ID", help="(3-1, or 3-8 for an item without a title)")
+    parser.add_argument(
+        "--prompt",
+        metavar="ID",
+        help="prompt to answer (default: 3-1, or 3-8 for an item without a title)",
+    )
     _triggers_option(parser)
 
 

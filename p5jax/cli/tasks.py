@@ -9,25 +9,33 @@ from pathlib import Path
 from p5jax.cli.command import Command
 from p5jax.cli.options import add_out
 from p5jax.core.errors import UserError
+from p5jax.data.names import SPLITS
 
-_SPLITS = ("train", "validation", "test")
+# Defaults of p5jax.tasks are written again here, for it imports SeqIO and help need not wait;
+# tests/tasks/test_tasks_commands.py compares them.
 
 
 def _source_options(parser: ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_folder", metavar="RUN", help="the folder of a run")
     parser.add_argument("--dataset", metavar="DIR", help="a dataset folder, without a run")
-    parser.add_argument("--vocabulary", metavar="FOLDER|FILE", help="for --dataset")
-    parser.add_argument("--templates", metavar="NAME|FILE", help="for --dataset (amazon)")
+    parser.add_argument("--vocabulary", metavar="FOLDER|FILE", help="vocabulary for --dataset")
     parser.add_argument(
-        "--epochs", type=int, default=10, metavar="N", help="of the train split (default 10)"
+        "--templates", metavar="NAME|FILE", help="prompts for --dataset (default: amazon)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
+    parser.add_argument(
+        "--epochs", type=int, default=10, metavar="N", help="epochs of the train split (default 10)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the train split (default 0)"
+    )
 
 
 def _show_options(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a task or mixture")
     parser.add_argument("-n", type=int, default=5, metavar="N", help="examples (default 5)")
-    parser.add_argument("--split", default="train", choices=_SPLITS, help="(default train)")
+    parser.add_argument(
+        "--split", default="train", choices=SPLITS, help="split to show (default train)"
+    )
     parser.add_argument("--inputs", type=int, metavar="TOKENS", help="length of inputs")
     parser.add_argument(
         "--targets", type=int, default=64, metavar="TOKENS", help="length of targets (default 64)"

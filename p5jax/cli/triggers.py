@@ -5,7 +5,15 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from p5jax.cli.command import Command, opened
-from p5jax.cli.options import add_limit, add_mesh, add_options, add_out, add_split, from_options
+from p5jax.cli.options import (
+    RESUMES,
+    add_limit,
+    add_mesh,
+    add_options,
+    add_out,
+    add_split,
+    from_options,
+)
 from p5jax.cli.output import print_leaky, print_text
 
 
@@ -13,7 +21,7 @@ def _search_options(parser: ArgumentParser) -> None:
     from p5jax.triggers.settings import SearchConfig
 
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
-    add_out(parser, resumed=True)
+    add_out(parser, RESUMES)
     add_options(parser, SearchConfig)
     add_mesh(parser)
 
@@ -28,11 +36,13 @@ def _search(arguments: Namespace) -> None:
 
 
 def _ablate_options(parser: ArgumentParser) -> None:
+    from p5jax.triggers.settings import ABLATIONS
+
     _search_options(parser)
     parser.add_argument(
         "--vary",
         required=True,
-        choices=("position", "user_place", "task_tokens", "criterion"),
+        choices=tuple(ABLATIONS),
         help="the setting whose values are compared",
     )
     add_limit(parser)

@@ -63,8 +63,8 @@ class OutputFolder:
     ) -> dict[str, Any] | None:
         """Return the manifest of a folder that is made from what is `wanted`, None of a new one.
 
-        The folder of a new one is made; its manifest is left to `write`. A manifest of what has
-        not `started`, a call that failed before anything was kept, gives way to the one wanted.
+        The folder of a new one is made; its manifest is left to `write`. If nothing was kept yet
+        (`started` is False), the old manifest is replaced.
         UserError when the folder is made from other things, naming the first difference, or is
         something else.
         """

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder
 from p5jax.data.item_ids import id_tokens
+from p5jax.data.names import SPLITS as SPLITS
 
 DATASET_FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
-SPLITS = ("train", "validation", "test")
 FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
 
 COLUMNS = {

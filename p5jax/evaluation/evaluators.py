@@ -13,6 +13,7 @@ from typing import Any
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
 from p5jax.data.dataset import FAMILIES
+from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baseline_results import baseline_results
 from p5jax.evaluation.ranking_evaluators import (
@@ -39,7 +40,6 @@ __all__ = [
     "summary",
 ]
 
-HELD_OUT_SPLITS = ("validation", "test")
 DEFAULTS = EvaluationConfig()
 # Per family: a prompt that is trained on for each kind of answer; unseen ones are added.
 _PREFERRED = {

@@ -23,7 +23,7 @@ EXAMPLES_SHOWN = 3  # of each result
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
 _KINDS = {
-    "catalogue": "next item among the whole catalogue, first ten places",
+    "catalogue": "next item among the whole catalogue, first ten positions",
     "candidates": "the held-out item among {candidates} candidates",
     "yes_no": "the held-out item among {candidates} candidates, asked one by one",
     "rating": "stars",

@@ -1,4 +1,4 @@
-"""What is started: one file a job, with one function of the same name.
+"""The jobs: one file each, with one function of the same name.
 
 A job that reads gin files takes them by their names, the values that replace theirs as `bindings`
 ("TrainConfig.steps" -> 100), and values of macros as keywords (STEPS=100).

@@ -16,8 +16,8 @@ from p5jax.pipeline.samples import RenderedSamples
 def export_shards(
     out: PathName,
     *gin_files: PathName,
-    epochs: int = 1,
-    shards: int = 16,
+    epochs: int = shard_export.EPOCHS,
+    shards: int = shard_export.SHARDS,
     bindings: Bindings | None = None,
     **macros: object,
 ) -> None:

@@ -35,7 +35,7 @@ def study(
     dataset: PathName,
     out: PathName,
     *gin_files: PathName,
-    seeds: int = 5,
+    seeds: int = cold_study.StudyConfig.seeds,
     ablate: Sequence[str] = (),
     noise: bool = False,
     source: PathName | None = None,

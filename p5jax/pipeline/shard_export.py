@@ -17,6 +17,7 @@ from p5jax.pipeline.iterator import worked_ahead
 from p5jax.pipeline.samples import RenderedSamples
 from p5jax.pipeline.shards import FOLDER, encode, record_dtype, write_shard
 
+EPOCHS, SHARDS = 1, 16  # exported, unless others are asked for
 _CHUNK = 1024  # samples that a thread or process makes at a time
 
 
@@ -24,8 +25,8 @@ def export_shards(
     rendered: RenderedSamples,
     out: str | os.PathLike[str],
     *,
-    epochs: int = 1,
-    shards: int = 16,
+    epochs: int = EPOCHS,
+    shards: int = SHARDS,
     report: Report = print_progress,
 ) -> None:
     """Write the first `epochs` epochs of a training stream to `shards` files.

@@ -19,7 +19,7 @@ class BulkConfig(RankingConfig):
     k: int = field(default=10, metadata={"help": "items for a user"})
     prompt: str | None = field(default=None, metadata={"help": "the prompt's id", "metavar": "ID"})
     exclude_history: bool = field(
-        default=True, metadata={"help": "do not recommend what the user already has"}
+        default=True, metadata={"help": "leave out what the user already has (default: yes)"}
     )
     batch_size: int = field(default=16, metadata={"help": "users at a time, on all devices"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,8 @@ from p5jax.core.progress import Report
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
 from p5jax.triggers.evaluation import PromptComparison, evaluate_triggers
-from p5jax.triggers.layout import POSITIONS, USER_PLACES
 from p5jax.triggers.searching import search
-from p5jax.triggers.settings import CRITERIA, SearchConfig
-
-# Setting -> the values that are compared.
-ABLATIONS: dict[str, Sequence[str | int]] = {
-    "position": POSITIONS,
-    "user_place": USER_PLACES,
-    "task_tokens": (3, 4, 5, 6, 7),
-    "criterion": CRITERIA,
-}
+from p5jax.triggers.settings import ABLATIONS, SearchConfig
 
 
 def ablate(

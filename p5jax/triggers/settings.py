@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from p5jax.core.errors import UserError
 from p5jax.inference.settings import METHODS, RankingConfig
-from p5jax.triggers.layout import TRIGGER_FAMILIES, Layout
+from p5jax.triggers.layout import POSITIONS, TRIGGER_FAMILIES, USER_PLACES, Layout
 
 CRITERIA = ("metric", "loss")
+# What an ablation varies: setting -> the values that are compared.
+ABLATIONS: Mapping[str, Sequence[str | int]] = {
+    "position": POSITIONS,
+    "user_place": USER_PLACES,
+    "task_tokens": (3, 4, 5, 6, 7),
+    "criterion": CRITERIA,
+}
 RANKED = 5  # positions of a ranking that count: HR@5 and NDCG@5
 
 
@@ -81,9 +89,7 @@ class SearchConfig:
     patience: int = field(
         default=4, metadata={"help": "epochs without a change after which the search ends"}
     )
-    users: int = field(
-        default=0, metadata={"help": "at most so many validation users; 0 takes all"}
-    )
+    users: int = field(default=0, metadata={"help": "most validation users to use; 0: all"})
     gradient_examples: int = field(
         default=256, metadata={"help": "training examples of a shared token's gradient"}
     )

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
+import p5jax
 from p5jax.cli.main import COMMANDS, main
 from p5jax.cli.options import from_options
 from p5jax.core.errors import UserError
 from p5jax.data import formats
+from p5jax.data.names import HELD_OUT_SPLITS, SPLITS
 from p5jax.evaluation.compare import compare_runs
-from p5jax.evaluation.evaluators import HELD_OUT_SPLITS
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.compare import compare
 from p5jax.jobs.evaluate import evaluate
+from p5jax.jobs.evaluate_backbone import evaluate_backbone
 from p5jax.jobs.evaluate_tuned import evaluate_tuned
 from p5jax.jobs.export import export
 from p5jax.jobs.export_shards import export_shards
@@ -27,18 +29,17 @@ from p5jax.jobs.predict import predict
 from p5jax.jobs.start import opened
 from p5jax.jobs.study import study
 from p5jax.jobs.tune import tune
+from p5jax.jobs.vocabulary import vocabulary
 from p5jax.ppr import cold_study
-from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold import recommend as cold
 from p5jax.ppr.soft.comparison import compare_prompts
 from p5jax.ppr.tuning import MODES
 from p5jax.reports.run_report import write_report
-from p5jax.runs.run import RunConfig
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
-from p5jax.triggers import ablation
+from p5jax.triggers.ablation import ablate
 from p5jax.triggers.evaluation import evaluate_triggers
-from p5jax.triggers.settings import SearchConfig
+from p5jax.triggers.settings import ABLATIONS, SearchConfig
 
 GIN, OUT = "--gin_file=f", "--out=o"
 SEARCH = ["run", OUT, "--family", "direct"]
@@ -54,7 +55,7 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "data prepare synthetic": ([OUT], [formats.SyntheticOptions()]),
     "data inspect": (["d"], []),
     "data audit": (["d"], []),
-    "data vocabulary": (["d", OUT], [RunConfig("d", "r")]),
+    "data vocabulary": (["d", OUT], [vocabulary]),
     "data export-shards": ([GIN, OUT], [export_shards]),
     "data export-tfds": (["d", OUT], []),
     "train": ([GIN], []),
@@ -70,13 +71,13 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "triggers evaluate": (["run", "t"], [evaluate_triggers, opened]),
     "triggers ablate": (
         [*SEARCH, "--vary=position"],
-        [SearchConfig("direct"), ablation.ablate, opened],
+        [SearchConfig("direct"), ablate, opened],
     ),
     "ppr study": (["d", OUT], [study]),
     "ppr report": (["s"], []),
     "ppr pretrain": ([GIN], []),
     "ppr tune": (["run", OUT], [tune]),
-    "ppr evaluate": (["run"], [PprRun.evaluate, evaluate_tuned]),
+    "ppr evaluate": (["run"], [evaluate_backbone, evaluate_tuned]),
     "ppr recommend": (["t"], [cold.recommend]),
     "ppr predict": (["run", "--attribute=a", OUT], [predict]),
     "ppr soft": ([GIN], []),
@@ -85,8 +86,8 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "tasks show": (["n", "--run", "r"], []),
     "tasks cache": (["n", OUT, "--run", "r"], []),
 }
-RENAMED = {"size": "vocabulary_size"}
-# Defaults that the library has not: of `quickstart`, and of tasks, which need SeqIO to be asked.
+# Defaults that the library has not: of `quickstart`, and of tasks, which need SeqIO to be asked
+# (tests/tasks/test_tasks_commands.py).
 OWN = {"quickstart": {"out"}, "tasks": {"n", "split", "targets", "epochs", "seed", "shards"}}
 
 
@@ -123,9 +124,9 @@ def test_defaults_are_the_library_s(name):
             found = defaults(each)
         else:
             found = flat(each)
-            assert name == "data vocabulary" or from_options(type(each), arguments) == each
+            assert from_options(type(each), arguments) == each
         for option, value in vars(arguments).items():
-            other = found.get(RENAMED.get(option, option), found)
+            other = found.get(option, found)
             if other is not found:
                 assert same(value, other), (option, value, other)
                 known.add(option)
@@ -142,8 +143,10 @@ def test_defaults_are_the_library_s(name):
         ("ppr tune", "mode", MODES),
         ("ppr predict", "mode", MODES),
         ("ppr study", "ablate", cold_study.STUDY_ABLATIONS),
-        ("triggers ablate", "vary", ablation.ABLATIONS),
+        ("triggers ablate", "vary", ABLATIONS),
         ("evaluate", "split", HELD_OUT_SPLITS),
+        ("ppr evaluate", "split", HELD_OUT_SPLITS),
+        ("tasks show", "split", SPLITS),
     ],
 )
 def test_choices_are_the_library_s(name, option, choices):
@@ -178,10 +181,31 @@ def test_help_lists_every_command_and_a_group_its_own(capsys):
     assert "ppr study" not in text
 
 
+def test_a_bare_call_is_answered_with_the_help(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert main([]) == 2
+    assert capsys.readouterr() == ("", text)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"p5jax {p5jax.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_more_than_a_default(name):
+    """An option's help is not a default in brackets alone, and --out of `data prepare` warns."""
+    for action in COMMANDS[name].parser()._actions:
+        assert action.help, action.dest
+        assert not action.help.startswith("("), (action.dest, action.help)
+        if name.startswith("data prepare") and action.dest == "out":
+            assert action.help == "folder to write; a dataset that is there is replaced"
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "p5jax: expected a command"),
         (["trian"], "no command 'trian'; did you mean train"),
         (["data", "inspct"], "p5jax data: no command 'inspct'; did you mean inspect"),
         (["data", "prepare"], "p5jax data prepare: expected a command"),
@@ -209,8 +233,11 @@ def test_gin_words_are_bindings_and_words_after_dashes_are_beam_s():
 @pytest.mark.parametrize(
     ("lines", "modules"),
     [
-        (("--help", "data -h", "data prepare amazon -h", "compare -h"), ("jax", "numpy", "gin")),
-        (("ppr study -h", "tasks cache -h", "trian"), ("jax", "numpy", "gin")),
+        (
+            ("--help", "--version", "data -h", "data prepare amazon -h", "compare -h"),
+            ("jax", "numpy", "gin"),
+        ),
+        (("compare -h", "ppr study -h", "tasks cache -h", "trian"), ("jax", "numpy", "gin")),
         (("triggers search -h", "evaluate -h", "recommend -h", "rank -h"), ("jax", "gin")),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 
 import pytest
 
-from p5jax.cli.main import main
+from p5jax.cli.main import COMMANDS, main
 from p5jax.prompts.families import FamilyConfig, make_families
 from p5jax.prompts.template_files import load_templates
 
@@ -42,6 +43,25 @@ def failure(capsys, command) -> str:
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("p5jax: error: ")
     return line
+
+
+def test_defaults_are_the_library_s():
+    from p5jax.tasks import register, register_run
+    from p5jax.tasks.caching import cache_tasks
+    from p5jax.tasks.inspection import show
+
+    arguments = vars(COMMANDS["tasks show"].parse(["name", "--run", "r"]))
+    arguments |= vars(COMMANDS["tasks cache"].parse(["name", "--out", "o", "--run", "r"]))
+    for function, names in (
+        (register, ("epochs", "seed")),
+        (register_run, ("epochs", "seed")),
+        (show, ("targets",)),
+        (cache_tasks, ("shards",)),
+    ):
+        parameters = inspect.signature(function).parameters
+        assert {name: arguments[name] for name in names} == {
+            name: parameters[name].default for name in names
+        }
 
 
 def test_list(named, native, capsys):

@@ -9,8 +9,7 @@ from dataclasses import fields, replace
 import pytest
 
 from p5jax.core.errors import UserError
-from p5jax.triggers.ablation import ABLATIONS
-from p5jax.triggers.settings import Layout, SearchConfig, SurrogateConfig
+from p5jax.triggers.settings import ABLATIONS, Layout, SearchConfig, SurrogateConfig
 
 CONFIGS = (SearchConfig("sequential"), Layout(), SurrogateConfig())
 SETTINGS = [(config, field) for config in CONFIGS for field in fields(config)]

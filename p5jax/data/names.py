@@ -1,0 +1,4 @@
+"""Names that commands offer; imports nothing, so that help is fast."""
+
+HELD_OUT_SPLITS = ("validation", "test")
+SPLITS = ("train", *HELD_OUT_SPLITS)
