@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "command_reference",
+    "settings_reference",
 ]
 exclude_patterns = ["_build", "figures", "extensions"]
 

@@ -69,9 +69,9 @@ class TaskExamples:
             return [*(text.encode() for text in texts), *pair]
 
         def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            places = [numbers[name] for name in ("split", "epoch", "index")]
+            given = [numbers[name] for name in ("split", "epoch", "index")]
             types = list(_FIELDS.values())
-            found = numpy_function(values, places, types)
+            found = numpy_function(values, given, types)
             return numbers | {
                 name: tf.ensure_shape(value, ()) for name, value in zip(_FIELDS, found, strict=True)
             }

@@ -17,7 +17,7 @@ from p5jax.data.formats import FORMATS
 
 def _prepare_options(format: str, parser: ArgumentParser) -> None:
     add_options(parser, FORMATS[format])
-    add_out(parser, REPLACES)
+    add_out(parser, REPLACES.format("a dataset"))
 
 
 def _prepare(format: str, arguments: Namespace) -> None:
@@ -59,7 +59,7 @@ def _audit(arguments: Namespace) -> int:
 
 def _vocabulary_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
-    add_out(parser, metavar="FOLDER")
+    add_out(parser, REPLACES.format("a vocabulary"), metavar="FOLDER")
     parser.add_argument(
         "--size", type=int, default=4000, metavar="N", help="pieces at most (default 4000)"
     )

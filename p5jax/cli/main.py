@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-import p5jax
 from p5jax.cli import data, ppr, runs, tasks, triggers
 from p5jax.cli.command import Command
 from p5jax.core.errors import Interrupted, UserError, in_words, nearest
@@ -59,7 +59,7 @@ def _run(words: list[str]) -> int:
         print(_help(name))
         return 0
     if words == [_VERSION]:
-        print(f"p5jax {p5jax.__version__}")
+        print(f"p5jax {importlib.metadata.version('p5jax')}")
         return 0
     if not words:
         print(_help(""), file=sys.stderr)

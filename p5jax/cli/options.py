@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
 RESUMES = "an interrupted command resumes when it is given again"
-REPLACES = "a dataset that is there is replaced"
+REPLACES = "{} that is there is replaced"
 _METAVARS = {int: "N", float: "X"}
 
 

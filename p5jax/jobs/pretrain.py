@@ -50,15 +50,15 @@ def pretrain(*gin_files: PathName, bindings: Bindings | None = None, **macros: o
     Arguments and errors as jobs.train.train's.
     """
     configure(CONFIGS, gin_files, bindings, macros)
-    places, mesh = config.build(PprConfig), config.build(MeshConfig)
+    asked, mesh = config.build(PprConfig), config.build(MeshConfig)
     settings = replace(
-        pretraining_from_gin(), validation_users=places.validation_users, fsdp=mesh.fsdp
+        pretraining_from_gin(), validation_users=asked.validation_users, fsdp=mesh.fsdp
     )
-    dataset = refuse_leaks(Dataset.load(places.dataset))
+    dataset = refuse_leaks(Dataset.load(asked.dataset))
     warm = None
-    if places.users == "warm":
+    if asked.users == "warm":
         warm = cold_start(dataset, config.build(ColdStartConfig)).warm
-    run = pretraining.pretrain(dataset, settings, places.run_dir, warm, make_mesh(mesh))
+    run = pretraining.pretrain(dataset, settings, asked.run_dir, warm, make_mesh(mesh))
     keep_config(run.path)
     return run
 

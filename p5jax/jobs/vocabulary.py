@@ -17,7 +17,8 @@ def vocabulary(
     """Train the vocabulary of a run on a dataset, write it to the folder `out`, and return it.
 
     size: pieces at most. templates: prompts whose words it holds, as RunConfig.templates.
-    UserError for a folder that is no dataset, and an `out` that holds anything else.
+    A vocabulary that is there is replaced. UserError for a folder that is no dataset, and an `out`
+    that holds anything else.
     """
     data = dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
     config = RunConfig(str(data.path), run_dir="", templates=templates, vocabulary_size=size)

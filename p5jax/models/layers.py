@@ -40,7 +40,7 @@ def constrained(x: Array, *axes: str) -> Array:
 
 
 class Dropout(nn.Module):
-    """Dropout with one mask for all positions along `axis`, as T5: few random bits to draw."""
+    """Dropout with one mask for all positions along `axis`, as T5: few random bits are needed."""
 
     rate: float
     axis: int = -2

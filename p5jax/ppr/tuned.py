@@ -98,9 +98,9 @@ class Tuned:
             )
         entry = manifest["backbone"]
         if backbone is None:
-            places = Path(entry["path"]), path / entry["relative"]
-            place = next((place for place in places if place.exists()), places[0])
-            backbone = PprRun.load(place, mesh)
+            known = Path(entry["path"]), path / entry["relative"]
+            found_at = next((folder for folder in known if folder.exists()), known[0])
+            backbone = PprRun.load(found_at, mesh)
         found = params_fingerprint(backbone.params)
         if found != entry["params"]:
             raise UserError(

@@ -9,7 +9,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def curves(title: str, xlabel: str, series: Mapping[str, Points], marked: Points = ()) -> str:
-    """Draw points (x, y) of each name as a line, and `marked` ones as dots on top."""
+    """Chart points (x, y) of each name as a line, and `marked` ones as dots on top."""
     import matplotlib
 
     matplotlib.use("svg")

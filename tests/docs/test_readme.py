@@ -37,6 +37,13 @@ _BANNED = (
     r"also where they win",
     r"\bprovably\b",
 )
+_ON_DISK = re.compile(r"draws-|[\"']draws[\"']")  # names of files and keys, which stay as they are
+SOURCES = sorted(
+    path
+    for room in ("p5jax", "tasks", "gin")
+    for path in (ROOT / room).rglob("*")
+    if path.suffix in (".py", ".toml", ".gin") and "__pycache__" not in path.parts
+)
 _MADE_BY_READERS = ("docs/_build",)  # named in the text, made by a command
 
 
@@ -159,11 +166,50 @@ def test_api_pages_have_every_public_name(module):
             assert re.search(rf":: {module}\.{public}$", pages, re.MULTILINE), public
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/RESULTS.md"], ids=name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/RESULTS.md", *SOURCES], ids=name)
 def test_words_that_are_not_used(page):
+    text = _ON_DISK.sub("", text_of(page))
     for pattern in _BANNED:
-        found = re.search(pattern, text_of(page), re.IGNORECASE)
+        found = re.search(pattern, text, re.IGNORECASE)
         assert not found, f"{name(page)}: {found[0]!r}"
+
+
+def test_tasks_are_named_in_lower_case():
+    """As `register` names them, whatever the case of the dataset's name."""
+    for page in PAGES:
+        for task in re.findall(r"\bp5_\w+", text_of(page)):
+            assert task == task.lower(), f"{name(page)}: {task}"
+
+
+def test_recipes_say_their_date_and_numbers():
+    for recipe in (ROOT / "gin/results").glob("*.gin"):
+        header = text_of(recipe).split("include")[0]
+        assert re.search(r"\b20\d\d-\d\d-\d\d\b", header), recipe.name
+        assert "HR@10" in header, recipe.name
+
+
+def test_settings_page_has_every_class_that_gin_binds(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs/extensions"))
+    pytest.importorskip("sphinx", reason="needs sphinx (make docs)")
+    import settings_reference
+
+    text = "\n".join(
+        settings_reference.as_markdown(cls)
+        for classes in settings_reference.sections().values()
+        for cls in classes
+    )
+    for cls in set(
+        re.findall(r"^\| `(\w+Config)` \|", text_of(ROOT / "docs/reference/configuration.md"), re.M)
+    ):
+        assert f"### {cls}\n" in text, cls
+    assert "| `vocabulary_size` | `int` | `4000` |" in text
+
+
+def test_api_pages_have_every_job():
+    pages = "".join(text_of(page) for page in (ROOT / "docs/api").glob("*.md"))
+    for job in (ROOT / "p5jax/jobs").glob("[a-z]*.py"):
+        public = rf"p5jax\.(jobs\.{job.stem}\.)?{job.stem}$"
+        assert job.stem == "start" or re.search(rf":: {public}", pages, re.MULTILINE), job.stem
 
 
 def test_chart_shows_the_measured_figures(monkeypatch):

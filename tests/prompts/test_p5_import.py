@@ -130,9 +130,9 @@ def line_of(text, needle):
         ("template['task'] = 'review'", "template['task'] = 'shopping'", "found task 'shopping'"),
         ("['user_desc', 'review_body']", "['user_desc', 'review_mood']", "argument 'review_mood'"),
         ("'user_{} : {}'", "'{} : {}'", None),  # a bare user_id has no counterpart
-        ("'{}: \\n {}'", "'{}: \\n'", "found 1 places in source, expected 2"),
+        ("'{}: \\n {}'", "'{}: \\n'", "found 1 placeholders in source, expected 2"),
         ("'{}: \\n {}'", "'{}: \\n {'", "in source"),
-        ("'{}: \\n {}'", "'{}: {0.__class__}'", "found 2 places in source, expected 2 plain"),
+        ("'{}: \\n {}'", "'{}: {0.__class__}'", "found 2 placeholders in source, expected 2 plain"),
         ("'{}: \\n {}'", "42", "found source 42, expected a string"),
         ("template['id'] = '4-1'", "template['id'] = '5-7'", None),
         ("'{} : {} next'", "'{} :{} next'", "expected spaces around it"),

@@ -261,9 +261,9 @@ def _walk(
     while len(seen) < length:
         following = int(catalogue.follower[seen[-1]]) if seen else -1
         if not seen or following in seen or rng.random() >= FOLLOW:
-            draw = rng.random()  # mostly the favourite category, sometimes any
+            taste = rng.random()  # mostly the favourite category, sometimes any
             other = int(rng.integers(0, len(of_category)))
-            pool = of_category[tastes[0] if draw < 0.65 else tastes[1] if draw < 0.9 else other]
+            pool = of_category[tastes[0] if taste < 0.65 else tastes[1] if taste < 0.9 else other]
             following = int(pool[rng.integers(0, len(pool))])
         if following not in seen:
             seen.append(following)

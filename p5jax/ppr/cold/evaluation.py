@@ -143,10 +143,10 @@ def _counts(scores: np.ndarray, place: np.ndarray, excluded: np.ndarray | None) 
 def _metrics(better: np.ndarray, ties: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
     """METRICS of targets below `better` of `others` items and level with `ties`, all [N]."""
     columns = {"AUC": (others - better - ties / 2) / others}
-    places = np.arange(int((better + ties).max(initial=0)) + 1)
+    positions = np.arange(int((better + ties).max(initial=0)) + 1)
     for k in CUTS:
         for name, metric in ((f"HR@{k}", hit_rate), (f"NDCG@{k}", ndcg)):
-            sums = np.concatenate([[0.0], np.cumsum(metric(places, k))])
+            sums = np.concatenate([[0.0], np.cumsum(metric(positions, k))])
             columns[name] = (sums[better + ties + 1] - sums[better]) / (ties + 1)
     return columns
 
