@@ -170,8 +170,8 @@ def _substitute(path: Path, record: _Record, key: str, rename: Any) -> str:
     slots = [part for part in parts if part[1] is not None]
     if any(part[1:] != ("", "", None) for part in slots) or len(slots) != len(arguments):
         raise UserError(
-            f"{place}: found {len(slots)} placeholders in {key}, expected {len(arguments)} plain {{}},"
-            f" one per argument of {key}_argv"
+            f"{place}: found {len(slots)} placeholders in {key}, expected {len(arguments)} plain"
+            f" {{}}, one per argument of {key}_argv"
         )
     text = ""
     for literal, name, _, _ in parts:
