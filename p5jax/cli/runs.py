@@ -78,8 +78,8 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         "--prompts",
         type=names,
         metavar="2-3,5-8",
-        help="prompts to evaluate, separated by commas (default: a seen and an unseen one of each"
-        " kind of answer)",
+        help="prompts to evaluate, separated by commas (default: a seen one for each kind of"
+        " answer, and all unseen ones)",
     )
     add_limit(parser)
     add_options(parser, EvaluationConfig, skip=_KEPT)
