@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 
 METHODS = ("certified", "exact", "beam")
 
@@ -24,8 +24,7 @@ class RankingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"beam: found {self.beam}, expected at least 1")
+        at_least(self, {"beam": 1})
         if self.method not in METHODS:
             raise UserError(f"method: found {self.method!r}, expected {', '.join(METHODS)}")
         if self.exact and self.method == "beam":
