@@ -10,8 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# How items are named in prompts; see p5jax.data.item_ids.
-SCHEMES = ("random", "sequential", "collaborative", "token", "released")
+from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
 
