@@ -34,7 +34,7 @@ class SurrogateConfig:
     )
     method: str = field(
         default="beam",
-        metadata={"help": "how the catalogue is ranked", "choices": METHODS},
+        metadata={"help": "how the catalogue is ranked", "choices": tuple(METHODS)},
     )
     beam: int = field(default=5, metadata={"help": "width of the ranking, or of the texts' beam"})
     batch_size: int = field(default=40, metadata={"help": "prompts scored together"})
