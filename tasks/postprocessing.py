@@ -11,23 +11,16 @@ Texts = str | Sequence[str]
 
 
 def answer(text: Texts, example: Mapping[str, Any], is_target: bool) -> Any:
-    """Return a target as {"kind", "answer"}, and predicted text without blanks around it."""
-    return _target(example) if is_target else _each(str.strip, text)
+    """Return a target as {"kind", "answer"}, and predicted text without blanks around it.
 
-
-def sentence(text: Texts, example: Mapping[str, Any], is_target: bool) -> Any:
-    """As `answer`, but where the target states a rating before its sentence, predictions are
-    without theirs."""
+    Where the target states a rating before its sentence, predictions are without theirs.
+    """
     if is_target:
-        return _target(example)
+        return {name: example[name].decode() for name in ("kind", "answer")}
     kind, whole = example["kind"].decode(), example["targets_pretokenized"]
     if kind == "text" and whole != example["answer"]:
         return _each(lambda each: without_rating(each).strip(), text)
     return _each(str.strip, text)
-
-
-def _target(example: Mapping[str, Any]) -> dict[str, str]:
-    return {name: example[name].decode() for name in ("kind", "answer")}
 
 
 def _each(clean: Callable[[str], str], text: Texts) -> Texts:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import seqio
 
@@ -22,18 +22,21 @@ from p5jax.prompts.families import Family, FamilyConfig, make_families, select_p
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
 from p5jax.runs.run import Run
-from p5jax.tasks import direct, explanation, rating, review, sequential
+from p5jax.tasks import metrics
 from p5jax.tasks.examples import TaskExamples
+from p5jax.tasks.postprocessing import answer
 from p5jax.tasks.source import NumberSource
 from p5jax.tasks.vocabulary import SeqioVocabulary
 from p5jax.text.vocabulary import Vocabulary
 
-FAMILY_MODULES: Mapping[str, ModuleType] = {
-    "rating": rating,
-    "sequential": sequential,
-    "explanation": explanation,
-    "review": review,
-    "direct": direct,
+# How each kind of answer is judged; the kinds are those of p5jax.evaluation.evaluators.
+METRICS: Mapping[str, Callable[[Dataset], Any]] = {
+    "catalogue": metrics.items,
+    "candidates": metrics.items,
+    "yes_no": metrics.held_out_yes,
+    "rating": metrics.stars,
+    "text": metrics.sentences,
+    "choice": metrics.choices,
 }
 _DEFAULTS = FamilyConfig()
 _NAME = re.compile(r"\w+", re.ASCII)
@@ -203,8 +206,7 @@ def _tasks(whole: str, registration: Registration) -> dict[str, seqio.Task]:
 
 
 def _task(name: str, examples: TaskExamples, registration: Registration) -> seqio.Task:
-    module = FAMILY_MODULES[examples.family.name]
-    metrics = dict.fromkeys(module.METRICS[kind] for kind in sorted(examples.kinds()))
+    judges = dict.fromkeys(METRICS[kind] for kind in sorted(examples.kinds()))
     vocabulary = SeqioVocabulary(registration.vocabulary)
     feature = seqio.Feature(vocabulary, add_eos=True)
     return seqio.Task(
@@ -217,8 +219,8 @@ def _task(name: str, examples: TaskExamples, registration: Registration) -> seqi
             seqio.preprocessors.append_eos_after_trim,
         ],
         output_features={"inputs": feature, "targets": feature},
-        postprocess_fn=module.postprocess,
-        metric_fns=[metric(registration.dataset) for metric in metrics],
+        postprocess_fn=answer,
+        metric_fns=[metric(registration.dataset) for metric in judges],
     )
 
 

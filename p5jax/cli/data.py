@@ -119,29 +119,14 @@ def _export_tfds(arguments: Namespace) -> None:
 
 
 COMMANDS = (
-    Command(
-        "data prepare amazon",
-        "Make a dataset folder from Amazon reviews of 2014, 2018 or 2023",
-        partial(_prepare_options, "amazon"),
-        partial(_prepare, "amazon"),
-    ),
-    Command(
-        "data prepare recbole",
-        "Make a dataset folder from RecBole's atomic files",
-        partial(_prepare_options, "recbole"),
-        partial(_prepare, "recbole"),
-    ),
-    Command(
-        "data prepare sequences",
-        "Make a dataset folder from the sequence files of P5 and S3-Rec",
-        partial(_prepare_options, "sequences"),
-        partial(_prepare, "sequences"),
-    ),
-    Command(
-        "data prepare synthetic",
-        "Make a small synthetic dataset",
-        partial(_prepare_options, "synthetic"),
-        partial(_prepare, "synthetic"),
+    *(
+        Command(
+            f"data prepare {format}",
+            options.summary,
+            partial(_prepare_options, format),
+            partial(_prepare, format),
+        )
+        for format, options in FORMATS.items()
     ),
     Command("data inspect", "Show counts, protocol and a few rows", _folder_option, _inspect),
     Command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -19,6 +19,15 @@ class Interrupted(Exception):
     def __init__(self, signal: int, text: str) -> None:
         super().__init__(text)
         self.signal = signal
+
+
+def at_least(settings: object, least: Mapping[str, float]) -> None:
+    """Raise UserError for the first attribute of `settings` that is below its least value."""
+    for name, low in least.items():
+        found = getattr(settings, name)
+        if found < low:
+            what = f"{type(settings).__name__}.{name}"
+            raise UserError(f"{what}: found {found}, expected {low} or more")
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

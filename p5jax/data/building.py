@@ -15,8 +15,8 @@ from p5jax.data.dataset import TRAIN, write_dataset
 from p5jax.data.explanations import explanation_columns, extract_feature_words, sample_texts
 from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.schemes import is_leaky, scheme_named
 
-RELEASED = "released"
 USERS = 1  # the random stream of user numbers, apart from that of item ids
 EVENTS_NEEDED = 3  # one each for training, validation and test
 
@@ -75,7 +75,7 @@ def build_dataset(
             "k_core": k_core,
             "split": "leave-one-out by time, ties in source order; reviews follow their pair",
             "time_unit": raw.time_unit,
-            "user_numbers": "source order" if scheme == RELEASED else "random",
+            "user_numbers": "source order" if is_leaky(scheme) else "random",
             "seed": seed,
             "stars_from": stars_from,
             "features": features,
@@ -85,7 +85,7 @@ def build_dataset(
         items=_items_table(raw, kept, ids),
         interactions=interactions,
         reviews=reviews,
-        item_ids={"scheme": scheme, "seed": seed, "leaky": scheme == RELEASED},
+        item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
     )
     return counts
 
@@ -147,10 +147,10 @@ def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
     Items keep the source's order, which no prompt shows. Users are shuffled, because prompts show
     their numbers: in a source grouped by item, users with neighbouring numbers share items, also
     held-out ones (on S3-Rec's Beauty file, recommending the items of the users with the nearest
-    numbers reaches HR@10 .07, above published models). `released` keeps the source's order.
+    numbers reaches HR@10 .07, above published models). a leaky scheme keeps the source's order.
     """
     users, items = np.unique(raw.user[rows]), np.unique(raw.item[rows])
-    if scheme != RELEASED:
+    if not scheme_named(scheme).leaky:
         users = np.random.Generator(np.random.PCG64([seed, USERS])).permutation(users)
     user_number = np.empty(len(raw.user_keys), np.int32)
     user_number[users] = np.arange(len(users))

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder
+from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
 from p5jax.data.names import SPLITS as SPLITS
 
 DATASET_FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
-FAMILIES = ("rating", "sequential", "explanation", "review", "direct")
 
 COLUMNS = {
     "users": ("user", "key", "name"),
@@ -95,15 +95,16 @@ class Dataset:
     @cached_property
     def families(self) -> tuple[str, ...]:
         """The prompt families this dataset can feed."""
-        reviews = self.reviews
-        present = {"sequential", "direct"}
-        if self.interactions["rating"].null_count < self.interactions.num_rows:
-            present.add("rating")
-        if reviews["text"].null_count < reviews.num_rows:
-            present.add("review")
-        if reviews["sentence"].null_count < reviews.num_rows:
-            present.add("explanation")
-        return tuple(family for family in FAMILIES if family in present)
+        needed = {name: kind.needs for name, kind in FAMILIES.items()}
+        return tuple(
+            name
+            for name, needs in needed.items()
+            if needs is None or self._has(needs.table, needs.column)
+        )
+
+    def _has(self, table: str, column: str) -> bool:
+        values = getattr(self, table)[column]
+        return bool(values.null_count < len(values))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 """The formats that `p5jax.prepare` reads, each with its options.
 
-The fields are the options of `p5jax data prepare FORMAT`, in the command line's order; their
-metadata are what argparse takes beside the name and the default.
+A format's dataclass says what `p5jax data prepare FORMAT` does and which function reads its files;
+the fields are the command's options, in its order, and their metadata are what argparse takes
+beside the name and the default.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
-# How items are named in prompts; see p5jax.data.item_ids.
-SCHEMES = ("random", "sequential", "collaborative", "token", "released")
+from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What every format takes."""
+    """What every format takes.
+
+    summary: what its command does, a sentence without its full stop. reader: "module:function"
+    from these options to RawData.
+    """
+
+    summary: ClassVar[str]
+    reader: ClassVar[str]
 
     k_core: int = field(
         default=5,
@@ -38,6 +47,9 @@ class PrepareOptions:
 class AmazonOptions(PrepareOptions):
     """Amazon reviews of 2014, 2018 or 2023: JSON lines, plain or gzip."""
 
+    summary = "Make a dataset folder from Amazon reviews of 2014, 2018 or 2023"
+    reader = "p5jax.data.readers.amazon:read"
+
     reviews: FilePath | Sequence[FilePath] = field(
         metadata={"nargs": "+", "metavar": "FILE", "help": "review files"}
     )
@@ -54,12 +66,18 @@ class AmazonOptions(PrepareOptions):
 class RecboleOptions(PrepareOptions):
     """RecBole atomic files: NAME.inter, and NAME.user and NAME.item where there are such."""
 
+    summary = "Make a dataset folder from RecBole's atomic files"
+    reader = "p5jax.data.readers.recbole:read"
+
     folder: FilePath = field(metadata={"metavar": "DIR", "help": "the folder of the files"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequencesOptions(PrepareOptions):
     """P5 / S3-Rec sequence files: a user's number and the items' numbers on each line."""
+
+    summary = "Make a dataset folder from the sequence files of P5 and S3-Rec"
+    reader = "p5jax.data.readers.sequences:read"
 
     sequences: FilePath = field(metadata={"metavar": "FILE", "help": "the sequence file"})
     datamaps: FilePath | None = field(
@@ -73,6 +91,19 @@ class SequencesOptions(PrepareOptions):
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOptions(PrepareOptions):
     """A small invented world, the same for a seed on every platform."""
+
+    summary = "Make a small synthetic dataset"
+    reader = "p5jax.data.readers.synthetic:make"
+
+
+def file_paths(given: FilePath | Sequence[FilePath]) -> list[Path]:
+    """Return the paths of an option that takes one file or several."""
+    return [Path(each) for each in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def file_path(given: FilePath | None) -> Path | None:
+    """Return the path of an option that may be left out."""
+    return None if given is None else Path(given)
 
 
 FORMATS: Mapping[str, type[PrepareOptions]] = {

@@ -1,22 +1,24 @@
 """Item ids: the text that names a catalogue item in a prompt, one scheme per function.
 
-Only `released` may know anything about held-out interactions; every other scheme is a function of
-the training sequences, the catalogue size and a seed, which `p5jax data audit` checks by making
-the ids again. Clusters after "How to Index Item IDs for Recommendation Foundation Models" (Hua et
-al., 2023, section 4.3): recursive spectral clustering of the training co-occurrence graph.
+Only a leaky scheme may know anything about held-out interactions; every other is a function of the
+training sequences, the catalogue size and a seed, which `p5jax data audit` checks by making the
+ids again. The table of schemes is in p5jax.data.schemes. Clusters after "How to Index Item IDs for
+Recommendation Foundation Models" (Hua et al., 2023, section 4.3): recursive spectral clustering of
+the training co-occurrence graph.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from p5jax.core.errors import UserError, nearest
-from p5jax.data.formats import SCHEMES
+from p5jax.core.errors import UserError
+from p5jax.data.schemes import SCHEMES, scheme_named
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -43,9 +45,24 @@ class ClusterConfig:
             )
 
 
-def is_leaky(scheme: str) -> bool:
-    """Return whether a scheme's ids may have been made from held-out interactions."""
-    return scheme == "released"
+@dataclass(frozen=True)
+class IdSource:
+    """What ids are made from.
+
+    train_sequences: per user the training items (indices below `num_items`) in time order.
+    source_numbers: the source's own decimal numbering, item by item; None when it has none.
+    clusters: the shape of `collaborative` ids.
+    """
+
+    train_sequences: Sequence[np.ndarray]
+    num_items: int
+    seed: int
+    source_numbers: Sequence[str] | None = None
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def rng(self) -> np.random.Generator:
+        """Return the random stream of the seed, from its beginning."""
+        return np.random.default_rng(self.seed)
 
 
 def id_tokens(ids: Iterable[str]) -> list[str]:
@@ -70,29 +87,14 @@ def assign_item_ids(
 ) -> list[str]:
     """Return one unique id text per item of the catalogue.
 
-    Args:
-        scheme: one of SCHEMES.
-        train_sequences: per user the training items (indices below `num_items`) in time order.
-        source_numbers: the source's own decimal numbering, item by item; None when it has none.
-        clusters: the shape of `collaborative` ids.
+    The arguments are those of IdSource; `scheme` is one of SCHEMES.
 
     Raises:
         UserError: unknown scheme, or `released` without a usable numbering of the source.
     """
-    if scheme == "released":
-        return _released(source_numbers, num_items)
-    rng = np.random.default_rng(seed)
-    if scheme == "random":
-        return _decimal(rng.permutation(num_items))
-    if scheme == "sequential":
-        return _decimal(_first_appearance(train_sequences, num_items, rng))
-    if scheme == "collaborative":
-        return _collaborative(train_sequences, num_items, rng, clusters or ClusterConfig())
-    if scheme == "token":
-        return [f"<i0_{item}>" for item in range(num_items)]
-    raise UserError(
-        f"item ids {scheme!r}: expected one of {', '.join(SCHEMES)}{nearest(scheme, SCHEMES)}"
-    )
+    source = IdSource(train_sequences, num_items, seed, source_numbers, clusters or ClusterConfig())
+    ids: list[str] = resolve_name(scheme_named(scheme).function)(source)
+    return ids
 
 
 def _decimal(numbers: np.ndarray) -> list[str]:
@@ -100,49 +102,56 @@ def _decimal(numbers: np.ndarray) -> list[str]:
     return [str(number + 1) for number in numbers.tolist()]
 
 
-def _released(source_numbers: Sequence[str] | None, num_items: int) -> list[str]:
-    if source_numbers is None:
+def random_ids(source: IdSource) -> list[str]:
+    """Number the items in a random order."""
+    return _decimal(source.rng().permutation(source.num_items))
+
+
+def token_ids(source: IdSource) -> list[str]:
+    """Give each item a token of its own."""
+    return [f"<i0_{item}>" for item in range(source.num_items)]
+
+
+def released_ids(source: IdSource) -> list[str]:
+    """Keep the source's own numbering."""
+    if source.source_numbers is None:
         raise UserError(
             "item ids 'released': this source has no item numbering of its own; "
-            f"expected one of {', '.join(s for s in SCHEMES if s != 'released')}"
+            f"expected one of {', '.join(name for name in SCHEMES if name != 'released')}"
         )
-    if len(source_numbers) != num_items:
+    if len(source.source_numbers) != source.num_items:
         raise UserError(
-            f"item ids 'released': found {len(source_numbers)} numbers, expected {num_items}"
+            f"item ids 'released': found {len(source.source_numbers)} numbers,"
+            f" expected {source.num_items}"
         )
     seen: set[str] = set()
-    for number in source_numbers:
+    for number in source.source_numbers:
         if not re.fullmatch(r"[0-9]+", number):
             raise UserError(f"item ids 'released': found {number!r}, expected a decimal number")
         if number in seen:
             raise UserError(f"item ids 'released': number {number} stands for more than one item")
         seen.add(number)
-    return list(source_numbers)
+    return list(source.source_numbers)
 
 
-def _first_appearance(
-    train_sequences: Sequence[np.ndarray], num_items: int, rng: np.random.Generator
-) -> np.ndarray:
+def sequential_ids(source: IdSource) -> list[str]:
     """Number items by first appearance in training; the rest by a random order of their own.
 
     The order of the rest must not follow the item indices: a source that numbers items over full
     sequences has the held-out order in them.
     """
-    walked = np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)
+    num_items = source.num_items
+    walked = np.concatenate([np.zeros(0, np.int64), *source.train_sequences])
+    walked = walked.astype(np.int64)
     seen, first = np.unique(walked, return_index=True)
     seen = seen[np.argsort(first)]
     unseen = np.setdiff1d(np.arange(num_items), seen)
     numbers = np.empty(num_items, np.int64)
-    numbers[np.concatenate([seen, rng.permutation(unseen)])] = np.arange(num_items)
-    return numbers
+    numbers[np.concatenate([seen, source.rng().permutation(unseen)])] = np.arange(num_items)
+    return _decimal(numbers)
 
 
-def _collaborative(
-    train_sequences: Sequence[np.ndarray],
-    num_items: int,
-    rng: np.random.Generator,
-    config: ClusterConfig,
-) -> list[str]:
+def collaborative_ids(source: IdSource) -> list[str]:
     """Ids that spell the path from the root of the cluster tree to the item, one token a level.
 
     Items are shuffled first, so that ties anywhere below fall by chance and not by the source's
@@ -152,9 +161,10 @@ def _collaborative(
     import sklearn.cluster  # noqa: F401  (both before the limit, which holds for what is loaded)
     from threadpoolctl import threadpool_limits
 
+    num_items, config, rng = source.num_items, source.clusters, source.rng()
     place_of = rng.permutation(num_items)  # item -> row of the graph
     with threadpool_limits(1):  # the same sums whatever the number of cores
-        graph, popularity = _co_occurrence_graph(train_sequences, place_of)
+        graph, popularity = _co_occurrence_graph(source.train_sequences, place_of)
         ids = [""] * num_items
         pending = [("", 0, np.arange(num_items))]
         while pending:

@@ -15,14 +15,8 @@ import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
-from p5jax.data.formats import SCHEMES
-from p5jax.data.item_ids import (
-    ID_TOKEN,
-    ClusterConfig,
-    assign_item_ids,
-    id_tokens,
-    is_leaky,
-)
+from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, assign_item_ids, id_tokens
+from p5jax.data.schemes import SCHEMES
 
 
 def find_leaks(dataset: Dataset) -> list[str]:
@@ -162,12 +156,12 @@ def _review_leaks(dataset: Dataset) -> list[str]:
 
 def _id_leaks(dataset: Dataset, recompute: bool) -> list[str]:
     """Ids that are ambiguous, badly formed, mislabelled or not made from training alone."""
-    ids, scheme = dataset.item_ids, dataset.id_scheme
-    if scheme not in SCHEMES:
-        return [f"item ids: unknown scheme {scheme!r}, expected one of {', '.join(SCHEMES)}"]
-    lines = []
-    if dataset.leaky != is_leaky(scheme):
-        lines.append(f"item ids: scheme {scheme} is marked leaky={dataset.leaky} in the manifest")
+    ids, name = dataset.item_ids, dataset.id_scheme
+    if name not in SCHEMES:
+        return [f"item ids: unknown scheme {name!r}, expected one of {', '.join(SCHEMES)}"]
+    scheme, lines = SCHEMES[name], []
+    if dataset.leaky != scheme.leaky:
+        lines.append(f"item ids: scheme {name} is marked leaky={dataset.leaky} in the manifest")
     first_with: dict[str | None, int] = {}
     owners = [first_with.setdefault(text, item) for item, text in enumerate(ids)]
     repeated = [(owner, item) for item, owner in enumerate(owners) if owner != item]
@@ -177,16 +171,15 @@ def _id_leaks(dataset: Dataset, recompute: bool) -> list[str]:
             f"item ids: {len(repeated)} items share another's id, "
             f"e.g. {first} and {second} are both {ids[repeated[0][0]]!r}"
         )
-    in_tokens = scheme in ("collaborative", "token")
     for item, text in enumerate(ids):
         spelled = "".join(ID_TOKEN.findall(text or ""))
-        if not text or (spelled != text if in_tokens else not text.isdecimal()):
-            wanted = "id tokens only" if in_tokens else "a decimal number"
+        if not text or (spelled != text if scheme.in_tokens else not text.isdecimal()):
+            wanted = "id tokens only" if scheme.in_tokens else "a decimal number"
             lines.append(f"item ids: {dataset.item_keys[item]} is {text!r}, expected {wanted}")
             break
     if dataset.id_tokens != id_tokens(text or "" for text in ids):
         lines.append("item ids: the dataset's id tokens are not those its ids use")
-    if recompute and not is_leaky(scheme):
+    if recompute and not scheme.leaky:
         lines += _recomputed_ids(dataset)
     return lines
 

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.explanations import read_feature_words
-from p5jax.data.formats import (
-    FORMATS,
-    AmazonOptions,
-    FilePath,
-    PrepareOptions,
-    RecboleOptions,
-    SequencesOptions,
-    SyntheticOptions,
-)
-from p5jax.data.readers.amazon import read_amazon
-from p5jax.data.readers.raw import RawData, describe_source
-from p5jax.data.readers.recbole import read_recbole
-from p5jax.data.readers.sequences import read_sequences
-from p5jax.data.readers.synthetic import synthetic_raw
+from p5jax.data.formats import FORMATS, PrepareOptions
+from p5jax.data.readers.raw import RawData
 
 
 def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset:
@@ -43,7 +31,7 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
     """
     chosen, folder = _chosen(format, options), Path(out).absolute()
     build_dataset(
-        _READERS[format](chosen),
+        _read(chosen),
         folder,
         k_core=chosen.k_core,
         scheme=chosen.item_ids,
@@ -54,8 +42,12 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
 
 def read_raw(format: str, **options: Any) -> RawData:
     """Read raw files without writing anything; the arguments are those of `prepare`."""
-    chosen = _chosen(format, options)
-    return _READERS[format](chosen)
+    return _read(_chosen(format, options))
+
+
+def _read(options: PrepareOptions) -> RawData:
+    raw: RawData = resolve_name(options.reader)(options)
+    return raw
 
 
 def _chosen(format: str, options: Mapping[str, Any]) -> PrepareOptions:
@@ -72,47 +64,3 @@ def _chosen(format: str, options: Mapping[str, Any]) -> PrepareOptions:
         if field.default is dataclasses.MISSING and name not in options:
             raise UserError(f"prepare {format}: found no {name}, expected {name}=")
     return FORMATS[format](**options)
-
-
-def _paths(given: FilePath | Sequence[FilePath]) -> list[Path]:
-    return [Path(each) for each in ([given] if isinstance(given, str | os.PathLike) else given)]
-
-
-def _path(given: FilePath | None) -> Path | None:
-    return None if given is None else Path(given)
-
-
-def _read_amazon(options: AmazonOptions) -> RawData:
-    raw = read_amazon(
-        _paths(options.reviews), _paths(options.metadata), skip_bad_lines=options.skip_bad_lines
-    )
-    words = _path(options.feature_words)
-    if words is None:
-        return raw
-    sources = [*raw.sources, describe_source(words)]
-    return dataclasses.replace(raw, feature_words=read_feature_words(words), sources=sources)
-
-
-def _read_recbole(options: RecboleOptions) -> RawData:
-    return read_recbole(Path(options.folder), skip_bad_lines=options.skip_bad_lines)
-
-
-def _read_sequences(options: SequencesOptions) -> RawData:
-    return read_sequences(
-        Path(options.sequences),
-        _path(options.datamaps),
-        _path(options.items),
-        skip_bad_lines=options.skip_bad_lines,
-    )
-
-
-def _make_synthetic(options: SyntheticOptions) -> RawData:
-    return synthetic_raw(seed=options.seed)
-
-
-_READERS: Mapping[str, Callable[[Any], RawData]] = {
-    "amazon": _read_amazon,
-    "recbole": _read_recbole,
-    "sequences": _read_sequences,
-    "synthetic": _make_synthetic,
-}

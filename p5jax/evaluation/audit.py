@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
-from p5jax.data.item_ids import is_leaky
 from p5jax.data.leaks import broken_tables, find_leaks
+from p5jax.data.schemes import is_leaky
 from p5jax.evaluation import baselines
 from p5jax.evaluation.rank_metrics import ranking_table
 
@@ -21,7 +21,7 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
     broken = broken_tables(dataset)
-    tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.NAMES)
+    tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.BASELINES)
     information: dict[str, Any] = {}
     if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():

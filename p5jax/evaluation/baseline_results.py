@@ -9,6 +9,7 @@ import numpy as np
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.evaluation import baselines
 from p5jax.evaluation.answer_evaluators import rating_result, text_result, training_ratings
+from p5jax.evaluation.histories import Histories
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
@@ -64,7 +65,7 @@ def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyRe
     dataset, source = run.dataset, run.families[result.family].source
     users, targets = _pairs(result)
     # The baselines want a row per user of the dataset: others' rows hold only their target.
-    everyone = baselines.Histories.of(dataset, split).targets()
+    everyone = Histories.of(dataset, split).targets()
     candidates = np.repeat(everyone[:, None], source.num_candidates, axis=1)
     for user in users.tolist():
         candidates[user] = source.frozen_candidates(split, user)

@@ -12,7 +12,7 @@ the history. markov: how often an item followed the last one. co_occurrence: nei
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,132 +20,62 @@ import scipy.sparse as sp
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
+from p5jax.evaluation.histories import (
+    BaselineScorer,
+    Histories,
+    neighbours,
+    summed,
+    training_counts,
+)
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 
-NAMES = ("popularity", "id_arithmetic", "markov", "co_occurrence")
-HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
 RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5  # of co-occurrence
 USERS_PER_CHUNK = 512
-PAIRS_PER_FLUSH = 4_000_000
 
 
 @dataclass(frozen=True)
-class Histories:
-    """Histories [first, last) into `items` and the target after each, for one split's users."""
+class Baseline:
+    """One baseline.
 
-    items: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
+    scorer: from a dataset to scores for histories. numbers: needs ids that are numbers. lists:
+    recommends only what it scores, at most LIST_LENGTH items; nothing else has a rank.
+    """
 
-    @staticmethod
-    def of(dataset: Dataset, split: str) -> Histories:
-        """Cut every user's sequence before the split's target.
-
-        "train" asks for the last training item from those before it; a user without two training
-        items has no such case and an empty history.
-        """
-        last = dataset.offsets[1:] - HELD_OUT[split] - 1
-        first = dataset.offsets[:-1]
-        return Histories(dataset.sequence_items, first, np.maximum(first, last))
-
-    def targets(self) -> np.ndarray:
-        """Return the item that follows each history, [U]."""
-        found: np.ndarray = self.items[self.last]
-        return found
-
-    def part(self, start: int, stop: int) -> Histories:
-        """Return the cases of users start … stop - 1."""
-        return Histories(self.items, self.first[start:stop], self.last[start:stop])
-
-    def recent(self, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield (d, users, items): who has a d-th item from the history's end, and which."""
-        lengths = self.last - self.first
-        for d in range(min(length, int(lengths.max(initial=0)))):
-            users = np.flatnonzero(lengths > d)
-            yield d, users, self.items[self.last[users] - 1 - d]
-
-    def history(self, num_items: int) -> sp.csr_array:
-        """Return a boolean matrix [U, I], true where the user has the item."""
-        lengths = self.last - self.first
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
-        columns = self.items[np.repeat(self.first, lengths) + within]
-        shape = (len(lengths), num_items)
-        return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
+    scorer: Callable[[Dataset], BaselineScorer]
+    numbers: bool = False
+    lists: bool = False
 
 
-# Scores [users, I]; what is not stored is unscored.
-BaselineScorer = Callable[[Histories], sp.csr_array]
+def baseline_named(name: str) -> Baseline:
+    """Return a baseline; UserError naming the nearest when there is none of that name."""
+    if name not in BASELINES:
+        raise UserError(
+            f"baseline {name!r}: expected one of {', '.join(BASELINES)}{nearest(name, BASELINES)}"
+        )
+    return BASELINES[name]
 
 
-def training_counts(dataset: Dataset) -> np.ndarray:
-    """Return how often each item occurs in training sequences, [I]."""
-    return np.bincount(dataset.sequence_items[_in_training(dataset)], minlength=dataset.num_items)
+def _popularity(dataset: Dataset) -> BaselineScorer:
+    """Score nothing, so that the tie rule alone decides."""
+    return lambda cases: sp.csr_array((len(cases.first), dataset.num_items), dtype=np.float64)
 
 
-def _in_training(dataset: Dataset) -> np.ndarray:
-    """Mask of the rows at least two before their user's end, [N]."""
-    ends = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets))
-    return np.arange(len(ends)) < ends - 2
+def _markov(dataset: Dataset) -> BaselineScorer:
+    follows = neighbours(dataset, 1, lambda distance: (1.0, 0.0))
+    return lambda cases: _weighted_history(cases, 1, dataset.num_items) @ follows
 
 
-def _neighbours(
-    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
-) -> sp.csr_array:
-    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
-    kept = _in_training(dataset)
-    items = dataset.sequence_items[kept]
-    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
-    longest = int(np.bincount(users, minlength=1).max(initial=0))
-    shape = (dataset.num_items, dataset.num_items)
-    total = sp.csr_array(shape, dtype=np.float64)
-    waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
-    starts = np.arange(len(items))
-    for distance in range(1, min(longest - 1, max_distance or longest) + 1):
-        starts = starts[starts + distance < len(items)]
-        starts = starts[users[starts] == users[starts + distance]]
-        forward, backward = weight(distance)
-        waiting.append((items[starts], items[starts + distance], forward))
-        if backward:
-            waiting.append((items[starts + distance], items[starts], backward))
-        if sum(len(rows) for rows, _, _ in waiting) > PAIRS_PER_FLUSH:
-            total, waiting = total + _summed(waiting, shape), []
-    return total + _summed(waiting, shape)
-
-
-def _summed(
-    pairs: list[tuple[np.ndarray, np.ndarray, float]], shape: tuple[int, int]
-) -> sp.csr_array:
-    if not pairs:
-        return sp.csr_array(shape, dtype=np.float64)
-    values = np.concatenate([np.full(len(rows), value) for rows, _, value in pairs])
-    rows = np.concatenate([rows for rows, _, _ in pairs])
-    columns = np.concatenate([columns for _, columns, _ in pairs])
-    return sp.csr_array((values, (rows, columns)), shape=shape)
-
-
-def _scorer(dataset: Dataset, name: str, popularity: np.ndarray) -> BaselineScorer:
-    shape = (dataset.num_items, dataset.num_items)
-    if name == "popularity":
-        # Nothing is scored, so the tie rule alone decides.
-        return lambda cases: sp.csr_array((len(cases.first), shape[1]), dtype=np.float64)
-    if name == "id_arithmetic":
-        return _id_arithmetic(dataset)
-    if name == "markov":
-        follows = _neighbours(dataset, 1, lambda distance: (1.0, 0.0))
-        return lambda cases: _weighted_history(cases, 1, shape[1]) @ follows
-    if name == "co_occurrence":
-        damped = np.maximum(popularity, 1) ** -DAMPING
-        near = _neighbours(dataset, None, lambda distance: (1 / distance, BACKWARD / distance))
-        near = sp.csr_array(sp.diags_array(damped) @ near @ sp.diags_array(damped))
-        return lambda cases: _weighted_history(cases, RECENT, shape[1]) @ near
-    raise UserError(f"baseline {name!r}: expected one of {', '.join(NAMES)}{nearest(name, NAMES)}")
+def _co_occurrence(dataset: Dataset) -> BaselineScorer:
+    damped = np.maximum(training_counts(dataset), 1) ** -DAMPING
+    near = neighbours(dataset, None, lambda distance: (1 / distance, BACKWARD / distance))
+    near = sp.csr_array(sp.diags_array(damped) @ near @ sp.diags_array(damped))
+    return lambda cases: _weighted_history(cases, RECENT, dataset.num_items) @ near
 
 
 def _weighted_history(cases: Histories, length: int, num_items: int) -> sp.csr_array:
     """Weight DECAY ** d on the d-th item from each history's end, [users, I]."""
     parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
-    return _summed(parts, (len(cases.first), num_items))
+    return summed(parts, (len(cases.first), num_items))
 
 
 def _id_arithmetic(dataset: Dataset) -> BaselineScorer:
@@ -186,10 +116,18 @@ def _id_arithmetic(dataset: Dataset) -> BaselineScorer:
     return score
 
 
+BASELINES: Mapping[str, Baseline] = {
+    "popularity": Baseline(_popularity),
+    "id_arithmetic": Baseline(_id_arithmetic, numbers=True, lists=True),
+    "markov": Baseline(_markov),
+    "co_occurrence": Baseline(_co_occurrence),
+}
+
+
 def _names(dataset: Dataset) -> tuple[str, ...]:
-    """The baselines that make sense for the dataset: id arithmetic needs numbers."""
+    """The baselines that make sense for the dataset: some need ids that are numbers."""
     numeric = all(text.isdecimal() for text in dataset.item_ids)
-    return tuple(name for name in NAMES if numeric or name != "id_arithmetic")
+    return tuple(name for name, each in BASELINES.items() if numeric or not each.numbers)
 
 
 def _chunks(
@@ -245,10 +183,10 @@ def ranks_of(dataset: Dataset, name: str, split: str) -> np.ndarray:
         cases = Histories(cases.items, cases.first[some], cases.last[some])
     targets = cases.targets()
     ranks = np.zeros(len(targets))
-    scorer = _scorer(dataset, name, popularity)
-    for users, _, scores, history in _chunks(dataset, cases, scorer):
+    baseline = baseline_named(name)
+    for users, _, scores, history in _chunks(dataset, cases, baseline.scorer(dataset)):
         ranks[users] = _rank_chunk(scores, history, targets[users], popularity)
-        if name == "id_arithmetic":
+        if baseline.lists:
             n = len(targets[users])
             listed = np.asarray(scores[np.arange(n), targets[users]]).ravel() > 0
             ranks[users] = np.where(listed, ranks[users], np.inf)
@@ -261,7 +199,7 @@ def baseline_ranks(dataset: Dataset, split: str = "test") -> dict[str, np.ndarra
 
 
 def candidate_ranks(dataset: Dataset, split: str, candidates: np.ndarray) -> dict[str, np.ndarray]:
-    """Return popularity's, Markov's and co-occurrence's rank of the target within given lists.
+    """Return the rank of the target within given lists, for the baselines that rank all items.
 
     Args:
         candidates: items [U, C], each row holding the user's target and negatives.
@@ -283,9 +221,11 @@ def candidate_ranks(dataset: Dataset, split: str, candidates: np.ndarray) -> dic
     own_count = np.take_along_axis(counts, position, 1)
     tie_lost = (counts > own_count) | ((counts == own_count) & earlier)
     result = {}
-    for name in ("popularity", "markov", "co_occurrence"):
+    for name, baseline in BASELINES.items():
+        if baseline.lists:
+            continue
         ranks = np.zeros(len(targets))
-        for users, _, scores, _ in _chunks(dataset, cases, _scorer(dataset, name, popularity)):
+        for users, _, scores, _ in _chunks(dataset, cases, baseline.scorer(dataset)):
             listed = candidates[users]
             rows = np.repeat(np.arange(len(listed)), listed.shape[1])
             values = np.asarray(scores[rows, listed.ravel()]).reshape(listed.shape)
@@ -300,17 +240,17 @@ def top_k(dataset: Dataset, split: str, name: str, k: int) -> np.ndarray:
 
     Equal items stand by training popularity, then by index; nothing of the history appears.
     """
-    popularity = training_counts(dataset)
+    baseline, popularity = baseline_named(name), training_counts(dataset)
     cases = Histories.of(dataset, split)
     by_popularity = np.argsort(-popularity, kind="stable")
     result = np.full((len(cases.first), k), -1, np.int32)
-    for users, _, scores, history in _chunks(dataset, cases, _scorer(dataset, name, popularity)):
+    for users, _, scores, history in _chunks(dataset, cases, baseline.scorer(dataset)):
         rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
         order = np.lexsort((scores.indices, -popularity[scores.indices], -scores.data, rows))
         columns = scores.indices[order]
         for row in range(scores.shape[0]):
             best = columns[scores.indptr[row] : scores.indptr[row + 1]][:k]
-            if len(best) < k and name != "id_arithmetic":
+            if len(best) < k and not baseline.lists:
                 known = history.indices[history.indptr[row] : history.indptr[row + 1]]
                 taken = np.concatenate([known, best])
                 ahead = by_popularity[: k + len(taken)]

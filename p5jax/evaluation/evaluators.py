@@ -12,7 +12,7 @@ from typing import Any
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
-from p5jax.data.dataset import FAMILIES
+from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baseline_results import baseline_results
@@ -41,14 +41,6 @@ __all__ = [
 ]
 
 DEFAULTS = EvaluationConfig()
-# Per family: a prompt that is trained on for each kind of answer; unseen ones are added.
-_PREFERRED = {
-    "rating": ("1-6", "1-10"),
-    "sequential": ("2-3", "2-13"),
-    "explanation": ("3-3", "3-12"),
-    "review": ("4-1", "4-2", "4-4"),
-    "direct": ("5-1", "5-4", "5-5", "5-8"),
-}
 _EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
     "catalogue": evaluate_catalogue,
     "candidates": evaluate_candidates,
@@ -61,11 +53,11 @@ _EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
 
 def kind_of(template: PromptTemplate) -> str:
     """How a prompt is judged: a key of the evaluators."""
-    targets = template.target_fields
+    targets, among = template.target_fields, FAMILIES[template.family].among_candidates
     if "item" in targets:
-        listed = template.family == "direct" or "cand" in template.fields
+        listed = among or "cand" in template.fields
         return "candidates" if listed else "catalogue"
-    if "yes_no" in targets and template.family == "direct":
+    if "yes_no" in targets and among:
         return "yes_no"
     if "explanation" in targets or "headline" in targets:
         return "text"
@@ -75,13 +67,13 @@ def kind_of(template: PromptTemplate) -> str:
 def default_prompts(family: Family, split: str) -> tuple[str, ...]:
     """The prompts shown when none are asked for: seen ones and all unseen ones that have examples.
 
-    When the data lacks what the preferred seen prompts need, the first seen one that it can fill.
+    When the data lacks what the usual seen prompts need, the first seen one that it can fill.
     """
     usable = [
         id for id, t in family.templates.items() if not t.zero_shot and family.size(split, id)
     ]
     unseen = [id for id in usable if not family.templates[id].seen]
-    seen = [id for id in _PREFERRED[family.name] if id in usable and id not in unseen]
+    seen = [id for id in FAMILIES[family.name].usual if id in usable and id not in unseen]
     if not seen:
         seen = [id for id in usable if id not in unseen][:1]
     return (*seen, *unseen)
@@ -102,8 +94,7 @@ def evaluate_family(
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
-    if split not in HELD_OUT_SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
+    _check_split(split)
     if family not in run.families:
         raise UserError(
             f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
@@ -138,8 +129,7 @@ def evaluate_run(
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, before anything is computed.
     """
-    if split not in HELD_OUT_SPLITS:
-        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
+    _check_split(split)
     chosen = _chosen(run, families, prompts, split)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
@@ -157,6 +147,11 @@ def evaluate_run(
     header = _header(run, split, limit, config)
     distributed.from_primary(lambda: write_results(folder, results, header))
     return results
+
+
+def _check_split(split: str) -> None:
+    if split not in HELD_OUT_SPLITS:
+        raise UserError(f"split: found {split!r}, expected {' or '.join(HELD_OUT_SPLITS)}")
 
 
 def _folder_name(split: str, limit: int | None, config: EvaluationConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import at_least
 from p5jax.inference.settings import RankingConfig
 
 
@@ -27,8 +27,5 @@ class EvaluationConfig(RankingConfig):
     seed: int = field(default=0, metadata={"help": "of the sample of examples under a limit"})
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "yes_no_users", "max_length"):
-            if getattr(self, name) < 1:
-                found = getattr(self, name)
-                raise UserError(f"EvaluationConfig.{name}: found {found}, expected at least 1")
+        at_least(self, {"batch_size": 1, "yes_no_users": 1, "max_length": 1})
         super().__post_init__()

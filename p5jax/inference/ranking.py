@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
-from p5jax.inference.settings import RankingConfig
+from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
@@ -83,8 +83,9 @@ def rank(
     blocked = _item_rows("exclude", exclude, users, trie)
     chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
     kept = max(beam, k)
-    width = Width(kept, kept, textbook=method == "beam")
-    if method == "exact":
+    searched = METHODS[method]
+    width = Width(kept, kept, textbook=searched.textbook)
+    if searched.complete:
         width = Width(trie.widest, max(kept, _EXACT_ITEMS))
 
     def run(rows: np.ndarray, width: Width) -> Ranking:
@@ -100,7 +101,7 @@ def rank(
         return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)
-    while (exact or method == "exact") and not ranking.exact.all():
+    while (exact or searched.complete) and not ranking.exact.all():
         width = Width(width.nodes * _WIDEN, width.items * _WIDEN)
         rows = np.flatnonzero(~ranking.exact)
         few = max(1, users // 4)  # only two batch sizes: every shape is compiled
@@ -112,7 +113,7 @@ def rank(
 
 def id_trie(ids: Iterable[str], vocabulary: Vocabulary, method: str) -> Trie:
     """The trie that a method searches: a textbook beam takes one token at each step."""
-    return Trie.of_texts(ids, vocabulary, collapse=method != "beam")
+    return Trie.of_texts(ids, vocabulary, collapse=not METHODS[method].textbook)
 
 
 def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np.ndarray:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 
-METHODS = ("certified", "exact", "beam")
+
+@dataclass(frozen=True)
+class Method:
+    """How one method searches the trie of the ids.
+
+    complete: it begins with every node and ends when every list is guaranteed. textbook: it is a
+    beam search of one token a step, which guarantees nothing.
+    """
+
+    complete: bool = False
+    textbook: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "certified": Method(),
+    "exact": Method(complete=True),
+    "beam": Method(textbook=True),
+}
 
 
 @dataclass(frozen=True)
@@ -15,7 +33,7 @@ class RankingConfig:
 
     method: str = field(
         default="certified",
-        metadata={"help": "how the catalogue is searched", "choices": METHODS},
+        metadata={"help": "how the catalogue is searched", "choices": tuple(METHODS)},
     )
     beam: int = field(default=64, metadata={"help": "width of the search"})
     exact: bool = field(
@@ -24,9 +42,9 @@ class RankingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"beam: found {self.beam}, expected at least 1")
+        at_least(self, {"beam": 1})
         if self.method not in METHODS:
             raise UserError(f"method: found {self.method!r}, expected {', '.join(METHODS)}")
-        if self.exact and self.method == "beam":
-            raise UserError("exact: found it with method beam, expected method certified or exact")
+        if self.exact and METHODS[self.method].textbook:
+            known = " or ".join(name for name, each in METHODS.items() if not each.textbook)
+            raise UserError(f"exact: found it with method {self.method}, expected method {known}")

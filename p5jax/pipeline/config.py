@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 
 BATCHINGS = ("auto", "longest", "buckets", "packed")
 _WINDOW_EXAMPLES, _LEAST_WINDOW = 2048, 8
@@ -51,9 +51,7 @@ class PipelineConfig:
         lengths = tuple(self.source_lengths)
         if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
             raise UserError(f"source_lengths: found {lengths}, expected ascending lengths")
-        for name, least in (("batch_size", 1), ("target_length", 1), ("window", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+        at_least(self, {"batch_size": 1, "target_length": 1, "window": 0})
 
     @property
     def target_lengths(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 from p5jax.core.files import replace_text
 from p5jax.core.folder import OutputFolder
 from p5jax.core.progress import Report
@@ -71,8 +71,7 @@ class StudyConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"seeds: found {self.seeds}, expected 1 or more")
+        at_least(self, {"seeds": 1})
         for name in self.ablate:
             if name not in STUDY_ABLATIONS:
                 raise UserError(f"ablate: found {name!r}, expected {', '.join(STUDY_ABLATIONS)}")

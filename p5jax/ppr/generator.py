@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import at_least
 from p5jax.models.layers import Array, Dense, normal
 
 # Of the first profile embeddings: small, so that users start alike and what they share is learned
@@ -35,10 +35,7 @@ class PromptConfig:
     attribute_dim: int = 64
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("hidden", 0), ("attribute_dim", 1)):
-            if getattr(self, name) < least:
-                found = getattr(self, name)
-                raise UserError(f"PromptConfig.{name}: found {found}, expected {least} or more")
+        at_least(self, {"length": 1, "hidden": 0, "attribute_dim": 1})
 
 
 class TwoLayers(nn.Module):

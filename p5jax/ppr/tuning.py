@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError, at_least, nearest
 from p5jax.models.initial import Params
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
@@ -83,17 +83,10 @@ class TuneConfig:
                     f"{nearest(found, known)}"
                 )
         is_of_kind(self.kind, np.zeros(0, int))
-        least_values = {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0}
-        least_values |= {"seed": 0, "noise_seed": 0}
-        for name, least in least_values.items():
-            if getattr(self, name) < least:
-                found = getattr(self, name)
-                raise UserError(f"TuneConfig.{name}: found {found}, expected {least} or more")
-        if self.temperature <= 0 or self.contrastive_weight < 0:
-            raise UserError(
-                f"TuneConfig: found temperature {self.temperature} and contrastive_weight"
-                f" {self.contrastive_weight}, expected above 0 and 0 or more"
-            )
+        at_least(self, {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0})
+        at_least(self, {"seed": 0, "noise_seed": 0, "contrastive_weight": 0})
+        if self.temperature <= 0:
+            raise UserError(f"TuneConfig.temperature: found {self.temperature}, expected above 0")
         for name in ("mask_rate", "validation_share"):
             if not 0 <= getattr(self, name) < 1:
                 found = getattr(self, name)

@@ -1,18 +1,19 @@
-"""The families of a dataset: those of the five that its data and the templates support."""
+"""The families of a dataset: those of the table that its data and the templates support."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pkgutil import resolve_name
 
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.data.dataset import FAMILIES, Dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.families import FAMILIES
 from p5jax.prompts.family import Example, ExampleSource, Family, FamilyConfig
-from p5jax.prompts.records import Explanation, Rating, Review
 from p5jax.prompts.sampling import example_rng
 from p5jax.prompts.template import PromptTemplate, TextEncoder
-from p5jax.prompts.users import Direct, Sequential, UserFamily
+from p5jax.prompts.users import UserFamily
 
 __all__ = [
     "Example",
@@ -47,8 +48,9 @@ def make_families(
             raise UserError(f"families: found {name!r}, expected {', '.join(FAMILIES)}")
     families: dict[str, Family] = {}
     for name in (family for family in FAMILIES if family in wanted):
-        lack = _lack(source, templates, name)
-        family = None if lack else _make(source, templates, name)
+        cls: type[Family] = resolve_name(FAMILIES[name].family)
+        lack = _lack(source, templates, name) or cls.lack(source)
+        family = None if lack else cls(source, templates)
         if family is not None and family.size("train"):
             _try_candidate_lists(family)
             families[name] = family
@@ -57,19 +59,6 @@ def make_families(
                 f"families: {name} asked for, but {lack or 'no record fits its prompts'}"
             )
     return families
-
-
-def _make(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: str) -> Family:
-    dataset, config = source.dataset, source.config
-    if name == "rating":
-        return Rating(source, templates, dataset.interactions)
-    if name == "explanation":
-        return Explanation(source, templates, dataset.reviews)
-    if name == "review":
-        return Review(source, templates, dataset.reviews)
-    if name == "sequential":
-        return Sequential(source, templates, config.sequential_per_user)
-    return Direct(source, templates, config.direct_per_user)
 
 
 def _try_candidate_lists(family: Family) -> None:
@@ -86,11 +75,9 @@ def _lack(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: 
     """Return what is missing for a family to have training examples, or None."""
     if not any(t.family == name and t.seen for t in templates.values()):
         return "the templates have no seen prompt of it"
-    if name not in source.dataset.families:
-        column = {"rating": "ratings", "explanation": "explanation sentences", "review": "texts"}
-        return f"the dataset {source.dataset.path} has no {column[name]}"
-    if name in ("sequential", "direct") and source.num_candidates < 2:
-        return "a user has interactions with all items, so nothing is left to compare with"
+    needs = FAMILIES[name].needs
+    if needs and name not in source.dataset.families:
+        return f"the dataset {source.dataset.path} has no {needs.words}"
     return None
 
 

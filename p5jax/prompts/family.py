@@ -1,4 +1,4 @@
-"""The base of the five families: an example, the sampling parameters, and shared data."""
+"""The base of all families: an example, the sampling parameters, and shared data."""
 
 from __future__ import annotations
 
@@ -127,6 +127,11 @@ class Family(ABC):
         self.source = source
         self.templates = {id: t for id, t in templates.items() if t.family == self.name}
         self.seen = tuple(t for t in self.templates.values() if t.seen)
+
+    @classmethod
+    def lack(cls, source: ExampleSource) -> str | None:
+        """Return what the data lack for this family's examples, or None."""
+        return None
 
     def with_max_source(self, max_source: int) -> Self:
         """Return the same family with inputs of at most `max_source` tokens."""

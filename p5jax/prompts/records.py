@@ -54,15 +54,18 @@ def _present(column: pa.ChunkedArray) -> np.ndarray:
 
 
 class RecordFamily(Family):
-    """One example per record that has the field `base`; `jitters`: training stars get jitter."""
+    """One example per record of a dataset's table that has the field `base`.
 
+    jitters: training stars get jitter.
+    """
+
+    table: str
     base: int
     jitters: bool
 
-    def __init__(
-        self, source: ExampleSource, templates: Mapping[str, PromptTemplate], table: pa.Table
-    ):
+    def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         super().__init__(source, templates)
+        table: pa.Table = getattr(source.dataset, self.table)
         self._users = table["user"].to_numpy()
         self._items = table["item"].to_numpy()
         self._ratings = table["rating"].to_numpy().astype(np.float64)
@@ -150,16 +153,16 @@ class RecordFamily(Family):
 class Rating(RecordFamily):
     """One example per rated interaction."""
 
-    name, base, jitters = "rating", _RATING, True
+    name, table, base, jitters = "rating", "interactions", _RATING, True
 
 
 class Explanation(RecordFamily):
     """One example per review with an explanation sentence."""
 
-    name, base, jitters = "explanation", _SENTENCE, True
+    name, table, base, jitters = "explanation", "reviews", _SENTENCE, True
 
 
 class Review(RecordFamily):
     """One example per review with a text; its stars are never jittered (P5's 4-2 and 4-4)."""
 
-    name, base, jitters = "review", _TEXT, False
+    name, table, base, jitters = "review", "reviews", _TEXT, False

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 from p5jax.core.errors import UserError
-from p5jax.data.dataset import FAMILIES
+from p5jax.data.families import ABOUT, FAMILIES, ITEM
 
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 
-_ABOUT = {"uid", "udesc", "iid", "title", "item", "brand", "price", "trigger"}
-# The placeholders that each family can fill, in the inputs and in the targets.
-_INPUTS = {
-    "rating": _ABOUT | {"star"},
-    "sequential": _ABOUT | {"hist", "cand"},
-    "explanation": _ABOUT | {"star", "feature", "headline"},
-    "review": _ABOUT | {"star", "feature", "headline", "review"},
-    "direct": _ABOUT | {"cand"},
-}
-_TARGETS = {
-    "rating": {"rating", "yes_no", "like"},
-    "sequential": {"item", "yes_no"},
-    "explanation": {"rating", "like", "explanation"},
-    "review": {"rating", "like", "headline"},
-    "direct": {"item", "yes_no"},
-}
-_ITEM = {"item", "iid", "title", "brand", "price"}
 # An input that would state the target outright.
-_GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "item": _ITEM}
+_GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "item": ITEM}
 _FREE_TEXT = ("review", "headline", "title")
 
 
@@ -63,14 +46,14 @@ class PromptTemplate:
             self._refuse(f"found family {self.family!r}, expected one of {', '.join(FAMILIES)}")
         if self.zero_shot and self.seen:
             self._refuse("found a seen zero-shot prompt, expected seen = false")
-        self._check_names("inputs", self.fields, _INPUTS[self.family])
-        self._check_names("targets", self.target_fields, _TARGETS[self.family])
+        kind = FAMILIES[self.family]
+        self._check_names("inputs", self.fields, ABOUT | kind.inputs)
+        self._check_names("targets", self.target_fields, kind.targets)
         given = set(self.fields)
         for target in self.target_fields:
             if leaks := given & _GIVEN_AWAY.get(target, set()):
                 self._refuse(f"found {{{min(leaks)}}} in inputs, which gives {{{target}}} away")
-        needs = {"star"} if self.family == "rating" else _ITEM
-        if "yes_no" in self.target_fields and not given & needs:
+        if "yes_no" in self.target_fields and not given & kind.asks_about:
             self._refuse("found nothing in inputs to answer yes or no to")
         for name in ("hist", "cand"):
             if name in given and f" {{{name}}} " not in f" {' '.join(self.inputs.split())} ":
@@ -95,7 +78,7 @@ class PromptTemplate:
             self._refuse(f"found a format specification in {text!r}, expected plain {{name}}")
         return tuple(name for _, name, _, _ in parts if name is not None)
 
-    def _check_names(self, where: str, found: Sequence[str], known: set[str]) -> None:
+    def _check_names(self, where: str, found: Sequence[str], known: Set[str]) -> None:
         for name in found:
             if name not in known:
                 self._refuse(
@@ -196,10 +179,3 @@ class Renderer:
             inputs = template.inputs.format_map(values)
             excess = self._excess(inputs)
         return inputs, excess
-
-
-def render(
-    template: PromptTemplate, fields: Mapping[str, Any], vocabulary: TextEncoder, max_source: int
-) -> tuple[str, str]:
-    """Return (inputs, targets) of one prompt; see `Renderer`, which is faster for many."""
-    return Renderer(vocabulary, max_source).render(template, fields)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.family import Example, ExampleSource, Family
+from p5jax.prompts.family import Example, ExampleSource, Family, FamilyConfig
 from p5jax.prompts.sampling import choose, coin, training_window
 from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate
 
@@ -19,14 +19,23 @@ class UserFamily(Family):
 
     shortest: int  # interactions a user needs for a training example
 
-    def __init__(
-        self, source: ExampleSource, templates: Mapping[str, PromptTemplate], per_user: int
-    ):
+    def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         super().__init__(source, templates)
-        self.per_user = per_user
+        self.per_user = self.training_examples(source.config)
         lengths = np.diff(source.dataset.offsets)
         self._training_users = np.flatnonzero(lengths >= self.shortest)
         self._held_out_users = np.flatnonzero(lengths >= 3)
+
+    @classmethod
+    def lack(cls, source: ExampleSource) -> str | None:
+        if source.num_candidates < 2:
+            return "a user has interactions with all items, so nothing is left to compare with"
+        return None
+
+    @staticmethod
+    @abstractmethod
+    def training_examples(config: FamilyConfig) -> int:
+        """Return a user's number of examples in an epoch of training."""
 
     def size(self, split: str, prompt_id: str | None = None) -> int:
         if prompt_id is not None:
@@ -115,6 +124,10 @@ class Sequential(UserFamily):
 
     name, shortest = "sequential", 4
 
+    @staticmethod
+    def training_examples(config: FamilyConfig) -> int:
+        return config.sequential_per_user
+
     def _draw(
         self, template: PromptTemplate, split: str, user: int, rng: np.random.Generator
     ) -> Example:
@@ -145,6 +158,10 @@ class Direct(UserFamily):
     """One of a candidate list, or yes/no about one item. Held-out examples carry candidates."""
 
     name, shortest = "direct", 3
+
+    @staticmethod
+    def training_examples(config: FamilyConfig) -> int:
+        return config.direct_per_user
 
     def _draw(
         self, template: PromptTemplate, split: str, user: int, rng: np.random.Generator

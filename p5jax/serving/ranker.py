@@ -8,6 +8,7 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.inference.ranking import Ranking, id_trie, rank
+from p5jax.inference.settings import METHODS
 from p5jax.inference.trie import Trie
 from p5jax.pipeline.batching import padded
 from p5jax.prompts.families import Family, make_families
@@ -59,7 +60,7 @@ class Ranker:
 
     def trie(self, method: str) -> Trie:
         """Return the trie of the item ids that a ranking method searches."""
-        textbook = method == "beam"
+        textbook = METHODS[method].textbook
         if textbook not in self._tries:
             ids = self.run.dataset.item_ids
             self._tries[textbook] = id_trie(ids, self.run.vocabulary, method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import at_least
 from p5jax.inference.settings import RankingConfig
 
 
@@ -24,9 +24,7 @@ class BulkConfig(RankingConfig):
     batch_size: int = field(default=16, metadata={"help": "users at a time, on all devices"})
 
     def __post_init__(self) -> None:
-        for name in ("k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        at_least(self, {"k": 1, "batch_size": 1})
         super().__post_init__()
 
 

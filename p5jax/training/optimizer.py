@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("linear", "constant", "rsqrt")
@@ -48,11 +48,7 @@ class OptimizerConfig:
             raise UserError(
                 f"warmup_fraction: found {self.warmup_fraction}, expected a number from 0 to 1"
             )
-        if self.accumulate < 1:
-            raise UserError(f"accumulate: found {self.accumulate}, expected at least 1")
-        for field in ("learning_rate", "weight_decay", "clip"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{field}: found {getattr(self, field)}, expected 0 or more")
+        at_least(self, {"accumulate": 1, "learning_rate": 0, "weight_decay": 0, "clip": 0})
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import jax
 from jax.sharding import Mesh
 
-from p5jax.core.errors import Interrupted, UserError
+from p5jax.core.errors import Interrupted, UserError, at_least
 from p5jax.core.folder import refuse_difference
 from p5jax.core.interruption import Interruption
 from p5jax.parallel import distributed
@@ -52,11 +52,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.best_mode not in ("min", "max"):
             raise UserError(f"best_mode: found {self.best_mode!r}, expected min or max")
-        least_values = {"steps": 1, "log_every": 1, "seed": 0}
-        least_values |= {"validate_every": 0, "checkpoint_every": 0}
-        for name, least in least_values.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
+        least = {"steps": 1, "log_every": 1, "seed": 0, "validate_every": 0, "checkpoint_every": 0}
+        at_least(self, least)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 
 POSITIONS = ("suffix", "prefix", "both")
 USER_PLACES = ("last", "middle", "first")
@@ -39,9 +39,7 @@ class Layout:
     )
 
     def __post_init__(self) -> None:
-        for name in ("task_tokens", "user_tokens"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected 0 or more")
+        at_least(self, {"task_tokens": 0, "user_tokens": 0})
         if not self.slots:
             raise UserError("task_tokens: found no trigger token at all, expected at least one")
         for name, known in (("position", POSITIONS), ("user_place", USER_PLACES)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.triggers.layout import POSITIONS, TRIGGER_FAMILIES, USER_PLACES, Layout
 
@@ -42,7 +42,7 @@ class SurrogateConfig:
     )
     method: str = field(
         default="beam",
-        metadata={"help": "how the catalogue is ranked", "choices": METHODS},
+        metadata={"help": "how the catalogue is ranked", "choices": tuple(METHODS)},
     )
     beam: int = field(default=5, metadata={"help": "width of the ranking, or of the texts' beam"})
     batch_size: int = field(default=40, metadata={"help": "prompts scored together"})
@@ -53,9 +53,7 @@ class SurrogateConfig:
             found = self.criterion
             raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
         RankingConfig(self.method, self.beam)  # refuses what is unknown
-        for name in ("batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        at_least(self, {"batch_size": 1, "max_length": 1})
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,8 @@ class SearchConfig:
         if self.family not in TRIGGER_FAMILIES:
             known = ", ".join(TRIGGER_FAMILIES)
             raise UserError(f"family: found {self.family!r}, expected {known}")
-        least = {"candidates": 1, "epochs": 1, "patience": 1, "users": 0}
-        least |= {"gradient_examples": 1, "evidence": 1, "seed": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected {bound} or more")
+        at_least(self, {"candidates": 1, "epochs": 1, "patience": 1, "users": 0})
+        at_least(self, {"gradient_examples": 1, "evidence": 1, "seed": 0})
         if not 0 <= self.accept_level <= 1:
             raise UserError(f"accept_level: found {self.accept_level}, expected 0 to 1")
         if not 0 <= self.racing_level < 0.5:

@@ -33,8 +33,7 @@ class Surrogate:
         self.coefficient = config.coefficient
         if self.coefficient < 0:
             self.coefficient = 0.1 if self._asks_for_text else 1.0
-        method = "beam" if config.method == "beam" else "certified"
-        self._trie: Trie = id_trie(run.dataset.item_ids, run.vocabulary, method)
+        self._trie: Trie = id_trie(run.dataset.item_ids, run.vocabulary, config.method)
 
     def values(self, prompts: OpenPrompts, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """The value of prompts `rows` [M] with trigger tokens `slots` [M, P]: float64 [M].

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.item_ids import (
-    ID_TOKEN,
-    SCHEMES,
-    ClusterConfig,
-    assign_item_ids,
-    id_tokens,
-    is_leaky,
-)
+from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, assign_item_ids, id_tokens
+from p5jax.data.leaks import find_leaks
+from p5jax.data.prepare import prepare
 from p5jax.data.readers.sequences import read_sequences
+from p5jax.data.schemes import SCHEMES, Scheme, is_leaky
 
 TRAINING_ONLY = [scheme for scheme in SCHEMES if scheme != "released"]
 
@@ -221,3 +217,17 @@ def test_id_tokens_in_order():
     ids = ["<c0_10><c1_2>", "<c0_9><c1_0>", "<c0_9><c1_2>", "<b0_3>"]
     assert id_tokens(ids) == ["<b0_3>", "<c0_9>", "<c0_10>", "<c1_0>", "<c1_2>"]
     assert id_tokens(["17", "4"]) == []
+
+
+def backwards(source):
+    """A scheme of item ids: the numbers from the last item to the first."""
+    return [str(source.num_items - item) for item in range(source.num_items)]
+
+
+def test_a_scheme_is_a_function_and_a_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(SCHEMES, "backwards", Scheme(f"{__name__}:backwards"))
+    made = prepare("synthetic", tmp_path / "d", item_ids="backwards")
+    assert made.item_ids == [str(made.num_items - item) for item in range(made.num_items)]
+    assert find_leaks(made) == []
+    monkeypatch.setitem(SCHEMES, "backwards", Scheme(f"{__name__}:backwards", in_tokens=True))
+    assert "expected id tokens only" in find_leaks(made)[0]

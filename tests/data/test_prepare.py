@@ -12,8 +12,9 @@ import pytest
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
-from p5jax.data.formats import FORMATS
+from p5jax.data.formats import FORMATS, PrepareOptions
 from p5jax.data.prepare import prepare, read_raw
+from p5jax.data.readers.synthetic import synthetic_raw
 
 
 def test_read_raw_finds_the_reader(tmp_path):
@@ -69,6 +70,30 @@ def test_options_say_what_they_are(options):
     for field in dataclasses.fields(options):
         assert set(field.metadata) <= {"help", "metavar", "nargs", "choices"}, field.name
         assert field.metadata["help"], field.name
+    assert options.summary
+    assert not options.summary.endswith(".")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fewer(PrepareOptions):
+    """The invented world with fewer users."""
+
+    summary = "Make a smaller dataset"
+    reader = f"{__name__}:fewer"
+
+    users: int = dataclasses.field(default=50, metadata={"help": "how many"})
+
+
+def fewer(options):
+    return synthetic_raw(users=options.users, seed=options.seed)
+
+
+def test_a_reader_is_a_function_its_options_and_a_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "fewer", Fewer)
+    assert read_raw("fewer", seed=1).user.max() == 49
+    assert prepare("fewer", tmp_path / "d", users=60, k_core=3).num_users <= 60
+    with pytest.raises(UserError, match="prepare fewer: found option 'user', .*did you mean users"):
+        prepare("fewer", tmp_path / "e", user=3)
 
 
 def test_preparing_needs_no_jax():

@@ -13,7 +13,8 @@ import pytest
 
 import p5jax
 from p5jax.cli.main import main
-from p5jax.data.dataset import FAMILIES, Dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.families import FAMILIES
 
 TINY = (
     *("T5Config.emb_dim=32", "T5Config.mlp_dim=64", "T5Config.num_heads=2"),

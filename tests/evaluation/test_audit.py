@@ -10,7 +10,7 @@ from damaged_world import DAMAGES, USERS, sound
 from p5jax.data.dataset import TEST
 from p5jax.data.leaks import find_leaks
 from p5jax.evaluation.audit import audit, format_audit
-from p5jax.evaluation.baselines import NAMES
+from p5jax.evaluation.baselines import BASELINES
 
 
 @pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
@@ -19,7 +19,7 @@ def test_a_sound_dataset_has_no_leaks(tmp_path, scheme):
     assert result["leaks"] == []
     assert result["item_ids"] == {"scheme": scheme, "leaky": scheme == "released"}
     assert result["n"] == USERS
-    assert set(result["baselines"]) == set(NAMES)
+    assert set(result["baselines"]) == set(BASELINES)
     numeric = scheme not in ("collaborative", "token")
     assert (result["baselines"]["id_arithmetic"] is not None) == numeric
     for table in result["baselines"].values():

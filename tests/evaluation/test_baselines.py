@@ -7,17 +7,20 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset, write_dataset
+from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.baselines import (
-    NAMES,
+    BASELINES,
+    Baseline,
     baseline_ranks,
     candidate_ranks,
     ranks_of,
     top_k,
-    training_counts,
 )
+from p5jax.evaluation.histories import training_counts
 from p5jax.evaluation.rank_metrics import ranking_table
 
 METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
@@ -152,7 +155,7 @@ def small(tmp_path_factory):
 def test_ranks_follow_the_definitions(small, split):
     dataset, literal = small
     found = baseline_ranks(dataset, split)
-    assert tuple(found) == NAMES
+    assert tuple(found) == tuple(BASELINES)
     held = {"validation": 2, "test": 1}[split]
     for name, ranks in found.items():
         expected = [literal.rank(name, s[:-held], s[-held]) for s in literal.sequences]
@@ -208,7 +211,7 @@ def test_equal_candidates_fall_by_place(tmp_path):
     assert abs(ranking_table(ranks)["HR@10"] - 0.2) < 0.08
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_top_k(small, name):
     dataset, literal = small
     found = top_k(dataset, "test", name, 4)
@@ -273,3 +276,27 @@ def test_published_figures(shared, tmp_path, category):
         table = ranking_table(found[name])
         assert [table[metric] for metric in METRICS] == pytest.approx(figures, abs=5e-4), name
         assert table["n"] == len(lines)
+
+
+def test_a_baseline_is_a_function_and_a_line(small, monkeypatch):
+    """The last item first: its scores are the item's index."""
+    dataset, _ = small
+
+    def last_first(dataset):
+        scores = np.arange(1.0, dataset.num_items + 1)
+        return lambda cases: sp.csr_array(np.tile(scores, (len(cases.first), 1)))
+
+    monkeypatch.setitem(BASELINES, "last_first", Baseline(last_first))
+    for user, (rank, best) in enumerate(
+        zip(
+            ranks_of(dataset, "last_first", "test"),
+            top_k(dataset, "test", "last_first", 1)[:, 0],
+            strict=True,
+        )
+    ):
+        free = np.setdiff1d(np.arange(30), dataset.history(user, "test"))
+        assert best == free.max()
+        assert rank == (free > dataset.target(user, "test")).sum()
+    assert "last_first" in baseline_ranks(dataset)
+    assert "last_first" in candidate_ranks(dataset, "test", np.tile(np.arange(30), (40, 1)))
+    assert "last_first" in format_audit(audit(dataset))

@@ -263,9 +263,12 @@ def test_only_what_a_mode_names_is_trained(backbone, light):
     ("settings", "message"),
     [
         ({"mode": "heavy"}, "found 'heavy', expected light, full, finetune"),
-        ({"batch_size": 0}, "found batch_size 0"),
+        ({"batch_size": 0}, "PredictionConfig.batch_size: found 0"),
         ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 or more"),
-        ({"validation_share": 0.0}, "validation_share 0.0, expected 1 or more and between 0 and 1"),
+        (
+            {"validation_share": 0.0},
+            "validation_share: found 0.0, expected more than 0 and less than 1",
+        ),
     ],
 )
 def test_bad_settings(settings, message):

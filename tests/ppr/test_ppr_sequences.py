@@ -56,7 +56,7 @@ def rows_of(batch):
 
 
 def epoch(it):
-    return [next(it) for _ in range(it.batches_per_epoch)]
+    return [next(it) for _ in range(len(it.epoch(0)))]
 
 
 LENGTHS = st.lists(st.integers(3, 20), min_size=1, max_size=12)

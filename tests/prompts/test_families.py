@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -13,11 +17,14 @@ from family_world import AMAZON, USERS, Reading, Thirds, epoch, parse, write_wor
 from scipy import stats
 
 from p5jax.core.errors import UserError
-from p5jax.data.dataset import FAMILIES
+from p5jax.data.dataset import Dataset
+from p5jax.data.families import FAMILIES, FamilyKind, Needed
+from p5jax.evaluation.evaluators import default_prompts, kind_of
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
+from p5jax.prompts.users import UserFamily
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +118,7 @@ def test_training_examples_do_not_depend_on_the_held_out_items(gaps, families):
 
 def test_no_held_out_pair_in_the_synthetic_world(world, world_vocabulary):
     families = make_families(world, AMAZON, world_vocabulary, FamilyConfig())
-    assert tuple(families) == FAMILIES
+    assert tuple(families) == tuple(FAMILIES)
     config = FamilyConfig()
     counted = check_no_leak(world, families, epochs=1)
     assert counted["direct"] == config.direct_per_user * world.num_users
@@ -302,3 +309,45 @@ def test_families_travel_to_other_processes(families):
         there = pickle.loads(pickle.dumps(family))
         a, b = (f.example("train", 7, example_rng(1, 1, name, 7)) for f in (family, there))
         assert (a.inputs, a.targets) == (b.inputs, b.targets)
+
+
+class Latest(UserFamily):
+    """A family of its own: the last training item of a user."""
+
+    name, shortest = "latest", 3
+
+    @staticmethod
+    def training_examples(config):
+        return 1
+
+    def _draw(self, template, split, user, rng):
+        item = int(self.source.dataset.history(user, split)[-1])
+        return self._example(template, user, item, self.source.fields.of(user, item), None)
+
+
+def test_a_family_is_a_class_and_a_line(gaps, monkeypatch):
+    kind = FamilyKind(family=f"{__name__}:Latest", targets=frozenset({"item"}), usual=("9-2",))
+    monkeypatch.setitem(FAMILIES, "latest", kind)
+    texts = {"9-1": "What did {udesc} take ?", "9-2": "What did {uid} take ?"}
+    templates = {id: PromptTemplate(id, "latest", text, "{item}") for id, text in texts.items()}
+    assert Dataset.load(gaps.path).families[-1] == "latest"
+    family = make_families(gaps, templates, Thirds(), FamilyConfig())["latest"]
+    assert default_prompts(family, "test") == ("9-2",)
+    assert kind_of(templates["9-1"]) == "catalogue"
+    example = family.example("test", 3, prompt_id="9-2")
+    assert example.inputs == f"What did user_{example.user + 1} take ?"
+    assert example.targets == gaps.item_ids[gaps.sequence(example.user)[-2]]
+    with pytest.raises(UserError, match="found {cand} in inputs"):
+        PromptTemplate("9-3", "latest", "Which of {cand} ?", "{item}")
+    monkeypatch.setitem(FAMILIES, "latest", replace(kind, needs=Needed("items", "price", "prices")))
+    assert "latest" in Dataset.load(gaps.path).families
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_of_the_table_is_the_class_of_its_name(name):
+    assert resolve_name(FAMILIES[name].family).name == name
+
+
+def test_the_table_of_families_is_quick_to_import():
+    program = "import sys, p5jax.prompts.template; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from p5jax.data.dataset import FAMILIES
+from p5jax.data.families import FAMILIES
 from p5jax.prompts.sampling import (
     draw_candidates,
     draw_negatives,
@@ -92,7 +92,7 @@ def test_streams_differ_in_every_coordinate_and_not_by_platform():
     coordinates = [
         *[(seed, 0, "rating", 0) for seed in (0, 1, -1, 2**63)],
         *[(0, epoch, "rating", 0) for epoch in (1, 2)],
-        *[(0, 0, name, 0) for name in FAMILIES[1:]],
+        *[(0, 0, name, 0) for name in list(FAMILIES)[1:]],
         *[(0, 0, "rating", index) for index in (1, 2, 2**40)],
     ]
     streams = [tuple(example_rng(*c).random(8).tolist()) for c in coordinates]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.template import PromptTemplate, Renderer, render
+from p5jax.prompts.template import PromptTemplate, Renderer
 from p5jax.prompts.template_files import load_templates, save_templates
 
 RATING, YES_NO, LIKE, ITEM = ["rating"], ["yes_no"], ["like"], ["item"]
@@ -272,13 +272,13 @@ def test_history_keeps_its_longest_fitting_end(history, separator, max_source, u
     fitting = [text for text in texts if length(vocabulary, text) <= max_source]
     if fitting:
         expected = max(fitting, key=len)
-        assert render(SEQUENTIAL, fields, vocabulary, max_source) == (expected, "4")
+        assert Renderer(vocabulary, max_source).render(SEQUENTIAL, fields) == (expected, "4")
         assert fields["hist"] == history  # the caller's list is left alone
     else:
         needed = length(vocabulary, texts[-1])
         message = f"prompt 2-1: needs {needed} tokens, {max_source} are allowed"
         with pytest.raises(UserError, match=message):
-            render(SEQUENTIAL, fields, vocabulary, max_source)
+            Renderer(vocabulary, max_source).render(SEQUENTIAL, fields)
 
 
 @given(
@@ -293,7 +293,7 @@ def test_review_keeps_its_longest_fitting_beginning(review, max_source):
     ]
     expected = [text for text in texts if length(vocabulary, text) <= max_source][-1]
     fields = {"uid": "user_1", "review": " ".join(review), "rating": "4"}
-    assert render(REVIEW, fields, vocabulary, max_source) == (expected, "4")
+    assert Renderer(vocabulary, max_source).render(REVIEW, fields) == (expected, "4")
 
 
 @given(history=id_lists, max_source=st.integers(12, 60))
@@ -301,7 +301,7 @@ def test_the_cap_holds_where_lengths_do_not_add_up(history, max_source):
     vocabulary = Joining()
     fields = {"uid": "Zoë", "hist": history, "separator": " , ", "item": "4"}
     try:
-        inputs, _ = render(SEQUENTIAL, fields, vocabulary, max_source)
+        inputs, _ = Renderer(vocabulary, max_source).render(SEQUENTIAL, fields)
     except UserError:
         assert length(vocabulary, f"Zoë had {history[-1]} , which follows ?") > max_source
     else:
@@ -333,13 +333,13 @@ def test_candidates_that_do_not_fit_are_an_error():
     instruction = "Pick the most suitable item from the following list and recommend to user_1 :"
     needed = length(Thirds(), instruction) + 100 * 2 + 99
     with pytest.raises(UserError, match=f"prompt 5-7: needs {needed} tokens, 256 are allowed"):
-        render(template, fields, Thirds(), 256)
-    inputs, targets = render(template, fields, Thirds(), needed)
+        Renderer(Thirds(), 256).render(template, fields)
+    inputs, targets = Renderer(Thirds(), needed).render(template, fields)
     assert inputs == f"{instruction} {' , '.join(fields['cand'])}"
     assert targets == "1000"
 
 
 def test_braces_in_values_are_text():
     fields = {"uid": "{iid}", "review": "{0} {{uid}} {", "rating": "5"}
-    inputs, _ = render(REVIEW, fields, Thirds(), 512)
+    inputs, _ = Renderer(Thirds(), 512).render(REVIEW, fields)
     assert inputs == "{iid} wrote : {0} {{uid}} { . How many stars ?"

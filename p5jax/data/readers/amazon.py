@@ -8,10 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from p5jax.data.explanations import read_feature_words
+from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
     BadLine,
@@ -50,6 +52,20 @@ OLD = _Fields(
     "reviewerID", ("asin",), "overall", "unixReviewTime", "summary", "reviewText", "reviewerName"
 )
 NEW = _Fields("user_id", ("parent_asin", "asin"), "rating", "timestamp", "title", "text", None)
+
+
+def read(options: AmazonOptions) -> RawData:
+    """Read the files that the options of `p5jax.prepare` name."""
+    raw = read_amazon(
+        file_paths(options.reviews),
+        file_paths(options.metadata),
+        skip_bad_lines=options.skip_bad_lines,
+    )
+    words = file_path(options.feature_words)
+    if words is None:
+        return raw
+    sources = [*raw.sources, describe_source(words)]
+    return replace(raw, feature_words=read_feature_words(words), sources=sources)
 
 
 def read_amazon(

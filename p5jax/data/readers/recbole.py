@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p5jax.core.errors import UserError
+from p5jax.data.formats import RecboleOptions
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
     BadLine,
@@ -42,6 +43,11 @@ class _Header:
 
     def position(self, name: str) -> int | None:
         return self.names.index(name) if name in self.names else None
+
+
+def read(options: RecboleOptions) -> RawData:
+    """Read the files that the options of `p5jax.prepare` name."""
+    return read_recbole(Path(options.folder), skip_bad_lines=options.skip_bad_lines)
 
 
 def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool = False) -> RawData:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p5jax.core.errors import UserError
+from p5jax.data.formats import SequencesOptions, file_path
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
     BadLine,
@@ -26,6 +27,16 @@ TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
 QUOTED_LIST = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 ROW_START = re.compile(r"[0-9]+\t")
 UNKNOWN_CELLS = {"unknown", "none", "nan", ""}
+
+
+def read(options: SequencesOptions) -> RawData:
+    """Read the files that the options of `p5jax.prepare` name."""
+    return read_sequences(
+        Path(options.sequences),
+        file_path(options.datamaps),
+        file_path(options.items),
+        skip_bad_lines=options.skip_bad_lines,
+    )
 
 
 def read_sequences(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.data.formats import SyntheticOptions
 from p5jax.data.readers.raw import RawData, RowCollector
 
 SERIES_LENGTH = 5
@@ -117,6 +118,11 @@ class _Users:
     generosity: np.ndarray
     interest: np.ndarray
     columns: dict[str, list[str | None]]
+
+
+def make(options: SyntheticOptions) -> RawData:
+    """Make the world that the options of `p5jax.prepare` ask for."""
+    return synthetic_raw(seed=options.seed)
 
 
 def synthetic_raw(

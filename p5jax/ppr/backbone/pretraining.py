@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError, at_least, nearest
 from p5jax.core.folder import as_json
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
@@ -55,9 +55,7 @@ class LossConfig:
                 f"LossConfig.loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}"
                 f"{nearest(self.loss, LOSSES)}"
             )
-        if self.contrastive_weight < 0:
-            found = self.contrastive_weight
-            raise UserError(f"LossConfig.contrastive_weight: found {found}, expected 0 or more")
+        at_least(self, {"contrastive_weight": 0})
         if self.temperature <= 0:
             raise UserError(f"LossConfig.temperature: found {self.temperature}, expected above 0")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 from p5jax.data.dataset import Dataset
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
@@ -35,10 +35,7 @@ class SequenceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("negatives", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                found = getattr(self, name)
-                raise UserError(f"SequenceConfig.{name}: found {found}, expected {least} or more")
+        at_least(self, {"batch_size": 1, "negatives": 0, "seed": 0})
         if list(self.widths) != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
             raise UserError(
                 f"SequenceConfig.widths: found {self.widths}, expected ascending numbers from 1"
@@ -107,12 +104,6 @@ class SequenceIterator(EpochIterator):
             return batch
 
         return LazyBatches(len(plan), make)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """How many batches take every user once."""
-        sizes = np.bincount(self._buckets(), minlength=len(self._widths))
-        return int((-(-sizes // self.config.batch_size)).sum())
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the batches."""

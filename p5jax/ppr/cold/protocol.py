@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError, at_least, nearest
 from p5jax.data.dataset import Dataset
 from p5jax.ppr.backbone.sequences import right_aligned
 from p5jax.prompts.sampling import draw_negatives, example_rng
@@ -54,11 +54,7 @@ class ColdStartConfig:
                 raise UserError(
                     f"ColdStartConfig.{name}: found {value}, expected more than 0 and less than 1"
                 )
-        least = {"first": 1, "threshold": 2, "negatives": 1, "seed": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value < low:
-                raise UserError(f"ColdStartConfig.{name}: found {value}, expected {low} or more")
+        at_least(self, {"first": 1, "threshold": 2, "negatives": 1, "seed": 0})
         if any(k < 1 for k in self.k_shots):
             raise UserError(f"ColdStartConfig.k_shots: found {self.k_shots}, expected 1 or more")
 

@@ -17,7 +17,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, at_least
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Dense
@@ -62,13 +62,12 @@ class PredictionConfig:
         if self.mode not in MODES:
             known = ", ".join(MODES)
             raise UserError(f"PredictionConfig.mode: found {self.mode!r}, expected {known}")
-        if self.batch_size < 1 or not 0 < self.validation_share < 1:
+        at_least(self, {"batch_size": 1, "seed": 0})
+        if not 0 < self.validation_share < 1:
             raise UserError(
-                f"PredictionConfig: found batch_size {self.batch_size} and validation_share "
-                f"{self.validation_share}, expected 1 or more and between 0 and 1"
+                f"PredictionConfig.validation_share: found {self.validation_share},"
+                " expected more than 0 and less than 1"
             )
-        if self.seed < 0:
-            raise UserError(f"PredictionConfig.seed: found {self.seed}, expected 0 or more")
 
 
 class ProfileClassifier(nn.Module):

@@ -1,0 +1,110 @@
+"""Histories and pairs of training interactions: what recommenders without parameters count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from p5jax.data.dataset import Dataset
+
+HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
+PAIRS_PER_FLUSH = 4_000_000
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Histories [first, last) into `items` and the target after each, for one split's users."""
+
+    items: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    @staticmethod
+    def of(dataset: Dataset, split: str) -> Histories:
+        """Cut every user's sequence before the split's target.
+
+        "train" asks for the last training item from those before it; a user without two training
+        items has no such case and an empty history.
+        """
+        last = dataset.offsets[1:] - HELD_OUT[split] - 1
+        first = dataset.offsets[:-1]
+        return Histories(dataset.sequence_items, first, np.maximum(first, last))
+
+    def targets(self) -> np.ndarray:
+        """Return the item that follows each history, [U]."""
+        found: np.ndarray = self.items[self.last]
+        return found
+
+    def part(self, start: int, stop: int) -> Histories:
+        """Return the cases of users start … stop - 1."""
+        return Histories(self.items, self.first[start:stop], self.last[start:stop])
+
+    def recent(self, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield (d, users, items): who has a d-th item from the history's end, and which."""
+        lengths = self.last - self.first
+        for d in range(min(length, int(lengths.max(initial=0)))):
+            users = np.flatnonzero(lengths > d)
+            yield d, users, self.items[self.last[users] - 1 - d]
+
+    def history(self, num_items: int) -> sp.csr_array:
+        """Return a boolean matrix [U, I], true where the user has the item."""
+        lengths = self.last - self.first
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
+        columns = self.items[np.repeat(self.first, lengths) + within]
+        shape = (len(lengths), num_items)
+        return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
+
+
+# Scores [users, I]; what is not stored is unscored.
+BaselineScorer = Callable[[Histories], sp.csr_array]
+
+
+def training_counts(dataset: Dataset) -> np.ndarray:
+    """Return how often each item occurs in training sequences, [I]."""
+    return np.bincount(dataset.sequence_items[in_training(dataset)], minlength=dataset.num_items)
+
+
+def in_training(dataset: Dataset) -> np.ndarray:
+    """Return a mask of the interactions at least two before their user's end, [N]."""
+    ends = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets))
+    return np.arange(len(ends)) < ends - 2
+
+
+def neighbours(
+    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
+) -> sp.csr_array:
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+    kept = in_training(dataset)
+    items = dataset.sequence_items[kept]
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    longest = int(np.bincount(users, minlength=1).max(initial=0))
+    shape = (dataset.num_items, dataset.num_items)
+    total = sp.csr_array(shape, dtype=np.float64)
+    waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
+    starts = np.arange(len(items))
+    for distance in range(1, min(longest - 1, max_distance or longest) + 1):
+        starts = starts[starts + distance < len(items)]
+        starts = starts[users[starts] == users[starts + distance]]
+        forward, backward = weight(distance)
+        waiting.append((items[starts], items[starts + distance], forward))
+        if backward:
+            waiting.append((items[starts + distance], items[starts], backward))
+        if sum(len(rows) for rows, _, _ in waiting) > PAIRS_PER_FLUSH:
+            total, waiting = total + summed(waiting, shape), []
+    return total + summed(waiting, shape)
+
+
+def summed(
+    pairs: list[tuple[np.ndarray, np.ndarray, float]], shape: tuple[int, int]
+) -> sp.csr_array:
+    """Add up (rows, columns, value) of equal places in a matrix."""
+    if not pairs:
+        return sp.csr_array(shape, dtype=np.float64)
+    values = np.concatenate([np.full(len(rows), value) for rows, _, value in pairs])
+    rows = np.concatenate([rows for rows, _, _ in pairs])
+    columns = np.concatenate([columns for _, columns, _ in pairs])
+    return sp.csr_array((values, (rows, columns)), shape=shape)
