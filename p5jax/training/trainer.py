@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,6 +58,11 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected {least} or more")
 
+    def identity(self) -> dict[str, Any]:
+        """Return, JSON-able, what a run's result depends on."""
+        irrelevant = ("log_every", "keep", "checkpoint_every")
+        return {name: value for name, value in asdict(self).items() if name not in irrelevant}
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -88,6 +93,7 @@ def train(
     validation_batches: Sequence[Batch] = (),
     fsdp: bool = False,
     trainable: Sequence[str] = EVERYTHING,
+    begun: Callable[[], object] | None = None,
     stream: TextIO | None = None,
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
@@ -99,6 +105,7 @@ def train(
     what the run depends on) must be the one it was started with. `validation_batches` (this
     process's rows) give validation/loss and, where the objective scores, validation/accuracy;
     `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
+    `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
     finite, naming the step; the last good checkpoint stays.
     """
@@ -125,6 +132,8 @@ def train(
         )
         loop.begin(params)
         del params
+        if begun:
+            begun()
         primary = distributed.is_primary()
         with RunWriters(
             run_dir, config.steps, resumed_step=loop.step, primary=primary, stream=stream
@@ -203,6 +212,10 @@ class _Loop:
             if improved or self._due(config.checkpoint_every):
                 self._save()
         self.checkpoints.wait()
+        stop = distributed.agreed_signal(interruption.signal)
+        if stop is not None:  # in the last step or validation: what follows the run is not begun
+            text = f"finished step {self.step}, then stopped"
+            raise Interrupted(stop, f"{text}; the same command resumes what follows")
         return TrainResult(self.step, self.state["target"], dict(self.metrics), self.best)
 
     def _due(self, every: int) -> bool:
