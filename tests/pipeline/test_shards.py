@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    (tmp_path / "draws.partial").symlink_to(full)
+    (tmp_path / ".draws.partial").symlink_to(full)
     with pytest.raises(UserError, match=r"draws.partial: could not be written: .*No space left"):
         write_shard(tmp_path / "draws", [[os.urandom(3000)] * 500] * 4)
     assert list(tmp_path.iterdir()) == []
