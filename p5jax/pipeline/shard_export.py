@@ -75,6 +75,8 @@ def export_shards(
     SHARD_FOLDER.write(out, manifest | {"files": files})
     size = sum(file["bytes"] for file in files.values())
     report(f"{out}: {samples} prompts in {shards} files, {size / 2**20:.1f} MiB")
+    if interruption.signal is not None:
+        raise Interrupted(interruption.signal, "finished all files, then stopped")
 
 
 def _chunks(

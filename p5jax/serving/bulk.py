@@ -83,6 +83,9 @@ def rank_users(
                 progress.add(len(users))
             if distributed.is_primary():
                 _write_part(_file(out, number), rows)
+        stop = distributed.agreed_signal(interruption.signal)
+        if stop is not None:
+            raise Interrupted(stop, "finished all files, then stopped")
 
 
 def _file(out: Path, number: int) -> Path:

@@ -130,17 +130,13 @@ def train(
         loop = _Loop(
             config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
         )
-        loop.begin(params)
+        loop.begin(params, begun or (lambda: None))
         del params
-        if begun:
-            begun()
         primary = distributed.is_primary()
         with RunWriters(
             run_dir, config.steps, resumed_step=loop.step, primary=primary, stream=stream
         ) as loop.writers:
             loop.writers.message(describe_mesh(mesh, fsdp))
-            if loop.step:
-                loop.writers.message(f"resuming after step {loop.step}")
             return loop.run(interruption)
 
 
@@ -180,8 +176,8 @@ class _Loop:
     _pending: tuple[int, dict[str, Any]] | None = None
     _shapes: set[Any] = field(default_factory=set)
 
-    def begin(self, params: Any) -> None:
-        """Take up the last checkpoint, or start from `params` where there is none."""
+    def begin(self, params: Any, begun: Callable[[], object]) -> None:
+        """Take up the last checkpoint, or start from `params`; then nothing refuses the run."""
         saved = self.checkpoints.steps()
         if saved:
             progress = _matching_progress(self.checkpoints, saved[-1], self.fingerprint)
@@ -192,10 +188,13 @@ class _Loop:
         else:
             self.state = self.steps.init(params)
         distributed.reached(f"after step {self.step}")
+        begun()
 
     def run(self, interruption: Interruption) -> TrainResult:
         """Go on to the last step; Interrupted by a signal."""
         config = self.config
+        if self.step:
+            self.writers.message(f"resuming after step {self.step}")
         if self._due(config.validate_every) and self.validated != self.step:
             self._validate()  # the interrupted run left this out
         while self.step < config.steps:

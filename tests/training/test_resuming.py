@@ -210,12 +210,14 @@ def test_one_device_is_eight_devices(tmp_path):
 @pytest.mark.check
 def test_two_processes_are_one_and_stop_together(tmp_path, uninterrupted):
     """Each reads half of the rows; a signal to one of them stops both, and both resume."""
-    for stop_at, step in (("6", 8), ("-1", STEPS)):
+    stopped, last = "; the same command resumes", f"finished step {STEPS}, then stopped"
+    ends = f"stopped at step 8{stopped} it", f"{last}{stopped} what follows", f"step {STEPS}"
+    for stop_at, end in zip(("6", str(STEPS - 1), "-1"), ends, strict=True):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
         pair = [_start("process", tmp_path, stop_at, port, str(i)) for i in range(2)]
-        assert [_finish(p).splitlines()[-1] for p in pair] == [f"step {step}"] * 2
+        assert [_finish(p).splitlines()[-1] for p in pair] == [end] * 2
     run_dir, expected = uninterrupted
     for name, value in expected.params.items():
         np.testing.assert_allclose(_final(tmp_path)[name], value, atol=2e-5, err_msg=name)
