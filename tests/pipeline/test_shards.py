@@ -260,7 +260,7 @@ def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
             {"rates": RATES | {"review": 0.7}},
             "families.rating.rate = '5000 of 10000', expected '3333 of 10000'",
         ),
-        ({"rates": {"rating": 1.0}}, "found families.review.examples = "),
+        ({"rates": {"rating": 1.0}}, "expected '10000 of 10000' (and 2 more); choose another"),
     ],
 )
 def test_other_settings_are_refused(families, world_vocabulary, folder, change, named):
