@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,25 @@ def ring() -> list[str]:
 
 def test_there_is_no_circle():
     assert not ring()
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a name such as core.folder or training.trainer.train, below p5jax, is there."""
+    name, last = f"p5jax.{dotted}", dotted.rpartition(".")[2]
+    if name in SOURCES:
+        return True
+    tree = TREES.get(name.removesuffix(f".{last}"), ast.Module([], []))
+    return any(getattr(node, "name", None) == last for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_docstrings_refer_to_what_is_there(name):
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    texts = [ast.get_docstring(node) for node in ast.walk(TREES[name]) if isinstance(node, kinds)]
+    found = re.findall(
+        r"\b[Ss]ee\s+`?(?:p5jax\.)?([a-z_]+(?:\.\w+)+)", "\n".join(filter(None, texts))
+    )
+    assert [dotted for dotted in found if not is_there(dotted)] == []
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

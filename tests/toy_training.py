@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from p5jax.core.errors import Interrupted
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import batch_sums
@@ -143,7 +144,11 @@ def _main(task: str, run_dir: str, *arguments: str) -> None:
         batches = Batches(at={die_at: lambda: os.kill(os.getpid(), signal.SIGKILL)})
         result = train_toy(Path(run_dir), batches)
     elif task == "process":
-        result = _in_process(Path(run_dir), int(arguments[0]), arguments[1], arguments[2])
+        try:
+            result = _in_process(Path(run_dir), int(arguments[0]), arguments[1], arguments[2])
+        except Interrupted as stop:
+            print(stop)
+            return
     else:
         from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 

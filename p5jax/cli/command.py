@@ -67,7 +67,7 @@ class Command:
 
 
 @contextlib.contextmanager
-def opened(folder: str, model_parallel: int) -> Iterator[Run]:
+def opened_in_session(folder: str, model_parallel: int) -> Iterator[Run]:
     """Open a run on a mesh of all devices and processes, and end together with the others."""
     from p5jax.jobs import start
     from p5jax.parallel import runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from p5jax.cli.command import Command, opened
+from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import RESUMES, add_gin, add_limit, add_mesh, add_out, add_split
 from p5jax.cli.output import (
     print_cold_rows,
@@ -196,13 +196,13 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 def _compare(arguments: Namespace) -> None:
     from p5jax.ppr.soft.comparison import compare_prompts
-    from p5jax.triggers.evaluation import format_comparison
+    from p5jax.triggers.evaluation import format_prompt_comparison
 
     a = arguments
-    with opened(a.folder, a.model_parallel) as run:
+    with opened_in_session(a.folder, a.model_parallel) as run:
         rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
     print_leaky(run.dataset.leaky)
-    print_text(format_comparison(rows))
+    print_text(format_prompt_comparison(rows))
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:

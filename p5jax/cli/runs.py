@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from p5jax.cli.command import Command, opened
+from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import (
     RESUMES,
     add_gin,
@@ -93,7 +93,7 @@ def _evaluate(arguments: Namespace) -> None:
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
-    with opened(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
         results = evaluate(
             run,
             arguments.split,
@@ -164,7 +164,7 @@ def _rank(arguments: Namespace) -> None:
     from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
-    with opened(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from p5jax.cli.command import Command, opened
+from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import (
     RESUMES,
     add_limit,
@@ -31,7 +31,7 @@ def _search(arguments: Namespace) -> None:
     from p5jax.triggers.settings import SearchConfig
 
     config = from_options(SearchConfig, arguments)
-    with opened(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
         search(run, config, arguments.out)
 
 
@@ -50,13 +50,13 @@ def _ablate_options(parser: ArgumentParser) -> None:
 
 def _ablate(arguments: Namespace) -> None:
     from p5jax.triggers.ablation import ablate
-    from p5jax.triggers.evaluation import format_comparison
+    from p5jax.triggers.evaluation import format_prompt_comparison
     from p5jax.triggers.settings import SearchConfig
 
     config = from_options(SearchConfig, arguments)
-    with opened(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
         rows = ablate(run, config, arguments.vary, arguments.out, arguments.limit)
-    print_text(format_comparison(rows))
+    print_text(format_prompt_comparison(rows))
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -68,12 +68,12 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from p5jax.triggers.evaluation import evaluate_triggers, format_comparison
+    from p5jax.triggers.evaluation import evaluate_triggers, format_prompt_comparison
 
-    with opened(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
         rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
     print_leaky(run.dataset.leaky)
-    print_text(format_comparison(rows))
+    print_text(format_prompt_comparison(rows))
 
 
 COMMANDS = (

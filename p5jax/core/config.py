@@ -201,6 +201,6 @@ def _typed(cls: type, field: dataclasses.Field[Any], value: object) -> object:
     return value
 
 
-def operative_config() -> str:
+def bound_config() -> str:
     """Return the bindings in force, as gin text that can be run again."""
     return str(gin.config_str())

@@ -29,7 +29,7 @@ class OutputFolder:
     kind: what messages call it, "run". manifest: its file's name. version: of the format, under
     the key `version_key`, "" for a manifest without one. command: what makes such folders.
     begun: beginnings of the names of files that are written before the manifest: a folder with
-    only these is one whose making was cut short, and may be claimed.
+    only these, hidden or not, is one whose making was cut short, and may be claimed.
     """
 
     kind: str
@@ -74,7 +74,8 @@ class OutputFolder:
             if started:
                 refuse_difference(path / self.manifest, there, wanted)
             return there
-        allowed = (*self.begun, f"{self.manifest}.partial")
+        starts = (*self.begun, f"{self.manifest}.partial")
+        allowed = (*starts, *(f".{start}" for start in starts))  # files are written hidden
         if path.is_file() or any(not child.name.startswith(allowed) for child in path.glob("*")):
             raise UserError(f"{path}: exists and is not a {self.kind}; choose another folder")
         path.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ def write_dataset(
     out = Path(out).absolute()
     ours = {DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
     if out.is_file() or any(child.name not in ours for child in out.glob("*")):
-        raise UserError(f"{out}: exists and is not a dataset folder; choose another --out")
+        raise UserError(f"{out}: exists and is not a dataset folder; choose another folder")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     replaced = out.with_name(f"{out.name}.replaced-{os.getpid()}")
     partial.mkdir(parents=True)

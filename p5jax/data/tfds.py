@@ -199,7 +199,7 @@ def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
         if found != dataset.fingerprint:
             raise UserError(
                 f"{builder.data_path}: found a dataset of fingerprint {found[:12]}, expected"
-                f" {dataset.fingerprint[:12]}; choose another --out"
+                f" {dataset.fingerprint[:12]}; choose another folder"
             )
         paths.append(write_files(builder))
     return paths

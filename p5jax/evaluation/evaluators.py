@@ -174,9 +174,9 @@ def _chosen(
     run: RunLike, families: Sequence[str] | None, prompts: Sequence[str] | None, split: str
 ) -> list[tuple[str, str]]:
     """The (family, prompt id) pairs asked for, in the order of the families."""
-    for option, names in (("families", families), ("prompts", prompts)):
+    for argument, names in (("families", families), ("prompts", prompts)):
         if names is not None and not names:
-            raise UserError(f"{option}: found none, expected at least one, or no --{option} at all")
+            raise UserError(f"{argument}: found none, expected at least one")
     for family in families or ():
         if family not in run.families:
             raise UserError(

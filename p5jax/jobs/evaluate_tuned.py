@@ -14,7 +14,7 @@ from p5jax.parallel import distributed, runtime
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.run import PprRun
-from p5jax.ppr.cold.evaluation import evaluate
+from p5jax.ppr.cold.evaluation import evaluate_cold
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import write_per_user
 from p5jax.ppr.cold_study import PRETRAINED
@@ -59,7 +59,7 @@ def evaluate_tuned(
         raise UserError(
             f"{backbone.path}: pre-trained on other users than the warm ones of {tuned[0]}"
         )
-    table = evaluate(split, {**scorers, PRETRAINED: backbone.scorer})
+    table = evaluate_cold(split, {**scorers, PRETRAINED: backbone.scorer})
     file = backbone.path / "evaluation" / "cold.parquet"
     distributed.from_primary(lambda: write_per_user(file, table))
     return ColdResults(table, loaded[0].path.name, backbone.dataset)

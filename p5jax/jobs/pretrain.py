@@ -58,9 +58,9 @@ def pretrain(*gin_files: PathName, bindings: Bindings | None = None, **macros: o
     warm = None
     if asked.users == "warm":
         warm = cold_start(dataset, config.build(ColdStartConfig)).warm
-    run = pretraining.pretrain(dataset, settings, asked.run_dir, warm, make_mesh(mesh))
-    keep_config(run.path)
-    return run
+    return pretraining.pretrain(
+        dataset, settings, asked.run_dir, warm, make_mesh(mesh), begun=keep_config
+    )
 
 
 def pretraining_from_gin() -> PretrainConfig:

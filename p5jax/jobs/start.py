@@ -49,7 +49,7 @@ def _text(value: object) -> str:
 def keep_config(folder: Path) -> None:
     """Write the bindings in force to config.gin in a run's folder, from one process."""
     if distributed.is_primary():
-        replace_text(folder / "config.gin", config.operative_config())
+        replace_text(folder / "config.gin", config.bound_config())
 
 
 def data_mesh() -> Mesh:

@@ -65,7 +65,6 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
     run = configured_run(mesh)
-    keep_config(run.path)
     trainer.train(
         partial(batch_sums, run.model),
         _initial_params(run, training.seed),
@@ -84,6 +83,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
             )
         ],
         fsdp=mesh_config.fsdp,
+        begun=partial(keep_config, run.path),
     )
     return run
 
@@ -137,10 +137,8 @@ def _fingerprint(
     parts: dict[str, Any] = {
         "PipelineConfig": asdict(pipeline),
         "OptimizerConfig": asdict(optimizer),
-        "TrainConfig": asdict(training),
+        "TrainConfig": training.identity(),
     }
-    for irrelevant in ("log_every", "keep", "checkpoint_every"):
-        del parts["TrainConfig"][irrelevant]
     for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
         del parts["PipelineConfig"][irrelevant]
     keys = ("dataset", "vocabulary", "templates", "families", "family_config", "model")

@@ -1,6 +1,6 @@
 """Rows and results of inference on the devices that hold the parameters, one or many.
 
-Parameters that lie on a mesh (see training.partitioning) make every program that reads them one
+Parameters that lie on a mesh (see parallel.partitioning) make every program that reads them one
 program of all its devices and processes: rows are split over `data`, results gathered.
 """
 

@@ -27,7 +27,7 @@ def set_up() -> None:
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Set up, and within it end together with the other processes (see training.distributed)."""
+    """Set up, and within it end together with the other processes (see parallel.distributed)."""
     set_up()
     with distributed.together():
         yield

@@ -15,7 +15,7 @@ from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report, print_progress
 from p5jax.pipeline.iterator import worked_ahead
 from p5jax.pipeline.samples import RenderedSamples
-from p5jax.pipeline.shards import FOLDER, encode, record_dtype, write_shard
+from p5jax.pipeline.shards import SHARD_FOLDER, encode, record_dtype, write_shard
 
 EPOCHS, SHARDS = 1, 16  # exported, unless others are asked for
 _CHUNK = 1024  # samples that a thread or process makes at a time
@@ -56,8 +56,8 @@ def export_shards(
         out / f"draws-{number:05d}-of-{shards:05d}.array_record": range(*ends[number : number + 2])
         for number in range(shards)
     }
-    if FOLDER.claim(out, manifest) is None:
-        FOLDER.write(out, manifest)
+    if SHARD_FOLDER.claim(out, manifest) is None:
+        SHARD_FOLDER.write(out, manifest)
     waiting = {file: part for file, part in parts.items() if not file.is_file()}
     done = samples - sum(map(len, waiting.values()))
     progress = Progress("export", "prompts", samples, report, done)
@@ -73,9 +73,11 @@ def export_shards(
         file.name: {"draws": len(part), "bytes": file.stat().st_size}
         for file, part in parts.items()
     }
-    FOLDER.write(out, manifest | {"files": files})
+    SHARD_FOLDER.write(out, manifest | {"files": files})
     size = sum(file["bytes"] for file in files.values())
     report(f"{out}: {samples} prompts in {shards} files, {size / 2**20:.1f} MiB")
+    if interruption.signal is not None:
+        raise Interrupted(interruption.signal, "finished all files, then stopped")
 
 
 def _chunks(

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, refuse_difference
 from p5jax.pipeline.batching import Tokens
 
 if TYPE_CHECKING:
     from p5jax.pipeline.samples import RenderedSamples
 
-FOLDER = OutputFolder(
+SHARD_FOLDER = OutputFolder(
     "folder of shards", "manifest.json", 1, "p5jax data export-shards", version_key="shard_format"
 )
 # Windows read thousands of records in a row: groups are read six times as fast as single records,
@@ -74,13 +75,15 @@ class Shards:
 def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Shards:
     """Open the shards of the samples that would be rendered.
 
-    UserError when the folder holds others, with every difference, or is unfinished or damaged.
+    UserError when the folder holds others, with the first difference, or is unfinished or damaged.
     """
     folder = Path(folder)
-    manifest = FOLDER.read(folder)
+    manifest = SHARD_FOLDER.read(folder)
     refuse_difference(folder, manifest["stream"], rendered.identity())
     if "files" not in manifest:
-        raise UserError(f"{folder}: the export is unfinished; the same {FOLDER.command} resumes it")
+        raise UserError(
+            f"{folder}: the export is unfinished; the same {SHARD_FOLDER.command} resumes it"
+        )
     for name, file in manifest["files"].items():
         path = folder / name
         found = f"{path.stat().st_size} bytes" if path.is_file() else "no file"
@@ -105,21 +108,19 @@ def write_shard(file: Path, chunks: Iterable[Sequence[bytes]]) -> None:
     """Write records to one file beside, then rename it; nothing stays when `chunks` raises."""
     from array_record.python import array_record_module
 
-    beside = file.with_name(f"{file.name}.partial")
-    with _writing(beside):
-        writer = array_record_module.ArrayRecordWriter(str(beside), _WRITER_OPTIONS)
-    try:
-        for records in chunks:
-            with _writing(beside):
-                for record in records:
-                    writer.write(record)
+    with replaced(file) as beside:
         with _writing(beside):
-            writer.close()
-        beside.rename(file)
-    finally:
-        if writer.is_open():
-            writer.close()
-        beside.unlink(missing_ok=True)
+            writer = array_record_module.ArrayRecordWriter(str(beside), _WRITER_OPTIONS)
+        try:
+            for records in chunks:
+                with _writing(beside):
+                    for record in records:
+                        writer.write(record)
+            with _writing(beside):
+                writer.close()
+        finally:
+            if writer.is_open():
+                writer.close()
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from p5jax.ppr.backbone.catalogue import Scorer
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.cold.cross_domain import DomainPair, user_states
-from p5jax.ppr.cold.evaluation import BASELINES, evaluate
+from p5jax.ppr.cold.evaluation import BASELINES, evaluate_cold
 from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStart, ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import read_per_user, write_per_user
@@ -162,7 +162,7 @@ class _Seed:
         for name, settings in methods.items():
             tuned = self._timed(name, partial(self._tune, backbone, settings, name))
             scorers[name] = tuned.scorer
-        table = self._timed("evaluate", partial(evaluate, self.split, scorers))
+        table = self._timed("evaluate", partial(evaluate_cold, self.split, scorers))
         if there is not None:  # results of an earlier call are kept
             new = pc.is_in(there["method"], table["method"].combine_chunks())
             table = pa.concat_tables([table, there.filter(pc.invert(new))])
@@ -248,10 +248,9 @@ def _claim(folder: Path, dataset: Dataset, config: StudyConfig, source: PprRun |
     A later call may ask for more seeds, ablations or noise.
     """
     settings = asdict(config)
+    settings["pretraining"]["training"] = config.pretraining.training.identity()
     for more in ("seeds", "ablate", "noise"):
         del settings[more]
-    for irrelevant in ("log_every", "keep", "checkpoint_every"):
-        del settings["pretraining"]["training"][irrelevant]
     wanted = {
         "dataset": dataset.fingerprint,
         "settings": settings,

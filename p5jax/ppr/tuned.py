@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
@@ -33,6 +34,7 @@ from p5jax.ppr.tuning import (
     tuning_objective,
     validation_users,
 )
+from p5jax.runs.manifest import found_at
 from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
@@ -98,9 +100,7 @@ class Tuned:
             )
         entry = manifest["backbone"]
         if backbone is None:
-            known = Path(entry["path"]), path / entry["relative"]
-            found_at = next((folder for folder in known if folder.exists()), known[0])
-            backbone = PprRun.load(found_at, mesh)
+            backbone = PprRun.load(found_at(entry, path) or entry["path"], mesh)
         found = params_fingerprint(backbone.params)
         if found != entry["params"]:
             raise UserError(
@@ -228,9 +228,8 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     if isinstance(profile, ProfileSchema):
         profile.save(folder / SCHEMA)
     else:
-        beside = folder / f"{VECTORS}.partial.npy"
-        np.save(beside, profile)
-        beside.replace(folder / VECTORS)
+        with replaced(folder / VECTORS) as beside, beside.open("wb") as file:
+            np.save(file, profile)
     TUNED.write(folder, manifest)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.files import replace_text
 from p5jax.prompts.template import PromptTemplate
 
 SHIPPED = ("amazon", "yelp")
@@ -60,10 +61,7 @@ def save_templates(templates: Mapping[str, PromptTemplate], path: str | os.PathL
         lines += [] if template.seen else ["seen = false"]
         lines += ["zero_shot = true"] if template.zero_shot else []
         blocks.append("\n".join(lines) + "\n")
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text("\n".join(blocks), encoding="utf-8")
-    partial.rename(path)
+    replace_text(Path(path), "\n".join(blocks))
 
 
 def _place(path: Path, lines: list[str], id: str) -> str:

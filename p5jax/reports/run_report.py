@@ -12,7 +12,7 @@ from typing import Any
 from p5jax.evaluation.results import SHOWN_METRICS, SUMMARY, FamilyResult, by_table, load_results
 from p5jax.reports.charts import curves
 from p5jax.reports.page import with_interval, write_page
-from p5jax.reports.triggers_section import section
+from p5jax.reports.triggers_section import triggers_section
 from p5jax.runs.run import Run
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
@@ -33,7 +33,7 @@ def write_report(
             sections += [_tables(results, split), _examples(results)]
     if len(sections) == 2:
         sections.append("<p class=note>Not evaluated yet: run p5jax evaluate.</p>")
-    sections += [section(folder, run) for folder in triggers]
+    sections += [triggers_section(folder, run) for folder in triggers]
     path = run.path / "report.html"
     write_page(path, f"{run.dataset.name} · p5jax", sections)
     return path

@@ -15,7 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from p5jax.core.errors import UserError
-from p5jax.ppr.cold.results import RANKING_TITLES, SHOWN, ColdRow, read_per_user, summarise
+from p5jax.ppr.cold.results import (
+    COLD_TABLE_METRICS,
+    RANKING_TITLES,
+    ColdRow,
+    read_per_user,
+    summarise,
+)
 from p5jax.ppr.cold_study import (
     PER_USER,
     STUDY,
@@ -49,11 +55,11 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     path = folder / "report.html"
-    write_page(path, f"{folder.resolve().name} · p5jax", [section(folder)])
+    write_page(path, f"{folder.resolve().name} · p5jax", [study_section(folder)])
     return path
 
 
-def section(folder: str | os.PathLike[str]) -> str:
+def study_section(folder: str | os.PathLike[str]) -> str:
     """The study as HTML; UserError as `write_report`."""
     folder = Path(folder)
     manifest = STUDY.read(folder)
@@ -164,7 +170,7 @@ def _methods(table: pa.Table) -> list[str]:
 
 def _table(rows: Sequence[ColdRow]) -> str:
     first = rows[0]
-    header = "".join(f"<th>{escape(name)}" for name in SHOWN)
+    header = "".join(f"<th>{escape(name)}" for name in COLD_TABLE_METRICS)
     body = "".join(_row(row) for row in rows)
     counts = f"{first.cases:,} cases of {first.users:,} users, {_seeds(first.seeds)}"
     return f"<p>{counts}</p><table><tr><th>{header}{body}</table>"
@@ -176,7 +182,8 @@ def _seeds(n: int) -> str:
 
 def _row(row: ColdRow) -> str:
     style = " class=model" if row.method in _PROMPTED else ""
-    return f"<tr{style}><td>{escape(row.method)}{''.join(_cell(row, name) for name in SHOWN)}"
+    cells = "".join(_cell(row, name) for name in COLD_TABLE_METRICS)
+    return f"<tr{style}><td>{escape(row.method)}{cells}"
 
 
 def _cell(row: ColdRow, name: str) -> str:

@@ -14,12 +14,12 @@ from p5jax.core.errors import UserError
 from p5jax.evaluation.results import SUMMARY, load_results
 from p5jax.reports.charts import curves
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import SHOWN
+from p5jax.triggers.evaluation import COMPARED_METRICS
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import HISTORY, TRIGGER_FOLDER, load_triggers
 
 
-def section(folder: str | os.PathLike[str], run: Run) -> str:
+def triggers_section(folder: str | os.PathLike[str], run: Run) -> str:
     """The prompt, the metric over rounds, the accepted changes, and the gains of the users where
     `p5jax triggers evaluate` has been run; UserError as `load_triggers`."""
     folder = Path(folder)
@@ -75,7 +75,7 @@ def _gains(folder: Path, family: str, split: str) -> str:
     keys = [("user", "ascending"), ("item", "ascending")]
     before, after = (result.per_user.sort_by(keys) for result in (manual, found))
     rows = []
-    for name in SHOWN[family]:
+    for name in COMPARED_METRICS[family]:
         gain = after[name].to_numpy() - before[name].to_numpy()
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         rows.append(

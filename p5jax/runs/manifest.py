@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,22 @@ def dataset_entry(dataset: Dataset, folder: str | os.PathLike[str]) -> dict[str,
     }
 
 
+def found_at(entry: Mapping[str, Any], folder: Path) -> Path | None:
+    """Where the thing that a manifest in `folder` names is: as recorded, or moved with it."""
+    places = Path(entry["path"]), folder / entry["relative"]
+    return next((place for place in places if place.exists()), None)
+
+
 def load_dataset(folder: Path, manifest: dict[str, Any], command: str) -> Dataset:
     """Open a model's dataset, as recorded or beside the folder when both were moved.
 
     UserError when it is at neither path, or differs from the one the model was trained on.
     """
     entry = manifest["dataset"]
-    recorded = Path(entry["path"])
-    path = next((p for p in (recorded, folder / entry["relative"]) if p.exists()), None)
+    path = found_at(entry, folder)
     if path is None:
         raise UserError(
-            f"{folder}: its dataset is no longer at {recorded}; run {command} again with its"
+            f"{folder}: its dataset is no longer at {entry['path']}; run {command} again with its"
             " DATASET"
         )
     dataset = Dataset.load(path)

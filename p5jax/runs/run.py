@@ -20,21 +20,21 @@ from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.parallel import distributed
-from p5jax.parallel.partitioning import param_shardings
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates, save_templates
 from p5jax.runs.manifest import dataset_entry, load_dataset
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import available_steps, restore_on_mesh
+from p5jax.training.trainer import CHECKPOINT_FOLDER
 
-FOLDER = OutputFolder(
+RUN_FOLDER = OutputFolder(
     "run folder",
     "run.json",
     1,
     "p5jax train",
-    begun=("vocabulary", ".vocabulary.", "templates.toml"),
+    begun=("vocabulary", "templates.toml"),
 )
 
 
@@ -96,16 +96,8 @@ class Run:
     def params(self) -> Params:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
-        if self.mesh is not None:
-            shardings = param_shardings(self.mesh, param_axes(self.model), shapes)
-            shapes = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=sharding
-                ),
-                shapes,
-                shardings,
-            )
-        return dict(restore_params(self.path / "checkpoints", shapes))
+        axes = param_axes(self.model)
+        return dict(restore_on_mesh(self.path / CHECKPOINT_FOLDER, shapes, axes, self.mesh))
 
     def with_params(self, params: Params) -> Run:
         """Return the same run with other parameters of its model."""
@@ -119,19 +111,24 @@ class Run:
     ) -> Run:
         """Make a new run folder, or open the one there when it was made from the same things.
 
-        UserError, naming the first difference, when the folder there was made from others.
+        UserError, naming the first difference, when the folder there was made from others and has
+        a checkpoint.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = chosen_templates(config)
 
+        def started() -> bool:
+            return bool(available_steps(path / CHECKPOINT_FOLDER))
+
         def write_first() -> None:
-            if FOLDER.claim(path, {}) is None:
+            # What a run that never trained was made from gives way to what is wanted now.
+            if RUN_FOLDER.claim(path, {}) is None or not started():
                 make_vocabulary(config, dataset, templates).save(path / "vocabulary")
                 save_templates(templates, path / "templates.toml")
 
         def claim() -> None:
-            FOLDER.claim(path, manifest)
-            FOLDER.write(path, manifest)  # also when it is there: the dataset may have moved
+            RUN_FOLDER.claim(path, manifest, started=started())
+            RUN_FOLDER.write(path, manifest)  # also when it is there: the dataset may have moved
 
         distributed.from_primary(write_first)
         vocabulary = Vocabulary.load(path / "vocabulary")
@@ -146,8 +143,8 @@ class Run:
         On a mesh its model is evaluated and ranks over all its devices, else on the first.
         """
         path = Path(path)
-        manifest = FOLDER.read(path)
-        dataset = load_dataset(path, manifest, FOLDER.command)
+        manifest = RUN_FOLDER.read(path)
+        dataset = load_dataset(path, manifest, RUN_FOLDER.command)
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")

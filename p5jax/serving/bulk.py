@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import Interrupted
+from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder
 from p5jax.core.interruption import Interruption
 from p5jax.core.progress import Progress, Report
@@ -82,6 +83,9 @@ def rank_users(
                 progress.add(len(users))
             if distributed.is_primary():
                 _write_part(_file(out, number), rows)
+        stop = distributed.agreed_signal(interruption.signal)
+        if stop is not None:
+            raise Interrupted(stop, "finished all files, then stopped")
 
 
 def _file(out: Path, number: int) -> Path:
@@ -89,9 +93,8 @@ def _file(out: Path, number: int) -> Path:
 
 
 def _write_part(file: Path, rows: list[dict[str, Any]]) -> None:
-    beside = file.with_name(f".{file.name}.partial")
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
-    beside.rename(file)
+    with replaced(file) as beside:
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
 
 
 def _claimed(out: Path, manifest: dict[str, Any], parts: int) -> list[int]:

@@ -54,9 +54,8 @@ class Ranker:
     def check_k(self, k: int) -> None:
         """Raise UserError unless the catalogue has k items."""
         if not 1 <= k <= self.run.dataset.num_items:
-            raise UserError(
-                f"-k {k}: expected 1 to {self.run.dataset.num_items}, the size of the catalogue"
-            )
+            items = self.run.dataset.num_items
+            raise UserError(f"k: found {k}, expected 1 to {items}, the size of the catalogue")
 
     def trie(self, method: str) -> Trie:
         """Return the trie of the item ids that a ranking method searches."""

@@ -184,7 +184,7 @@ class Recommender(Ranker):
         """Return the tokens of any text as a prompt; triggers stand around the text, those of an
         unknown user among them. UserError where there is no text."""
         if not text.strip():
-            raise UserError("--text: found nothing, expected a prompt")
+            raise UserError("text: found nothing, expected a prompt")
         if self.triggers:
             vocabulary, slots = self.run.vocabulary, self.triggers.layout.slots
             room = self.run.family_config.max_source - slots - 1

@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from p5jax.core.errors import UserError
-from p5jax.parallel.partitioning import path_name
+from p5jax.parallel.partitioning import param_shardings, path_name
 from p5jax.parallel.placing import to_host
 
 PREFIX = "checkpoint"
@@ -259,6 +260,19 @@ def restore_params(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise unreadable(path, error) from error
     return restored["target"]
+
+
+def restore_on_mesh(
+    folder: str | os.PathLike[str], abstract_params: Any, axes: Any, mesh: Mesh | None
+) -> Any:
+    """Only the best checkpoint's parameters, on a mesh by their logical `axes` if there is one."""
+    if mesh is not None:
+        abstract_params = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract_params,
+            param_shardings(mesh, axes, abstract_params),
+        )
+    return restore_params(folder, abstract_params)
 
 
 def params_fingerprint(params: Any) -> str:

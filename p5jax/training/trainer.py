@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,6 +55,11 @@ class TrainConfig:
         least = {"steps": 1, "log_every": 1, "seed": 0, "validate_every": 0, "checkpoint_every": 0}
         at_least(self, least)
 
+    def identity(self) -> dict[str, Any]:
+        """Return, JSON-able, what a run's result depends on."""
+        irrelevant = ("log_every", "keep", "checkpoint_every")
+        return {name: value for name, value in asdict(self).items() if name not in irrelevant}
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -85,6 +90,7 @@ def train(
     validation_batches: Sequence[Batch] = (),
     fsdp: bool = False,
     trainable: Sequence[str] = EVERYTHING,
+    begun: Callable[[], object] | None = None,
     stream: TextIO | None = None,
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
@@ -96,6 +102,7 @@ def train(
     what the run depends on) must be the one it was started with. `validation_batches` (this
     process's rows) give validation/loss and, where the objective scores, validation/accuracy;
     `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
+    `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
     finite, naming the step; the last good checkpoint stays.
     """
@@ -120,15 +127,13 @@ def train(
         loop = _Loop(
             config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
         )
-        loop.begin(params)
+        loop.begin(params, begun or (lambda: None))
         del params
         primary = distributed.is_primary()
         with RunWriters(
             run_dir, config.steps, resumed_step=loop.step, primary=primary, stream=stream
         ) as loop.writers:
             loop.writers.message(describe_mesh(mesh, fsdp))
-            if loop.step:
-                loop.writers.message(f"resuming after step {loop.step}")
             return loop.run(interruption)
 
 
@@ -168,8 +173,8 @@ class _Loop:
     _pending: tuple[int, dict[str, Any]] | None = None
     _shapes: set[Any] = field(default_factory=set)
 
-    def begin(self, params: Any) -> None:
-        """Take up the last checkpoint, or start from `params` where there is none."""
+    def begin(self, params: Any, begun: Callable[[], object]) -> None:
+        """Take up the last checkpoint, or start from `params`; then nothing refuses the run."""
         saved = self.checkpoints.steps()
         if saved:
             progress = _matching_progress(self.checkpoints, saved[-1], self.fingerprint)
@@ -180,10 +185,13 @@ class _Loop:
         else:
             self.state = self.steps.init(params)
         distributed.reached(f"after step {self.step}")
+        begun()
 
     def run(self, interruption: Interruption) -> TrainResult:
         """Go on to the last step; Interrupted by a signal."""
         config = self.config
+        if self.step:
+            self.writers.message(f"resuming after step {self.step}")
         if self._due(config.validate_every) and self.validated != self.step:
             self._validate()  # the interrupted run left this out
         while self.step < config.steps:
@@ -200,6 +208,10 @@ class _Loop:
             if improved or self._due(config.checkpoint_every):
                 self._save()
         self.checkpoints.wait()
+        stop = distributed.agreed_signal(interruption.signal)
+        if stop is not None:  # in the last step or validation: what follows the run is not begun
+            text = f"finished step {self.step}, then stopped"
+            raise Interrupted(stop, f"{text}; the same command resumes what follows")
         return TrainResult(self.step, self.state["target"], dict(self.metrics), self.best)
 
     def _due(self, every: int) -> bool:

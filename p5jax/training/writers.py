@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from p5jax.core.files import replace_text
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -81,9 +83,7 @@ class MetricsFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             kept = [r for r in read_metrics(self.path) if r["step"] <= resumed_step]
-            beside = self.path.with_name(self.path.name + ".tmp")
-            beside.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-            beside.replace(self.path)
+            replace_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -36,7 +36,7 @@ from p5jax.triggers.prompt import (
 )
 from p5jax.triggers.templates import arguments_template
 
-SHOWN = {
+COMPARED_METRICS = {
     "sequential": ("HR@5", "NDCG@5", "HR@10", "NDCG@10"),
     "direct": ("HR@1", "HR@5", "NDCG@5", "HR@10"),
     "explanation": ("sentence BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
@@ -178,7 +178,7 @@ def compared(
 ) -> PromptComparison:
     """One kind of prompt, of several seeds, beside the seen manual prompt."""
     average = averaged_over_seeds(members)
-    names = SHOWN[reference.family]
+    names = COMPARED_METRICS[reference.family]
     over_seeds = {
         name: interval_over_seeds(
             [_mean(member, name) - _mean(reference, name) for member in members]
@@ -220,10 +220,10 @@ def _mean(result: FamilyResult, name: str) -> float:
     return float(np.mean(result.per_user[name].to_numpy()))
 
 
-def format_comparison(rows: Sequence[PromptComparison]) -> str:
+def format_prompt_comparison(rows: Sequence[PromptComparison]) -> str:
     """A table: each kind's means, and under them the difference from the seen manual prompt with
     its 95 % intervals, over users and over seeds."""
-    names = SHOWN[rows[0].result.family]
+    names = COMPARED_METRICS[rows[0].result.family]
     lines: list[tuple[str, ...]] = [(f"{rows[0].result.family}, n = {rows[0].result.n}", *names)]
     for row in rows:
         means = [interval_of_mean(row.result.per_user[name].to_numpy()) for name in names]

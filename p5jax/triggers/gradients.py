@@ -23,14 +23,14 @@ from p5jax.triggers.open_prompts import OpenPrompts
 _BATCH = 16
 _SCORES = 1 << 25  # floats of scores [rows, V] that are held at a time (128 MiB)
 
-Array = TypeVar("Array", jax.Array, np.ndarray)
+Values = TypeVar("Values", jax.Array, np.ndarray)
 
 
-class Gradients(NamedTuple, Generic[Array]):
+class Gradients(NamedTuple, Generic[Values]):
     """Sums over examples: `task` [l, D] over all of them, `users` [U, u, D] over each user's."""
 
-    task: Array
-    users: Array
+    task: Values
+    users: Values
 
 
 def example_nll(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
@@ -32,7 +33,7 @@ TRIGGER_FOLDER = OutputFolder(
     "triggers.json",
     1,
     "p5jax triggers search",
-    begun=(HISTORY, "users-", ".users-"),
+    begun=(HISTORY, "users-"),
 )
 
 
@@ -138,9 +139,8 @@ def _write_users(
             "words": pa.array([words[user] for user in changed], pa.string()),
         }
     )
-    beside = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, beside, compression="zstd")
-    beside.rename(path)
+    with replaced(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
 
 
 def load_triggers(folder: str | os.PathLike[str], run: Run) -> TriggerPrompt:

@@ -47,11 +47,15 @@ def search(
     if saved:
         report(f"resuming after round {saved.round}")
     with Interruption() as interruption:
-        while not rounds.finished:
-            stop = distributed.agreed_signal(interruption.signal)
+        while True:
+            stop, done = distributed.agreed_signal(interruption.signal), rounds.state.round
+            if stop is not None and rounds.finished:  # what follows the search is not begun
+                text = f"finished round {done}, then stopped"
+                raise Interrupted(stop, f"{text}; the same command resumes what follows")
             if stop is not None:
-                done = rounds.state.round
                 raise Interrupted(stop, f"stopped after round {done}; the same command resumes")
+            if rounds.finished:
+                return
             record = rounds.advance()
             if distributed.is_primary():
                 _append(folder / HISTORY, record)

@@ -120,9 +120,9 @@ def test_every_run_file_builds(file):
             assert (built.dataset, built.run_dir) == ("d", "r")
 
 
-def test_operative_config_can_be_run_again(tmp_path):
+def test_bound_config_can_be_run_again(tmp_path):
     configure(tmp_path, "N = 3\nTrainConfig.steps = %N\n", "N=9")
-    text = config.operative_config()
+    text = config.bound_config()
     configure(tmp_path, text)
     assert config.build(TrainConfig).steps == 9
 

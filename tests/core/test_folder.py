@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json, differences
 
-KIND = OutputFolder("study", "study.json", 3, "p5jax ppr study", begun=("words", ".words."))
+KIND = OutputFolder("study", "study.json", 3, "p5jax ppr study", begun=("words",))
 MADE_FROM = {"data": "abc", "settings": {"seeds": 5, "widths": (8, 16)}, "path": "/a"}
 
 
@@ -64,7 +64,7 @@ def test_what_failed_before_anything_was_kept_gives_way(tmp_path):
 
 
 def test_a_making_that_was_cut_short_may_be_claimed(tmp_path):
-    for name in ("words", ".words.partial", "study.json.partial"):
+    for name in ("words", ".words.partial", "study.json.partial", ".study.json.partial"):
         (tmp_path / name).write_text("half")
     assert KIND.claim(tmp_path, MADE_FROM) is None
 

@@ -133,7 +133,7 @@ def test_an_export_is_kept_and_no_other_takes_its_place(world, tmp_path):
     assert {f: f.stat().st_mtime_ns for path in paths for f in path.iterdir()} == before
     other = tmp_path / "other"
     build_dataset(read_raw("synthetic", seed=1), other)
-    with pytest.raises(UserError, match="choose another --out") as caught:
+    with pytest.raises(UserError, match="choose another folder") as caught:
         export_tables(other, out)
     assert world.fingerprint[:12] in str(caught.value)
     assert Dataset.load(other).fingerprint[:12] in str(caught.value)

@@ -121,6 +121,15 @@ def test_a_stopped_ranking_resumes_and_ends_the_same(run, ranked, tmp_path):
     assert pq.read_table(out).equals(pq.read_table(ranked))
 
 
+def test_a_signal_in_the_last_batch_is_heard(run, ranked, tmp_path):
+    recommender = Counting(Run.load(run), stop_at=60)
+    with pytest.raises(Interrupted, match="^finished all files, then stopped"):
+        rank_users(recommender, tmp_path, CONFIG, len)
+    assert pq.read_table(tmp_path).equals(pq.read_table(ranked))
+    rank_users(recommender, tmp_path, CONFIG, len)
+    assert recommender.batches == 60
+
+
 def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path, capsys):
     def refused(*arguments: str) -> str:
         assert main(["rank", str(run), *arguments]) == 2
@@ -142,7 +151,7 @@ def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path,
     assert "exact: found it with method beam" in refused(
         "--out", str(tmp_path / "new"), "--method", "beam", "--exact"
     )
-    assert "-k 1000: expected 1 to" in refused("--out", str(tmp_path / "new"), "-k", "1000")
+    assert "k: found 1000, expected 1 to" in refused("--out", str(tmp_path / "new"), "-k", "1000")
     assert "batch_size: found 0" in refused("--out", str(tmp_path / "new"), "--batch-size", "0")
     assert not (tmp_path / "new").exists()
 

@@ -15,6 +15,9 @@ import p5jax
 from p5jax.cli.main import main
 from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
+from p5jax.models.t5 import T5Config
+from p5jax.prompts.families import FamilyConfig
+from p5jax.runs.run import Run, RunConfig
 
 TINY = (
     *("T5Config.emb_dim=32", "T5Config.mlp_dim=64", "T5Config.num_heads=2"),
@@ -171,6 +174,30 @@ def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys)
     assert "run.json: found model.emb_dim = 32, expected 16" in capsys.readouterr().err
 
 
+def test_a_refused_resume_changes_nothing(run, world, capsys):
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    before = files()
+    assert train(world.path, run, 3) == 2
+    assert "found TrainConfig.steps = 30, expected 3" in capsys.readouterr().err
+    assert files() == before
+
+
+def test_a_run_that_never_trained_gives_way(world, tmp_path):
+    def create(pieces: int, prompts: tuple[str, ...]) -> Run:
+        config = RunConfig(
+            str(world.path), str(tmp_path / "run"), prompts=prompts, vocabulary_size=pieces
+        )
+        return Run.create(config, FamilyConfig(), T5Config(vocab_size=0))
+
+    first, second = create(500, ("2-1",)), create(600, ("2-3", "1-1"))
+    assert second.manifest["vocabulary_source"] == "600 pieces"
+    assert second.vocabulary.size > first.vocabulary.size
+    assert set(second.templates) == {"2-3", "1-1"}
+    assert Run.load(tmp_path / "run").manifest == {"format_version": 1, **second.manifest}
+
+
 def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
     from p5jax.data.building import build_dataset
     from p5jax.data.readers.synthetic import synthetic_raw
@@ -223,7 +250,9 @@ def test_one_prompt_asked_for_leaves_the_other_families_out(world, tmp_path):
 def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
     key = world.user_keys[0]
     assert "did you mean" in refused(capsys, "recommend", str(run), "--user", key + "x")
-    assert "-k 0" in refused(capsys, "recommend", str(run), "--user", key, "-k", "0")
+    assert "k: found 0, expected 1 to" in refused(
+        capsys, "recommend", str(run), "--user", key, "-k", "0"
+    )
     assert "not a run folder" in refused(capsys, "recommend", str(tmp_path), "--user", key)
     assert "2-99" in refused(capsys, "evaluate", str(run), "--prompts", "2-99")
     assert "ratng" in refused(capsys, "evaluate", str(run), "--families", "ratng")

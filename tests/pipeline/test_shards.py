@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    (tmp_path / "draws.partial").symlink_to(full)
+    (tmp_path / ".draws.partial").symlink_to(full)
     with pytest.raises(UserError, match=r"draws.partial: could not be written: .*No space left"):
         write_shard(tmp_path / "draws", [[os.urandom(3000)] * 500] * 4)
     assert list(tmp_path.iterdir()) == []
@@ -260,7 +260,7 @@ def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
             {"rates": RATES | {"review": 0.7}},
             "families.rating.rate = '5000 of 10000', expected '3333 of 10000'",
         ),
-        ({"rates": {"rating": 1.0}}, "found families.review.examples = "),
+        ({"rates": {"rating": 1.0}}, "expected '10000 of 10000' (and 2 more); choose another"),
     ],
 )
 def test_other_settings_are_refused(families, world_vocabulary, folder, change, named):

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold.cross_domain import DomainPair, VectorProfiles, user_states
-from p5jax.ppr.cold.evaluation import evaluate
+from p5jax.ppr.cold.evaluation import evaluate_cold
 from p5jax.ppr.cold.leaks import find_cold_leaks
 from p5jax.ppr.cold.protocol import ColdStartConfig
 from p5jax.ppr.cold.results import summarise
@@ -159,7 +159,7 @@ def test_the_source_domain_tells_the_taste_in_the_target_domain():
 
     mixed = np.random.default_rng(0).permutation(profiles.vectors)
     methods = {"profile": scorer(profiles.vectors), "another's": scorer(mixed)}
-    table = evaluate(split, methods, kinds=["zero-shot"])
+    table = evaluate_cold(split, methods, kinds=["zero-shot"])
     rows = {(row.method, row.ranking): row for row in summarise(table, "popularity")}
     for ranking in ("candidates", "catalogue"):
         assert rows["profile", ranking].differences["AUC"].low > 0.1
@@ -209,7 +209,7 @@ def test_a_prompt_from_the_source_domain_beats_one_from_another_user(tmp_path):
         name: tune(target, split, profile, tuning, PromptConfig(), tmp_path / name).scorer
         for name, profile in vectors.items()
     }
-    table = evaluate(split, scorers, kinds=["zero-shot"], rankings=["catalogue"])
+    table = evaluate_cold(split, scorers, kinds=["zero-shot"], rankings=["catalogue"])
     for reference in ("popularity", "mixed"):
         rows = {row.method: row for row in summarise(table, reference)}
         assert rows["right"].differences["AUC"].low > 0.05

@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from p5jax.core.errors import UserError
 from p5jax.ppr.cold import evaluation
-from p5jax.ppr.cold.evaluation import BASELINES, CUTS, METRICS, evaluate, rank_cases
+from p5jax.ppr.cold.evaluation import BASELINES, CUTS, METRICS, evaluate_cold, rank_cases
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.results import format_cold_rows, read_per_user, summarise, write_per_user
 
@@ -104,7 +104,7 @@ def test_minus_infinity_stands_below_everything_and_nan_is_refused():
 
     assert not rank_cases(unranked, cases, ITEMS, "candidates")["AUC"].any()
     with pytest.raises(UserError, match="light: found nan among its scores"):
-        evaluate(
+        evaluate_cold(
             split, {"light": lambda u, i, c: np.full(c.shape, np.nan)}, rankings=["candidates"]
         )
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_a_scorer_sees_one_shape_and_every_case_once():
 
 def test_users_are_averaged_over_their_cases():
     split = cold_split()
-    table = evaluate(split, {"random": table_scorer(10**9)})
+    table = evaluate_cold(split, {"random": table_scorer(10**9)})
     assert set(table["method"].to_pylist()) == {"random", *BASELINES}
     for kind in split.kinds:
         for ranking in evaluation.RANKINGS:
@@ -173,7 +173,7 @@ def test_popularity_counts_what_training_may_see():
         scores = scorers[name](cases.users, cases.items_NxS, cases.candidates)
         np.testing.assert_array_equal(scores, expected[cases.candidates])
         assert (scorers[name](cases.users, cases.items_NxS, None) == expected).all()
-    table = evaluate(split, {}, kinds=["zero-shot"], rankings=["candidates"])
+    table = evaluate_cold(split, {}, kinds=["zero-shot"], rankings=["candidates"])
     means = {row.method: row.metrics["AUC"][0] for row in summarise(table, "popularity")}
     assert means["early popularity"] > means["popularity"]
 
@@ -181,11 +181,11 @@ def test_popularity_counts_what_training_may_see():
 def test_kinds_and_rankings_that_are_not_there():
     split = cold_split()
     with pytest.raises(UserError, match="found no 20-shot one, expected zero-shot, few-shot"):
-        evaluate(split, {}, kinds=["20-shot"])
+        evaluate_cold(split, {}, kinds=["20-shot"])
     with pytest.raises(UserError, match="'zeroshot', expected zero-shot"):
-        evaluate(split, {}, kinds=["zeroshot"])
+        evaluate_cold(split, {}, kinds=["zeroshot"])
     with pytest.raises(UserError, match="'candidate': expected candidates or catalogue; did you"):
-        evaluate(split, {}, rankings=["candidate"])
+        evaluate_cold(split, {}, rankings=["candidate"])
 
 
 def results(values, method, seed=0, users=None):
@@ -290,7 +290,7 @@ def test_the_table_shows_means_differences_and_seeds():
 
 
 def test_written_and_read(tmp_path, monkeypatch):
-    table = evaluate(cold_split(), {}, rankings=["candidates"])
+    table = evaluate_cold(cold_split(), {}, rankings=["candidates"])
     path = tmp_path / "per_user.parquet"
     write_per_user(path, table)
     assert read_per_user(path).equals(table)
@@ -319,7 +319,7 @@ def test_files_that_are_no_results(tmp_path):
 
 
 def test_seeds_have_their_own_users():
-    tables = [evaluate(cold_split(seed), {}, rankings=["candidates"]) for seed in (0, 1)]
+    tables = [evaluate_cold(cold_split(seed), {}, rankings=["candidates"]) for seed in (0, 1)]
     rows = summarise(pa.concat_tables(tables), "popularity")
     assert {row.seeds for row in rows} == {2}
     assert dataclasses.asdict(rows[0])["kind"] == "zero-shot"

@@ -15,7 +15,7 @@ from prompted_models import BACKBONE, PROMPT, TUNE, model_and_params
 from p5jax.core.errors import Interrupted, UserError
 from p5jax.ppr.backbone.pretraining import PretrainConfig, pretrain
 from p5jax.ppr.backbone.sequences import SequenceConfig
-from p5jax.ppr.cold.evaluation import evaluate, rank_cases
+from p5jax.ppr.cold.evaluation import evaluate_cold, rank_cases
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.recommend import parse_profile, recommend
 from p5jax.ppr.model import PromptedScorer
@@ -160,7 +160,7 @@ def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
     tuned = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
     last = last_params(tuned.path)
     loaded = Tuned.load(tmp_path / "light")
-    table = evaluate(cold, {"light": loaded.scorer, "pretrain": backbone.scorer})
+    table = evaluate_cold(cold, {"light": loaded.scorer, "pretrain": backbone.scorer})
     assert set(table["method"].to_pylist()) >= {"light", "pretrain", "popularity"}
     best = restore_params(tmp_path / "light" / "checkpoints", jax.eval_shape(tuned.initial))
     users, items = np.array([0, 5]), np.array([[0, 0], [3, 4]])
@@ -235,7 +235,7 @@ def test_recommendations_for_users_and_for_profiles(backbone, cold, schema, tmp_
         ({"profile": {"agee": "3"}}, "did you mean age"),
         ({"profile": {"occupation": "astronaut"}}, "occupation=astronaut: expected one of"),
         ({"profile": {"age": "old"}}, "age=old: expected a number"),
-        ({"profile": {"age": "30"}, "k": 0}, "-k 0"),
+        ({"profile": {"age": "30"}, "k": 0}, "k: found 0"),
     ],
 )
 def test_what_a_user_mistypes_is_one_line(backbone, cold, schema, tmp_path_factory, given, message):

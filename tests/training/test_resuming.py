@@ -64,6 +64,25 @@ def test_a_validation_left_out_by_a_signal_is_made_up_for(tmp_path, uninterrupte
     assert train_records(tmp_path) == train_records(run_dir)
 
 
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_a_signal_at_the_end_is_heard_after_all_is_saved(tmp_path, in_validation):
+    def stop():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    config = TrainConfig(steps=4, log_every=2)
+    expected = train_toy(tmp_path / "whole", config=config)
+    batches = Batches(at={} if in_validation else {3: stop})
+    validate = (lambda params, step: stop() or {}) if in_validation else None
+    text = "finished step 4, then stopped; the same command resumes what follows"
+    with pytest.raises(Interrupted, match=text) as caught:
+        train_toy(tmp_path / "stopped", batches, config=config, validate=validate)
+    assert caught.value.signal == signal.SIGINT
+    again = train_toy(tmp_path / "stopped", config=config)
+    assert (again.step, again.best) == (4, expected.best)
+    assert_same_bits(again.params, expected.params)
+    assert train_records(tmp_path / "stopped") == train_records(tmp_path / "whole")
+
+
 def test_accumulation_resumes_the_same(tmp_path):
     optimizer = dataclasses.replace(OPTIMIZER, accumulate=3)
     expected = train_toy(tmp_path / "a", optimizer=optimizer)
@@ -108,6 +127,15 @@ def test_a_run_of_other_things_is_not_resumed(tmp_path):
             fingerprint=fingerprint,
             optimizer=OptimizerConfig(name="adafactor"),
         )
+
+
+def test_a_run_has_begun_once_nothing_can_refuse_it(tmp_path):
+    begun, config = [], TrainConfig(steps=2)
+    train_toy(tmp_path, config=config, fingerprint={"a": 1}, begun=lambda: begun.append("new"))
+    train_toy(tmp_path, config=config, fingerprint={"a": 1}, begun=lambda: begun.append("again"))
+    with pytest.raises(UserError, match="found a = 1, expected 2"):
+        train_toy(tmp_path, config=config, fingerprint={"a": 2}, begun=lambda: begun.append("no"))
+    assert begun == ["new", "again"]
 
 
 # ---- in processes of their own ----
@@ -182,12 +210,14 @@ def test_one_device_is_eight_devices(tmp_path):
 @pytest.mark.check
 def test_two_processes_are_one_and_stop_together(tmp_path, uninterrupted):
     """Each reads half of the rows; a signal to one of them stops both, and both resume."""
-    for stop_at, step in (("6", 8), ("-1", STEPS)):
+    stopped, last = "; the same command resumes", f"finished step {STEPS}, then stopped"
+    ends = f"stopped at step 8{stopped} it", f"{last}{stopped} what follows", f"step {STEPS}"
+    for stop_at, end in zip(("6", str(STEPS - 1), "-1"), ends, strict=True):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = str(free.getsockname()[1])
         pair = [_start("process", tmp_path, stop_at, port, str(i)) for i in range(2)]
-        assert [_finish(p).splitlines()[-1] for p in pair] == [f"step {step}"] * 2
+        assert [_finish(p).splitlines()[-1] for p in pair] == [end] * 2
     run_dir, expected = uninterrupted
     for name, value in expected.params.items():
         np.testing.assert_allclose(_final(tmp_path)[name], value, atol=2e-5, err_msg=name)

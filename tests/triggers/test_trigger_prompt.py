@@ -128,6 +128,23 @@ def test_a_signal_stops_after_a_round_and_the_same_call_resumes(run, finished, t
     assert lines[-1].endswith("this search is finished")
 
 
+def test_a_signal_in_the_last_round_is_heard(run, finished, tmp_path):
+    last = len(history(finished))
+
+    def stopping(line):
+        if line.startswith(f"round {last} "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    text = f"finished round {last}, then stopped; the same command resumes what follows"
+    with pytest.raises(Interrupted, match=text) as stop:
+        search(run, lively(), tmp_path / "stopped", stopping)
+    assert stop.value.signal == signal.SIGINT
+    assert table_of(tmp_path / "stopped") == table_of(finished)
+    lines = []
+    search(run, lively(), tmp_path / "stopped", lines.append)
+    assert lines == [f"{tmp_path / 'stopped'}: this search is finished"]
+
+
 def test_the_folder_has_the_format_of_version_1(run, finished):
     """The keys that folders written so far have; other keys need another version."""
     manifest = json.loads((finished / "triggers.json").read_text())

@@ -339,7 +339,7 @@ def test_settings_that_mean_nothing_are_refused(run):
 
 def test_seeds_are_averaged_by_user_with_an_interval_of_their_own():
     def result(values):
-        metrics = dict.fromkeys(evaluation.SHOWN["sequential"], values)
+        metrics = dict.fromkeys(evaluation.COMPARED_METRICS["sequential"], values)
         table = pa.table({"user": ["a", "b"], "item": ["x", "y"], **metrics})
         return FamilyResult("sequential", "2-3", True, 2, {}, table, [], "ranking")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced
 from p5jax.models.checkpoints.state_dict import read_state_dict
 from p5jax.models.checkpoints.tensor_names import (
     IGNORED,
@@ -292,12 +292,9 @@ def _config_to_json(config: T5Config, projection: str) -> dict[str, Any]:
 def _write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
     """Write both files beside their paths, then rename them: no checkpoint is half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.partial"
-    try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        (folder / "config.json.partial").write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(partial, folder / "model.safetensors")
-        os.replace(folder / "config.json.partial", folder / "config.json")
-    finally:
-        for name in ("model.safetensors.partial", "config.json.partial"):
-            (folder / name).unlink(missing_ok=True)
+    with (
+        replaced(folder / "config.json") as config_file,
+        replaced(folder / "model.safetensors") as weights_file,
+    ):
+        save_file(tensors, weights_file, metadata={"format": "pt"})
+        config_file.write_text(json.dumps(settings, indent=2) + "\n")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -93,11 +94,13 @@ def pretrain(
     run_dir: str | os.PathLike[str],
     users: np.ndarray | None = None,
     mesh: Mesh | None = None,
+    begun: Callable[[Path], object] | None = None,
 ) -> PprRun:
     """Pre-train, or resume, a backbone on the training items of `users` (default: all).
 
     The last two interactions of each user are never trained on. Returns the run, whose parameters
-    are the best checkpoint's. Interrupted by a signal. UserError when run_dir holds a run of
+    are the best checkpoint's. `begun` is called with the run's folder once the run is accepted.
+    Interrupted by a signal. UserError when run_dir holds a run of
     other users, data or settings.
     """
     users = np.arange(dataset.num_users) if users is None else np.unique(users)
@@ -120,16 +123,15 @@ def pretrain(
         fingerprint={name: run.manifest[name] for name in ("users", "backbone", "settings")},
         validate=_validator(model, dataset, users, config) if config.validation_users else None,
         fsdp=config.fsdp,
+        begun=partial(begun, run.path) if begun else None,
     )
     return run
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
     """What the result depends on, apart from data, users and sizes."""
-    parts = asdict(config)
+    parts = asdict(config) | {"training": config.training.identity()}
     del parts["backbone"], parts["fsdp"]
-    for irrelevant in ("log_every", "keep", "checkpoint_every"):
-        del parts["training"][irrelevant]
     settings: dict[str, Any] = as_json(parts)
     return settings
 

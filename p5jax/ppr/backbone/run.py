@@ -18,12 +18,11 @@ from p5jax.evaluation.baseline_results import catalogue_baselines
 from p5jax.evaluation.results import FamilyResult, write_results
 from p5jax.models.initial import Params
 from p5jax.parallel import distributed
-from p5jax.parallel.partitioning import param_shardings
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.sequences import users_fingerprint
 from p5jax.runs.manifest import dataset_entry, load_dataset
-from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
+from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_on_mesh
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 BACKBONE_RUN = OutputFolder("pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain")
@@ -42,16 +41,8 @@ class PprRun:
     def params(self) -> Params:
         """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
         shapes = jax.eval_shape(partial(backbone_params, self.model), jax.random.key(0))
-        if self.mesh is not None:
-            shapes = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=sharding
-                ),
-                shapes,
-                param_shardings(self.mesh, backbone_axes(self.model), shapes),
-            )
-        params: Params = restore_params(self.path / CHECKPOINT_FOLDER, shapes)
-        return params
+        axes = backbone_axes(self.model)
+        return dict(restore_on_mesh(self.path / CHECKPOINT_FOLDER, shapes, axes, self.mesh))
 
     @cached_property
     def scorer(self) -> BackboneScorer:

@@ -47,7 +47,7 @@ def baselines(split: ColdStart) -> dict[str, Scorer]:
     return {name: count_scorer(counts) for name, counts in zip(BASELINES, counted, strict=True)}
 
 
-def evaluate(
+def evaluate_cold(
     split: ColdStart,
     scorers: Mapping[str, Scorer],
     *,

@@ -35,7 +35,9 @@ def recommend(
     if user is None and not profile:
         raise UserError("recommend: found neither a user nor a profile, expected one")
     if not 1 <= k <= dataset.num_items:
-        raise UserError(f"-k {k}: expected 1 to {dataset.num_items}, the size of the catalogue")
+        raise UserError(
+            f"k: found {k}, expected 1 to {dataset.num_items}, the size of the catalogue"
+        )
     history = np.zeros(0, np.int64)
     features = np.zeros_like(tuned.features[0])
     if user is not None:
@@ -62,9 +64,9 @@ def parse_profile(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, sign, value = word.partition("=")
         if not name or not sign or not value:
-            raise UserError(f"--profile {word!r}: expected NAME=VALUE, such as age=25")
+            raise UserError(f"profile: found {word!r}, expected NAME=VALUE, such as age=25")
         if name in profile:
-            raise UserError(f"--profile {name}: found it twice, expected one value")
+            raise UserError(f"profile: found {name} twice, expected one value")
         profile[name] = value
     return profile
 

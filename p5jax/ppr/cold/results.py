@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.files import replaced
 from p5jax.evaluation.compare import (
     RESAMPLES,
     Difference,
@@ -26,7 +27,7 @@ from p5jax.evaluation.compare import (
 from p5jax.evaluation.metrics import Interval, mean_metrics
 from p5jax.ppr.cold.evaluation import KEYS, METRICS
 
-SHOWN = ("AUC", "HR@5", "NDCG@5", "HR@10", "NDCG@10")
+COLD_TABLE_METRICS = ("AUC", "HR@5", "NDCG@5", "HR@10", "NDCG@10")
 RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among the whole catalogue"}
 
 
@@ -72,7 +73,7 @@ class _Values:
 
 
 def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[ColdRow]:
-    """Return a row per kind, ranking and method of `evaluate`'s tables, the reference first.
+    """Return a row per kind, ranking and method of `evaluate_cold`'s tables, the reference first.
 
     Differences are method minus reference, with a paired bootstrap over users; `seed` is the
     bootstrap's. UserError when there is no such method, or methods have other users or seeds.
@@ -173,7 +174,7 @@ def _means(group: np.ndarray, values_NxF: np.ndarray) -> np.ndarray:
     return sums / count[:, None]
 
 
-def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = SHOWN) -> str:
+def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = COLD_TABLE_METRICS) -> str:
     """The rows as text: a table per kind and ranking, means with half their 95 % interval.
 
     Below a mean come its difference from the reference (95 % interval, two-sided p) and, with
@@ -214,16 +215,12 @@ def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
     """Write per-user results as Parquet, under another name first, then renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
+    with replaced(path) as beside:
         pq.write_table(table, beside, compression="zstd")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
-    """Read `evaluate`'s table as written; UserError when it is absent or something else."""
+    """Read `evaluate_cold`'s table as written; UserError when it is absent or something else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")

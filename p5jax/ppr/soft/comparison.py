@@ -28,7 +28,7 @@ def compare_prompts(
 ) -> list[PromptComparison]:
     """Rank the held-out items with manual prompts, trigger tokens and soft prefixes.
 
-    For triggers.evaluation.format_comparison: means, paired intervals over users against the
+    For triggers.evaluation.format_prompt_comparison: means, paired intervals over users against the
     seen manual prompt, and baselines. Folders whose settings differ only in the seed are one row.
     UserError without a soft prompt, or with one of another model.
     """

@@ -173,12 +173,10 @@ def _settings(
         "ProfileConfig": asdict(profile),
         "PipelineConfig": asdict(pipeline),
         "OptimizerConfig": asdict(optimizer),
-        "TrainConfig": asdict(training),
+        "TrainConfig": training.identity(),
     }
     for name in ("run", "out"):  # the run is known by its parameters
         del parts["SoftConfig"][name]
-    for name in ("log_every", "keep", "checkpoint_every"):
-        del parts["TrainConfig"][name]
     for name in ("threads", "workers"):
         del parts["PipelineConfig"][name]
     settings: dict[str, Any] = as_json(parts)
