@@ -98,18 +98,26 @@ def test_exact_is_the_sorted_truth(params, sources, truth, k):
     np.testing.assert_allclose(ranking.logp, -np.sort(-truth, axis=1)[:, :k], atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+# The catalogue, the beam and k: each is compiled.
+@pytest.mark.parametrize(
+    ("name", "beam", "k"),
+    [
+        pytest.param("branching", 2, 1, marks=pytest.mark.check),
+        ("branching", 8, 3),
+        ("flat", 5, 3),
+    ],
+)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     sharpness=st.sampled_from([0.0, 1.0, 6.0]),
     twins=st.booleans(),
-    # The catalogue, the beam and k: each is compiled.
-    case=st.sampled_from([("branching", 2, 1), ("branching", 8, 3), ("flat", 5, 3)]),
     left=st.integers(0, len(IDS)),
 )
-def test_a_guarantee_is_never_false_and_exact_gives_it_to_all(seed, sharpness, twins, case, left):
+def test_a_guarantee_is_never_false_and_exact_gives_it_to_all(
+    seed, sharpness, twins, left, name, beam, k
+):
     """Random models, also with every token as probable as any other and with tied items."""
-    (name, beam, k) = case
     ids = CATALOGUES[name]
     blocked = max(0, len(ids) - left)
     params, sources = model_params(seed, sharpness, twins), model_sources(seed)
@@ -292,7 +300,13 @@ def test_bad_settings_are_refused(params, sources, options, words):
         rank(MODEL, params, sources, TRIE, **options)
 
 
-@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        *("random", "sequential", "released"),
+        *(pytest.param(name, marks=pytest.mark.check) for name in ("collaborative", "token")),
+    ],
+)
 def test_a_catalogue_of_two_thousand_items_in_every_id_scheme(scheme):
     """Every score against that of the item alone, and the best of them found lazily."""
     count, rng = 2100, np.random.default_rng(0)

@@ -294,20 +294,25 @@ def test_a_process_that_does_not_stop_is_killed_with_what_it_started(tmp_path):
     assert not left.exists()
 
 
-def _not_ignored() -> None:
-    """Ctrl-C as a terminal's shell leaves it: bash cannot trap what was ignored when it started,
-    and a shell starts what runs in its background so."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# As a terminal's shell starts a script: bash cannot trap a signal that was ignored when it started,
+# and a shell ignores SIGINT in what it runs in the background, these tests perhaps.
+NOT_IGNORED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_goes_to_all_and_all_may_save(number):
     process = subprocess.Popen(
-        ["bash", str(LAUNCH / "local.sh"), "--", sys.executable, "-c", WORKER + "time.sleep(60)"],
+        [
+            *(sys.executable, "-c", NOT_IGNORED, "bash", str(LAUNCH / "local.sh"), "--"),
+            *(sys.executable, "-c", WORKER + "time.sleep(60)"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_not_ignored,
     )
     first = {process.stdout.readline(), process.stdout.readline()}
     assert first == {"[0] up 0 2\n", "[1] up 1 2\n"}

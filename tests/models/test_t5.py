@@ -311,7 +311,10 @@ def test_the_decoders_dropout_can_differ_from_the_encoders(case: Case) -> None:
     key = {"dropout": jax.random.key(0)}
     for encoder, decoder in ((0.0, 0.5), (0.5, 0.0)):
         config = dataclasses.replace(V10, dropout_rate=encoder, decoder_dropout_rate=decoder)
-        apply = partial(Transformer(config).apply, {"params": case.params}, rngs=key)
+        apply = jax.jit(
+            partial(Transformer(config).apply, {"params": case.params}, rngs=key),
+            static_argnames=("enable_dropout", "method"),
+        )
         encoded = case.encode(source)
         noisy = apply(source, enable_dropout=True, method="encode")
         assert np.allclose(noisy, encoded, atol=1e-5) == (encoder == 0)

@@ -106,8 +106,11 @@ def scores(params, items, prompt=None):
     return user @ MODEL.apply({"params": params}, method="item_table").T
 
 
+APPLY = jax.jit(MODEL.apply)
+
+
 def states(items, prompt=None, params=PARAMS):
-    return np.asarray(MODEL.apply({"params": params}, items, prompt))
+    return np.asarray(APPLY({"params": params}, items, prompt))
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
@@ -138,7 +141,9 @@ def test_empty_histories_work():
     empty = padded([[]])
     np.testing.assert_array_equal(scores(PARAMS, empty), 0)
     prompt = prompts(1)
-    user = MODEL.apply({"params": PARAMS}, empty, prompt, method="user_state")
+    user = jax.jit(MODEL.apply, static_argnames="method")(
+        {"params": PARAMS}, empty, prompt, method="user_state"
+    )
     np.testing.assert_allclose(user[0], states(empty, prompt)[0, 1], rtol=1e-6)
     gradient = jax.grad(lambda p: scores(p, empty, prompt).sum())(PARAMS)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -22,6 +22,11 @@ from p5jax.ppr.model import PromptedModel, PromptedScorer
 from p5jax.training.freezing import split as split_params
 
 
+def applied(model, params, *inputs, method=None):
+    """A method of a model, compiled as a whole."""
+    return jax.jit(partial(model.apply, method=method))({"params": params}, *inputs)
+
+
 def two_layers(params, x):
     hidden = np.maximum(x @ params["w1"]["kernel"] + params["w1"]["bias"], 0)
     return hidden @ params["w2"]["kernel"] + params["w2"]["bias"]
@@ -36,12 +41,12 @@ def test_prompt_and_user_vector_equal_numpy():
     x = np.concatenate([table[codes[:, 0]], table[4 + codes[:, 1]]], axis=1)
     prompt = two_layers(p["generator"]["mlp"], x).reshape(3, 2, 2, 8)
     np.testing.assert_allclose(
-        model.apply({"params": params}, x, method="make"), prompt, rtol=1e-4, atol=1e-5
+        applied(model, params, x, method="make"), prompt, rtol=1e-4, atol=1e-5
     )
     backbone = Backbone(BACKBONE)
-    state = backbone.apply({"params": params["backbone"]}, items, prompt, method="user_state")
+    state = applied(backbone, params["backbone"], items, prompt, method="user_state")
     expected = np.array(state) + two_layers(p["profile_mlp"], x)
-    users, states = model.apply({"params": params}, codes, items)
+    users, states = applied(model, params, codes, items)
     np.testing.assert_allclose(users, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states, state, rtol=1e-4, atol=1e-5)
     scorer = PromptedScorer(model, params, codes)
@@ -60,7 +65,7 @@ def test_without_a_prompt_the_user_vector_is_the_backbone_s_and_the_profile_s():
     model, params = model_and_params(prompted=False)
     assert "generator" not in params
     codes, items = np.array([[1, 2], [1, 2]]), np.array([[0, 4], [0, 0]])
-    users, states = model.apply({"params": params}, codes, items)
+    users, states = applied(model, params, codes, items)
     assert np.all(np.array(states)[1] == 0)  # no history, no prompt
     p = jax.tree.map(np.array, params)
     x = np.concatenate([p["profile"]["embedding"][1], p["profile"]["embedding"][6]])
@@ -74,10 +79,8 @@ def test_vectors_are_profiles_too():
     items = np.array([[0, 4], [1, 2]])
     found = PromptedScorer(model, params, vectors)(np.array([4, 0]), items)
     x = vectors[[4, 0]]
-    prompt = model.apply({"params": params}, x, method="make")
-    state = Backbone(BACKBONE).apply(
-        {"params": params["backbone"]}, items, prompt, method="user_state"
-    )
+    prompt = applied(model, params, x, method="make")
+    state = applied(Backbone(BACKBONE), params["backbone"], items, prompt, method="user_state")
     user = np.array(state) + two_layers(jax.tree.map(np.array, params["profile_mlp"]), x)
     table = np.array(params["backbone"]["item_embedding"]["embedding"][:60])
     np.testing.assert_allclose(found, user @ table.T, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from kept_training import stopped_at
@@ -77,7 +78,7 @@ def test_the_objective_is_the_model_s_loss_behind_the_users_own_prefixes(run):
     state = soft_run(run)
     batch = next(soft_iterator(state.backbone, replace(PIPELINE, batching="longest")))
     params = {"t5": run.params, "soft": state.soft}
-    loss_sum, sums = state.backbone.objective()(params, batch, None)
+    loss_sum, sums = jax.jit(state.backbone.objective())(params, batch, None)
     expected = 0.0
     sources = state.sources(batch["encoder_input_tokens"], batch["users"])
     for source, target in zip(sources, batch["decoder_target_tokens"], strict=True):
@@ -96,6 +97,19 @@ def test_ranked_lists_are_those_of_the_embedded_prefix(run):
         config=EvaluationConfig(batch_size=4, exact=True),
     )  # fmt: skip
     plain = Transformer(run.model.config)
+
+    @jax.jit
+    def logits_behind(prefix, text, fed, ids):
+        embedded = plain.apply({"params": run.params}, text, method="embed")
+        whole = jnp.concatenate([prefix[None], embedded], axis=1)
+        tokens = jnp.concatenate([jnp.full((1, 3), 9), text], axis=1)
+        encoded = plain.apply(
+            {"params": run.params}, whole, tokens, enable_dropout=False, method="encode_embedded"
+        )
+        return plain.apply(
+            {"params": run.params}, encoded, tokens, fed, ids, enable_dropout=False, method="decode"
+        )
+
     prefixes = state.backbone.prompt.apply(
         {"params": state.soft}, state.backbone.profiles.codes_UxM
     )
@@ -108,16 +122,8 @@ def test_ranked_lists_are_those_of_the_embedded_prefix(run):
         if example.user not in by_user:
             continue
         text = np.array([[*run.vocabulary.encode(example.inputs), 1]])
-        embedded = plain.apply({"params": run.params}, text, method="embed")
-        whole = np.concatenate([prefixes[example.user][None], embedded], axis=1)
-        tokens = np.concatenate([np.full((1, 3), 9), text], axis=1)
-        encoded = plain.apply(
-            {"params": run.params}, whole, tokens, enable_dropout=False, method="encode_embedded"
-        )
         fed = np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
-        logits = plain.apply(
-            {"params": run.params}, encoded, tokens, fed, ids, enable_dropout=False, method="decode"
-        )
+        logits = logits_behind(prefixes[example.user], text, fed, ids)
         logp = np.take_along_axis(np.array(jax.nn.log_softmax(logits)), ids[..., None], 2)[..., 0]
         scores = (logp * (ids > 0)).sum(axis=1)
         scores[run.dataset.history(example.user, "test")] = -np.inf

@@ -134,7 +134,10 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("mode", CHANGED)
+@pytest.mark.parametrize(
+    "mode",
+    ["light", *(pytest.param(mode, marks=pytest.mark.check) for mode in ("full", "finetune"))],
+)
 def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, mode):
     """Weight decay included: what is not the mode's keeps every bit."""
     settings = replace(TUNE, mode=mode, weight_decay=0.1)
