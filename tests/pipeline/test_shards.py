@@ -225,6 +225,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.check
 def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
     """A terminal sends the signal to the worker processes too."""
     out, words = tmp_path / "out", ["--gin_file=runs/sequential.gin", "--epochs=40"]

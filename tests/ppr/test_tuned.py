@@ -134,7 +134,9 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("mode", CHANGED)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=[] if m == "light" else [pytest.mark.check]) for m in CHANGED]
+)
 def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, mode):
     """Weight decay included: what is not the mode's keeps every bit."""
     settings = replace(TUNE, mode=mode, weight_decay=0.1)
@@ -194,6 +196,7 @@ def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, tuned("stopped"), whole)
 
 
+@pytest.mark.check
 def test_vector_profiles_are_kept_with_the_folder(backbone, cold, tmp_path, world):
     vectors = np.random.default_rng(0).normal(size=(world.num_users, 5)).astype(np.float32)
     tune(backbone, cold, vectors, TUNE, PROMPT, tmp_path / "vectors")

@@ -82,6 +82,7 @@ def test_a_killed_search_resumes_to_the_same_tokens(run, finished, tmp_path, mon
     assert history(out) == history(finished)
 
 
+@pytest.mark.check
 def test_a_search_killed_by_the_system_resumes_to_the_same_tokens(run, world, finished, tmp_path):
     """kill -9 of a process in mid-search; another one ends it."""
     script = (
