@@ -75,7 +75,7 @@ class Shards:
 def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Shards:
     """Open the shards of the samples that would be rendered.
 
-    UserError when the folder holds others, naming the first difference, or is unfinished or damaged.
+    UserError when the folder holds others, naming the first difference, is unfinished or damaged.
     """
     folder = Path(folder)
     manifest = SHARD_FOLDER.read(folder)
