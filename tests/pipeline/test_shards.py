@@ -338,7 +338,7 @@ def test_damaged_folders_are_refused(rendered, copy, tmp_path):
     manifest = copy / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"shard_format": 1', '"shard_format": 9'))
-    refused("found shard format 9, expected 1")
+    refused("found shard_format 9, expected 1")
     for junk in ("{", "[]", '{"format_version": 1, "name": "a dataset"}'):
         manifest.write_text(junk)
         refused("expected what p5jax data export-shards writes")

@@ -251,7 +251,7 @@ def test_what_a_user_mistypes_is_one_line(backbone, cold, schema, tmp_path_facto
 
 @pytest.mark.parametrize("words", [["age"], ["=3"], ["age="], ["age=3", "age=4"]])
 def test_profile_words_that_are_none_are_refused(words):
-    with pytest.raises(UserError, match="--profile"):
+    with pytest.raises(UserError, match="^profile: found"):
         parse_profile(words)
 
 
