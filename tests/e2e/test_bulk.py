@@ -76,6 +76,7 @@ def test_bulk_is_what_each_user_gets_alone_by_the_exact_method(world, run, ranke
         )
 
 
+@pytest.mark.check
 def test_a_start_cut_short_is_taken_up_and_nobody_gets_nothing(run, tmp_path, ranked):
     (tmp_path / f"{RANKING_FOLDER.manifest}.partial").write_text("{")
     p5jax.load(run).recommend_all(tmp_path, CONFIG, len)

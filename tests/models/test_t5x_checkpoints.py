@@ -297,6 +297,7 @@ def test_an_array_of_a_bucket_is_below_it(tmp_path, monkeypatch):
     assert "models/checkpoint_7/target.encoder.layers_0.mlp.wi_0.kernel/" in seen
 
 
+@pytest.mark.check
 def test_training_goes_on_from_a_checkpoint_of_a_run(world, tmp_path, capsys):
     from p5jax.cli.main import main
 

@@ -225,6 +225,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.check
 def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
     """A terminal sends the signal to the worker processes too."""
     out, words = tmp_path / "out", ["--gin_file=runs/sequential.gin", "--epochs=40"]
@@ -337,7 +338,7 @@ def test_damaged_folders_are_refused(rendered, copy, tmp_path):
     manifest = copy / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"shard_format": 1', '"shard_format": 9'))
-    refused("found shard format 9, expected 1")
+    refused("found shard_format 9, expected 1")
     for junk in ("{", "[]", '{"format_version": 1, "name": "a dataset"}'):
         manifest.write_text(junk)
         refused("expected what p5jax data export-shards writes")

@@ -44,6 +44,7 @@ def refused(capsys, *words):
     return error
 
 
+@pytest.mark.check
 def test_tuned_models_are_compared_on_their_protocol_s_test_users(root, capsys):
     assert main(tuning(root, "finetune")) == 0
     capsys.readouterr()
@@ -73,6 +74,7 @@ def test_evaluations_are_kept_by_user(root, capsys):
         assert row["metrics"]["AUC"][0] == pytest.approx(np.mean(values))
 
 
+@pytest.mark.check
 def test_a_start_that_failed_does_not_stand_in_the_way(root, capsys):
     """The same folder takes the corrected command, but none of other settings after a start."""
     words = tuning(root, "full", "--out", str(root / "again"))
@@ -171,6 +173,7 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     assert "STEPS" not in refused(capsys, *study(world, out, "--gin.STEPS=3"))
 
 
+@pytest.mark.check
 def test_soft_prompts_beside_manual_ones(world, tmp_path, capsys):
     run = random_run(world.path, tmp_path / "run")
     with Checkpoints(run.path / "checkpoints") as checkpoints:

@@ -54,6 +54,7 @@ def trained(run, out, steps=6, **changes):
     train_soft(run, soft, PROMPT, PROFILE, PIPELINE, OPTIMIZER, training)
 
 
+@pytest.mark.check
 def test_only_the_prompt_changes_and_the_loss_falls(run, tmp_path):
     before = params_fingerprint(run.params)
     trained(run, tmp_path / "soft", steps=30)
@@ -89,6 +90,7 @@ def test_the_objective_is_the_model_s_loss_behind_the_users_own_prefixes(run):
     assert float(sums["weight"]) == pytest.approx(len(batch["decoder_target_tokens"]))
 
 
+@pytest.mark.check
 def test_ranked_lists_are_those_of_the_embedded_prefix(run):
     """Brute force: the generator's rows and the text's embeddings through encode_embedded."""
     state = soft_run(run, "2-3")

@@ -40,8 +40,8 @@ def temporary(memory: StepMemory) -> int:
 # What decides: gradients, source activations, logits.
 CASES = [
     ({}, "adamw", 1, 32, 16),
-    (GATED, "adafactor", 8, 128, 24),
-    pytest.param({"vocab_size": 8192}, "adamw", 4, 32, 64, marks=pytest.mark.check),
+    pytest.param(GATED, "adafactor", 8, 128, 24, marks=pytest.mark.check),
+    ({"vocab_size": 8192}, "adamw", 4, 32, 64),
 ]
 
 
@@ -60,7 +60,8 @@ def test_estimate_is_what_xla_reserves(sizes, optimizer, rows, source, target):
     assert temporary(found) == pytest.approx(buffers, rel=0.1)
 
 
-@pytest.mark.parametrize("mesh", [(2, 2), pytest.param((1, 4), marks=pytest.mark.check)])
+@pytest.mark.check
+@pytest.mark.parametrize("mesh", [(2, 2), (1, 4)])
 def test_estimate_on_a_mesh_of_four_devices(mesh):
     """A device's part: state to the byte, the rest to 15 %."""
     code = f"""

@@ -87,7 +87,7 @@ def test_layouts(position, user_place, expected):
     assert Layout(3, 1, position, user_place).sides == expected
 
 
-@pytest.mark.parametrize("family", ["sequential", "direct"])
+@pytest.mark.parametrize("family", ["sequential", pytest.param("direct", marks=pytest.mark.check)])
 def test_batched_values_equal_the_ordinary_evaluators(run, family):
     """All candidates of a position at once, against one evaluation of each prompt."""
     surrogate = SurrogateConfig(beam=20, batch_size=16)
