@@ -134,7 +134,7 @@ def test_tpu_vm_runs_detached_and_fetches(without_tools, tmp_path):
     (home / "env" / "bin" / "p5jax").chmod(0o755)
     subprocess.run(["bash", "-c", _remote(run)], cwd=home, check=True, timeout=10)
     log = home / "p5jax.log"
-    _until(lambda: log.read_text().splitlines() == TRAIN[1:])
+    _until(lambda: log.is_file() and log.read_text().splitlines() == TRAIN[1:])
     (stop,) = _tpu("stop", path=without_tools)
     assert "--worker=all" in stop
     subprocess.run(["bash", "-c", _remote(stop)], cwd=home, check=True, timeout=10)
