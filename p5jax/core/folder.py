@@ -45,7 +45,9 @@ class OutputFolder:
         if not file.is_file():
             raise UserError(f"{path}: not a {self.kind} (no {self.manifest}); see {self.command}")
         try:
-            manifest = dict(json.loads(file.read_text(encoding="utf-8")))
+            manifest: Any = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                raise TypeError(f"a {type(manifest).__name__}")
             found = manifest[self.version_key] if self.version_key else self.version
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -101,7 +101,7 @@ def neighbours(
 def summed(
     pairs: list[tuple[np.ndarray, np.ndarray, float]], shape: tuple[int, int]
 ) -> sp.csr_array:
-    """Add up (rows, columns, value) of equal places in a matrix."""
+    """Add up (rows, columns, value) of equal positions in a matrix."""
     if not pairs:
         return sp.csr_array(shape, dtype=np.float64)
     values = np.concatenate([np.full(len(rows), value) for rows, _, value in pairs])

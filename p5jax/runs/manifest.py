@@ -26,8 +26,8 @@ def dataset_entry(dataset: Dataset, folder: str | os.PathLike[str]) -> dict[str,
 
 def found_at(entry: Mapping[str, Any], folder: Path) -> Path | None:
     """Where the thing that a manifest in `folder` names is: as recorded, or moved with it."""
-    places = Path(entry["path"]), folder / entry["relative"]
-    return next((place for place in places if place.exists()), None)
+    paths = Path(entry["path"]), folder / entry["relative"]
+    return next((path for path in paths if path.exists()), None)
 
 
 def load_dataset(folder: Path, manifest: dict[str, Any], command: str) -> Dataset:

@@ -106,6 +106,7 @@ class Counting(Recommender):
         return super().ranked(*arguments)
 
 
+@pytest.mark.check
 def test_a_stopped_ranking_resumes_and_ends_the_same(run, ranked, tmp_path):
     out = tmp_path / "stopped"
     recommender = Counting(Run.load(run), stop_at=18)

@@ -214,6 +214,7 @@ def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
     assert "random ids" in error
 
 
+@pytest.mark.check
 def test_a_moved_dataset_is_found_after_train_was_told(world, tmp_path, capsys):
     before, after, path = tmp_path / "before", tmp_path / "after", tmp_path / "run"
     shutil.copytree(world.path, before)

@@ -35,7 +35,7 @@ from p5jax.models.t5 import Transformer, init_params
 from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig, make_families
 from p5jax.prompts.template_files import load_templates
-from p5jax.serving.recommender import Recommended
+from p5jax.serving.recommender import Recommended, Recommender
 
 LIMIT = 12
 CONFIG = EvaluationConfig(batch_size=8, beam=64, yes_no_users=2, max_length=16)
@@ -262,7 +262,7 @@ def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, caps
     recommender = SimpleNamespace(
         run=other, recommend=lambda *_, **__: [Recommended([], exact=True)]
     )
-    monkeypatch.setattr("p5jax.load", lambda path, triggers=None: recommender)
+    monkeypatch.setattr(Recommender, "load", lambda path, triggers=None: recommender)
     assert main(["recommend", str(tmp_path), "--user", "x"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""

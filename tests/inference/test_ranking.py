@@ -136,7 +136,7 @@ def a_guarantee_is_never_false(seed, sharpness, twins, case, left):
 
 
 def test_a_guarantee_is_never_false_and_exact_gives_it_to_all():
-    settings(max_examples=15, deadline=None)(a_guarantee_is_never_false)()
+    settings(max_examples=8, deadline=None)(a_guarantee_is_never_false)()
 
 
 @pytest.mark.check
@@ -301,7 +301,7 @@ def test_bad_settings_are_refused(params, sources, options, words):
 
 
 SCHEMES = ("random", "sequential", "collaborative", "token", "released")
-SLOW = ("random", "collaborative")  # many of their prefixes are shared
+SLOW = {*SCHEMES} - {"token"}  # many of their prefixes are shared
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_packing_loses_nothing():
     windows: dict[int, list] = collections.defaultdict(list)
     while len(windows) < 4:
         batch = next(iterator)
-        windows[iterator.get_state()["window"]].append(batch)
+        windows[iterator.get_state()["epoch"]].append(batch)
     iterator.close()
     rows, source, target = iterator.rows, 128, windows[0][0]["decoder_input_tokens"].shape[1]
     assert target % PACKED.target_length == 0

@@ -138,6 +138,7 @@ def test_held_out_items_and_other_users_are_never_read(dataset, tmp_path):
     assert not run.trained_on(np.arange(64))
 
 
+@pytest.mark.check
 def test_resumed_is_uninterrupted(dataset, tmp_path):
     config = small_config("bpr", 2, 0.1, steps=14, checkpoint_every=7, validate_every=5)
     run = pretrain(dataset, config, tmp_path / "run")

@@ -95,6 +95,7 @@ def test_objective_without_dropout_is_bpr_on_user_vectors(cold, schema, world):
     assert float(sums["weight"]) == 10
 
 
+@pytest.mark.check
 def test_contrastive_parts_are_added_and_can_be_left_out(cold, schema, world):
     features = schema.profiles(world)
     model, params = model_and_params(features.sizes, features=features.codes_UxM)

@@ -220,6 +220,7 @@ def test_folders_that_do_not_fit_are_refused(run, finished, world, tmp_path):
         search(run, lively(), tmp_path / "mine", report=lambda line: None)
 
 
+@pytest.mark.check
 def test_every_user_is_ranked_with_the_users_own_triggers(run, finished, tmp_path):
     """In bulk as one by one; the folder remembers by which prompt."""
     prompt = load_triggers(finished, run)

@@ -355,6 +355,7 @@ def test_seeds_are_averaged_by_user_with_an_interval_of_their_own():
     assert row.over_seeds["HR@5"] == pytest.approx((low, high))
 
 
+@pytest.mark.check
 def test_an_ablation_is_a_search_for_each_value_side_by_side(run, tmp_path):
     """Each folder holds the search with that value alone changed; the table has them all."""
     searched = config(users=8, epochs=1)
