@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -59,7 +58,9 @@ def _run(words: list[str]) -> int:
         print(_help(name))
         return 0
     if words == [_VERSION]:
-        print(f"p5jax {importlib.metadata.version('p5jax')}")
+        from importlib.metadata import version  # slow to import, and help must be quick
+
+        print(f"p5jax {version('p5jax')}")
         return 0
     if not words:
         print(_help(""), file=sys.stderr)
