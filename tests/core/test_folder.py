@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
@@ -115,6 +115,7 @@ VALUES = st.recursive(
 KEYS = st.text(min_size=1).filter(lambda key: key not in ("path", "relative"))
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(KEYS, VALUES), KEYS, st.integers())
 def test_there_is_a_difference_exactly_where_one_value_is_another(tree, key, value):
     assert not list(differences(as_json(tree), tree))

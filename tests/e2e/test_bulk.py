@@ -66,6 +66,7 @@ def test_every_user_gets_k_distinct_new_items_of_the_catalogue(world, ranked):
         assert row["exact"]
 
 
+@pytest.mark.check
 def test_bulk_is_what_each_user_gets_alone_by_the_exact_method(world, run, ranked):
     rows = {row["user"]: row for row in pq.read_table(ranked).to_pylist()}
     users = world.user_keys[::17]
@@ -84,6 +85,7 @@ def test_a_start_cut_short_is_taken_up_and_nobody_gets_nothing(run, tmp_path, ra
     assert p5jax.load(run).recommend([]) == []
 
 
+@pytest.mark.check
 def test_blocked_items_are_not_recommended(world, run):
     recommender, user = p5jax.load(run), world.user_keys[3]
     first = recommender.recommend([user], 3, exact=True)[0].items
@@ -123,6 +125,7 @@ def test_a_stopped_ranking_resumes_and_ends_the_same(run, ranked, tmp_path):
     assert pq.read_table(out).equals(pq.read_table(ranked))
 
 
+@pytest.mark.check
 def test_a_signal_in_the_last_batch_is_heard(run, ranked, tmp_path):
     recommender = Counting(Run.load(run), stop_at=60)
     with pytest.raises(Interrupted, match="^finished all files, then stopped"):

@@ -242,6 +242,7 @@ def test_folders_with_odd_names_and_places(tmp_path, capsys, monkeypatch):
     assert Dataset.load(tmp_path / "here").num_users
 
 
+@pytest.mark.check
 def test_one_prompt_asked_for_leaves_the_other_families_out(world, tmp_path):
     overrides = ["RunConfig.prompts=('2-3','2-13')"]
     assert train(world.path, tmp_path / "run", 1, *overrides) == 0

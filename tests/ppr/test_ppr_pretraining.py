@@ -77,6 +77,7 @@ def test_objectives_sum_over_real_positions(loss):
     assert float(with_key) == pytest.approx(float(total), rel=1e-6)  # no dropout here
 
 
+@pytest.mark.check
 def test_the_contrastive_part_is_added_in_training_only():
     params = jax.tree.map(lambda x: x * 30, backbone_params(MODEL, jax.random.key(0)))
     plain, key = next_item_objective(MODEL, LossConfig(), ViewConfig()), jax.random.key(1)

@@ -192,6 +192,7 @@ def light(backbone):
     return train_classifier(backbone, "light")
 
 
+@pytest.mark.check
 def test_a_taste_that_behaviour_shows_is_learned(backbone, light):
     _, _, task, _ = backbone
     table = prediction_table(task, light)

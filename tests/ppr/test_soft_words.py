@@ -71,6 +71,7 @@ def test_prefixes_are_the_table_of_soft_tokens():
     np.testing.assert_array_equal(table["prefix"][8:10], prefixes[4])
 
 
+@pytest.mark.check
 def test_ranking_behind_a_prefix_equals_scoring_every_item_alone(world, world_vocabulary):
     size = world_vocabulary.padded_size
     transformer = small_model(size)

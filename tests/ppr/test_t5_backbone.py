@@ -146,6 +146,7 @@ def test_users_of_other_profiles_have_other_prefixes_and_lists(run):
     assert distance[~same].min() > 1e-3
 
 
+@pytest.mark.check
 def test_a_stopped_training_resumes_and_ends_with_the_same_bits(run, tmp_path):
     trained(run, tmp_path / "whole")
     with stopped_at(4), pytest.raises(Interrupted, match="step 4") as stopped:

@@ -184,6 +184,7 @@ def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
         Tuned.load(tmp_path / "light")
 
 
+@pytest.mark.check
 def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_path):
     def tuned(name):
         return last_params(tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / name).path)

@@ -249,6 +249,7 @@ def test_a_round_of_users_tokens_takes_what_is_best_on_each_users_evidence(run):
     )
 
 
+@pytest.mark.check
 def test_a_user_round_that_changed_nothing_is_followed_by_the_next_best_tokens(run, monkeypatch):
     """K at a time in the order of -e . g, as NumPy has it; a change begins again with the best."""
     layout = Layout(0, 1)  # every round is one of users' tokens
