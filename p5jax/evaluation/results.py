@@ -66,7 +66,8 @@ class _Document(TypedDict):
     results: list[_Row]
 
 
-# Metrics stand beside the pair, a column each.
+# Metrics stand beside the pair, a column each; these are what was said.
+_NO_METRICS = {"prediction", "reference", "text", "top"}
 _SCHEMA = pa.schema(
     [pa.field("user", pa.int32(), nullable=False), pa.field("item", pa.int32(), nullable=False)]
 )
@@ -218,6 +219,12 @@ def _read(folder: Path, row: _Row) -> FamilyResult:
     if table.num_rows != row["n"]:
         found = f"{table.num_rows} rows, expected the {row['n']} of {SUMMARY}"
         raise UserError(f"{folder / row['file']}: found {found}")
+    for name in set(table.column_names) - _NO_METRICS:
+        column = table[name]
+        kinds = pa.types.is_floating, pa.types.is_integer
+        if column.null_count or not any(kind(column.type) for kind in kinds):
+            found = f"column {name!r} of type {column.type}, {column.null_count} values missing"
+            raise UserError(f"{folder / row['file']}: found {found}, expected numbers")
 
     def interval(values: _Interval) -> Interval:
         value, low, high = (math.nan if v is None else v for v in values)
