@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ from p5jax.pipeline.iterator import supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
 from p5jax.training import trainer
+from p5jax.training.checkpoints import reading
+from p5jax.training.checksums import PROGRESS, compared
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
@@ -125,7 +128,9 @@ def _initial_params(run: Run, seed: int) -> Params:
     if not source:
         return init_params(run.model, jax.random.key(seed))
     if is_t5x(source):
-        return import_t5x(source, model)
+        path = Path(source)
+        with reading(path), compared(path / PROGRESS):
+            return import_t5x(source, model)
     starts = model.word_starts if model.whole_words else b""
     return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
 
