@@ -106,8 +106,9 @@ class Dataset:
 
     def _has(self, table: str, column: str) -> bool:
         rows = getattr(self, table)
-        training = rows[column].filter(pc.equal(rows["split"], TRAIN))
-        return bool(training.null_count < len(training))
+        if "split" in rows.column_names:
+            rows = rows.filter(pc.equal(rows["split"], TRAIN))
+        return bool(rows[column].null_count < rows.num_rows)
 
     @cached_property
     def fingerprint(self) -> str:

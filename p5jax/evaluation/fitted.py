@@ -20,6 +20,7 @@ from p5jax.prompts.template_files import load_templates
 from p5jax.text.corpus import corpus
 
 PROMPTS = 100  # of each family
+NEAR = 3  # the distance up to which neighbours are counted
 
 
 class _Words:
@@ -41,7 +42,7 @@ def _prompts(dataset: Dataset) -> Iterator[Any]:
 
 
 def _neighbours(dataset: Dataset) -> Iterator[Any]:
-    near = neighbours(dataset, None, lambda distance: (1 / distance, 1 / distance))
+    near = neighbours(dataset, NEAR, lambda distance: (1 / distance, 1 / distance))
     near.sort_indices()
     yield from (near.indptr, near.indices, np.round(near.data, 6))
 

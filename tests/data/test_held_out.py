@@ -111,3 +111,11 @@ def test_feature_words_of_held_out_reviews_are_found(tmp_path, monkeypatch):
     (line,) = refitted_explanations(dataset, with_other_held_out(dataset))
     assert "training reviews differ from those that" in line
     assert "(the manifest has 3 words)" in line
+
+
+def test_ratings_of_held_out_rows_alone_make_no_family(tmp_path):
+    build_dataset(synthetic_raw(users=60, items=40, seed=0), tmp_path / "d", ratings=False)
+    unrated = Dataset.load(tmp_path / "d")
+    other = with_other_held_out(unrated)
+    assert 0 < other.interactions["rating"].null_count < other.interactions.num_rows
+    assert other.families == unrated.families == ("sequential", "explanation", "review", "direct")
