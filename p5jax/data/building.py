@@ -68,7 +68,7 @@ def build_dataset(
 
     Ratings become whole stars by the scale that is stated, or that training ratings follow. A row
     is a malformed line when its rating is outside a stated scale, or when it is a training row
-    outside a recognised one; a held-out rating outside a recognised one is clipped. Without a
+    outside a recognised one; a held-out rating outside a recognised one is none. Without a
     scale, and without `ratings`, there are no stars. UserError when a user has fewer than three
     interactions, the k-core is empty, or a line is malformed and not skipped.
     """
@@ -145,7 +145,7 @@ def _without(
 ) -> np.ndarray:
     """Return `rows` without those whose rating is outside the scale, which `errors` counts."""
     path = Path(raw.sources[0]["path"] if raw.sources else raw.name)
-    for row in outside.tolist():
+    for row in np.sort(outside).tolist():
         errors.report(
             path,
             int(raw.line[row]) or row + 1,

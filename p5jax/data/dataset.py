@@ -106,9 +106,10 @@ class Dataset:
 
     def _has(self, table: str, column: str) -> bool:
         rows = getattr(self, table)
+        present = pc.is_valid(rows[column])
         if "split" in rows.column_names:
-            rows = rows.filter(pc.equal(rows["split"], TRAIN))
-        return bool(rows[column].null_count < rows.num_rows)
+            present = pc.and_(present, pc.equal(rows["split"], TRAIN))
+        return bool(pc.any(present).as_py())
 
     @cached_property
     def fingerprint(self) -> str:

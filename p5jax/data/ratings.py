@@ -17,12 +17,14 @@ MOST_STARS = 5
 # From narrow to wide: the first that holds the ratings decides.
 KNOWN_SCALES = (
     *((0, 1), (-1, 1), (1, 5), (0.5, 5), (0, 5)),
-    *((1, 10), (0, 10), (-10, 10), (0, 100)),
+    *((1, 7), (1, 10), (0, 10), (-10, 10), (0, 100)),
 )
 
 # Strays are few, and far fewer than the ratings at the end of the scale that they lie beyond: where
 # the scale is wider, what lies beyond is about as frequent as its neighbour.
-STRAY_SHARE, STRAYS_PER_NEIGHBOUR, STRAYS_FROM = 0.02, 0.1, 20
+STRAY_SHARE, STRAYS_PER_NEIGHBOUR, STRAYS_FROM = 0.02, 0.1, 10
+MISSING = -1
+HALF_STARS = 0.1  # a share of halves from which half a star is a rating and no stray
 # Stars come in steps. Counts and times do not, or reach far, and mostly lie near their low end.
 STEP, WHOLE, USUAL_RANGE, LOWEST_MEDIAN = 0.25, 1.0, 10, 0.3
 
@@ -45,11 +47,11 @@ class RatingScale:
     def stars(self, ratings: np.ndarray) -> np.ndarray:
         """Return whole stars float32 [N]: linear from low = 1 to high = 5, halves rounded up.
 
-        Ratings outside are clipped to the scale; NaN stays.
+        NaN stays, and what is outside the scale has no stars: NaN.
         """
-        inside = np.clip(ratings.astype(np.float64), self.low, self.high)
-        stars = 1 + (MOST_STARS - 1) * (inside - self.low) / (self.high - self.low)
-        return np.floor(stars + 0.5).astype(np.float32)
+        share = (ratings.astype(np.float64) - self.low) / (self.high - self.low)
+        stars = np.floor(1 + (MOST_STARS - 1) * share + 0.5).astype(np.float32)
+        return np.where(self.outside(ratings), np.float32(np.nan), stars)
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ class Ratings:
 
     def told(self, outside: int, skipped: int) -> str:
         """Return the sentence for the user, with what was done about ratings outside the scale."""
-        clipped = f"; held-out ratings outside are clipped ({outside:,})" if outside else ""
+        unrated = f"; held-out ratings outside count as none ({outside:,})" if outside else ""
         left_out = f"; lines with ratings outside are skipped ({skipped:,})" if skipped else ""
-        return f"{self.understood}{clipped}{left_out}"
+        return f"{self.understood}{unrated}{left_out}"
 
     def outside(self, ratings: np.ndarray) -> np.ndarray:
         """Return which ratings [N] lie outside the scale, none where there is no scale."""
@@ -139,8 +141,16 @@ def fit_ratings(ratings: np.ndarray, training: np.ndarray, options: RatingOption
 
 
 def recognised(ratings: np.ndarray) -> RatingScale | None:
-    """Return the known scale that ratings [N] follow but for a few strays, or None."""
+    """Return the known scale that ratings [N] follow but for a few strays, or None.
+
+    -1 beside positive ratings marks a missing one and is a stray however frequent it is.
+    """
+    if ratings.min() == MISSING and ratings.max() > 1:
+        ratings = ratings[ratings != MISSING]
+    halves = float(np.mean(np.mod(ratings, 1) == 0.5)) >= HALF_STARS
     for low, high in KNOWN_SCALES:
+        if halves and (low, high) == (1, MOST_STARS):
+            continue
         below, above = int((ratings < low).sum()), int((ratings > high).sum())
         if below + above and not _are_strays(ratings, low, high, below, above):
             continue
@@ -177,7 +187,7 @@ def _are_ratings(ratings: np.ndarray, low: float, high: float) -> bool:
 def _understood(known: np.ndarray, scale: RatingScale, how: str) -> str:
     said = f"{scale}, {how}, become stars: {_mapping(scale)}"
     lowest = float(np.mean(known == scale.low))
-    if set(np.unique(known).tolist()) <= {scale.low, 0.0, scale.high} and scale.high == 1:
+    if scale.high == 1 and set(np.unique(known).tolist()) <= {scale.low, 0.0, scale.high}:
         return (
             f"{WARNING}{said}; also an interaction of {scale.low:g} counts as one: --min-rating"
             f" {scale.high:g} leaves those out"

@@ -25,7 +25,10 @@ def of_steps(low: float, high: float, step: float, each: int = 12) -> np.ndarray
     ("ratings", "scale"),
     [
         (of_steps(1, 5, 1), (1, 5)),
-        (of_steps(1, 5, 0.5), (1, 5)),
+        (of_steps(1, 5, 0.5), (0.5, 5)),
+        (np.r_[of_steps(1, 5, 0.5), 0.5], (0.5, 5)),
+        (np.r_[of_steps(0.5, 5, 0.5), 0], (0.5, 5)),
+        (np.r_[of_steps(1, 5, 1), 1.5], (1, 5)),
         (of_steps(2, 4, 1), (1, 5)),
         (of_steps(0.5, 5, 0.5), (0.5, 5)),
         (of_steps(0, 5, 1), (0, 5)),
@@ -39,6 +42,9 @@ def of_steps(low: float, high: float, step: float, each: int = 12) -> np.ndarray
         (np.r_[of_steps(1, 5, 1), 0], (1, 5)),
         (np.r_[of_steps(1, 5, 1, 60), 55, 99, -1], (1, 5)),
         (np.r_[of_steps(1, 10, 1), 0], (1, 10)),
+        (of_steps(1, 7, 1), (1, 7)),
+        (np.r_[of_steps(1, 10, 1), np.full(30, -1)], (1, 10)),  # -1: watched and not rated
+        (np.r_[of_steps(1, 5, 1), np.full(90, -1)], (1, 5)),
         (MOVIES, (0.5, 5)),
         (np.random.default_rng(0).lognormal(2, 1.5, 500).round(1), None),  # hours played
         (np.random.default_rng(0).geometric(0.03, 500), None),  # times listened to
@@ -55,12 +61,12 @@ def test_scales_are_recognised_and_strays_do_not_matter(ratings, scale):
     [
         ((1, 5), [1, 1.5, 2.4, 2.5, 5, np.nan], [1, 2, 2, 3, 5, np.nan]),
         ((0.5, 5), [0.5, 1, 1.5, 3, 5], [1, 1, 2, 3, 5]),
-        ((0, 10), [0, 1, 2.5, 5, 8, 10, 11, -3], [1, 1, 2, 3, 4, 5, 5, 1]),
+        ((0, 10), [0, 1, 2.5, 5, 8, 10, 11, -3], [1, 1, 2, 3, 4, 5, np.nan, np.nan]),
         ((0, 100), [0, 49, 100], [1, 3, 5]),
         ((-1, 1), [-1, 0, 1], [1, 3, 5]),
     ],
 )
-def test_stars_are_linear_whole_and_clipped(scale, ratings, stars):
+def test_stars_are_linear_and_whole_and_there_are_none_outside(scale, ratings, stars):
     found = RatingScale(*scale).stars(np.array(ratings, np.float32))
     np.testing.assert_array_equal(found, stars)
 
@@ -113,10 +119,10 @@ def test_one_held_out_rating_leaves_every_training_row_as_it_is(tmp_path):
     before, after = made(tmp_path / "a"), made(tmp_path / "b", one_is_ten)
     was, now = stars_by_pair(before), stars_by_pair(after)
     differing = {pair for pair in was if was[pair] != now[pair]}
-    assert [now[pair] for pair in differing] == [(5, TEST)]  # clipped from 10; it was 3
+    assert [now[pair] for pair in differing] == [(None, TEST)]
     for name in ("users", "items"):
         assert getattr(before, name).equals(getattr(after, name))
-    assert "held-out ratings outside are clipped (1)" in after.manifest["understood"]["ratings"]
+    assert "held-out ratings outside count as none (1)" in after.manifest["understood"]["ratings"]
 
 
 def test_a_stray_rating_is_a_line_to_skip_and_moves_no_star(tmp_path, capsys):
