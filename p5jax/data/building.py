@@ -21,7 +21,7 @@ from p5jax.data.explanations import (
     sample_texts,
 )
 from p5jax.data.item_ids import assign_item_ids
-from p5jax.data.ratings import RatingOptions, Ratings, RatingScale, fit_ratings
+from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
 from p5jax.data.readers.raw import ITEM_COLUMNS, LineErrors, RawData
 from p5jax.data.schemes import is_leaky, scheme_named
 
@@ -82,15 +82,15 @@ def build_dataset(
     of_format = RatingScale(*raw.rating_scale) if raw.rating_scale else None
     asked = RatingOptions(stated, of_format, learned=ratings)
     rows = _rated(raw, min_rating, counts)
-    if stated:
-        rows = _without(raw, rows, rows[stated.outside(raw.rating[rows])], stated, errors)
+    limit = stated or WIDEST  # a number that single precision cannot hold is infinite here
+    rows = _without(raw, rows, rows[limit.outside(raw.rating[rows])], limit, errors)
     while True:
         core = _filter(raw, _drop_repeats(raw, rows, counts), k_core, counts)
         kept = _number(raw, core, scheme, seed)
         training = kept.split == TRAIN
         found = fit_ratings(raw.rating[kept.rows], training, asked)
         outside = found.outside(raw.rating[kept.rows])
-        if not (outside & training).any():
+        if found.scale is None or not (outside & training).any():
             break
         # Their users' last training rows are held out now, so the scale is looked for again.
         rows = _without(raw, rows, kept.rows[outside & training], found.scale, errors)
@@ -140,7 +140,7 @@ def _without(
     raw: RawData,
     rows: np.ndarray,
     outside: np.ndarray,
-    scale: RatingScale | None,
+    scale: RatingScale,
     errors: LineErrors,
 ) -> np.ndarray:
     """Return `rows` without those whose rating is outside the scale, which `errors` counts."""

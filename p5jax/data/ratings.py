@@ -22,7 +22,7 @@ KNOWN_SCALES = (
 
 # Strays are few, and far fewer than the ratings at the end of the scale that they lie beyond: where
 # the scale is wider, what lies beyond is about as frequent as its neighbour.
-STRAY_SHARE, STRAYS_PER_NEIGHBOUR, STRAYS_FROM = 0.02, 0.1, 10
+STRAY_SHARE, STRAYS_PER_NEIGHBOUR, STRAYS_FROM = 0.05, 0.2, 10
 MISSING = -1
 HALF_STARS = 0.1  # a share of halves from which half a star is a rating and no stray
 # Stars come in steps. Counts and times do not, or reach far, and mostly lie near their low end.
@@ -52,6 +52,9 @@ class RatingScale:
         share = (ratings.astype(np.float64) - self.low) / (self.high - self.low)
         stars = np.floor(1 + (MOST_STARS - 1) * share + 0.5).astype(np.float32)
         return np.where(self.outside(ratings), np.float32(np.nan), stars)
+
+
+WIDEST = RatingScale(*map(float, (np.finfo(np.float32).min, np.finfo(np.float32).max)))
 
 
 @dataclass(frozen=True)

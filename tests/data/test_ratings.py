@@ -29,6 +29,7 @@ def of_steps(low: float, high: float, step: float, each: int = 12) -> np.ndarray
         (np.r_[of_steps(1, 5, 0.5), 0.5], (0.5, 5)),
         (np.r_[of_steps(0.5, 5, 0.5), 0], (0.5, 5)),
         (np.r_[of_steps(1, 5, 1), 1.5], (1, 5)),
+        (np.r_[of_steps(1, 5, 1), 0, 0], (1, 5)),
         (of_steps(2, 4, 1), (1, 5)),
         (of_steps(0.5, 5, 0.5), (0.5, 5)),
         (of_steps(0, 5, 1), (0, 5)),
@@ -170,11 +171,23 @@ def test_a_stated_scale_holds_for_every_line(tmp_path, capsys):
         {"rating_scale": 5},
         {"min_rating": float("nan")},
         {"min_rating": "3"},
+        {"min_rating": [3]},
     ],
 )
 def test_impossible_scales_are_refused(tmp_path, options):
     with pytest.raises(UserError, match=r"(rating_scale|min_rating): found .*, expected "):
         made(tmp_path / "s", **options)
+
+
+@pytest.mark.parametrize("event", [2, EVENTS - 1])
+def test_a_rating_beyond_single_precision_is_a_line_to_skip(tmp_path, event):
+    def huge(user: int, number: int) -> float:
+        return 1e39 if (user, number) == (0, event) else rating_at(user, number)
+
+    with pytest.raises(UserError, match=rf"s.inter:{event + 2}: found a rating of inf, expected "):
+        made(tmp_path / "s", huge)
+    skipped = made(tmp_path / "s", huge, skip_bad_lines=True)
+    assert skipped.manifest["protocol"]["ratings"]["scale"] == [1, 5]
 
 
 def playtime(user: int, event: int) -> float:
