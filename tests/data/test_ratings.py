@@ -86,13 +86,17 @@ def rating_at(user: int, event: int) -> float:
     return 1 + (user + event) % 5
 
 
+def line_of(user: int, event: int, rating=rating_at) -> tuple[str, float, int]:
+    """The item, the rating and the time of a user's event."""
+    when = 1_600_000_000 + 10 * user + 1000 * event
+    return f"i{(3 * user + event) % 24}", rating(user, event), when
+
+
 def written(folder, rating=rating_at) -> list[str]:
     """A RecBole file of USERS with EVENTS each, the last two held out; the words that read it."""
     folder.mkdir(exist_ok=True)
     lines = [
-        f"u{u}\ti{(3 * u + e) % 24}\t{rating(u, e):g}\t{1_600_000_000 + 10 * u + 1000 * e}"
-        for u in range(USERS)
-        for e in range(EVENTS)
+        f"u{u}\t%s\t%g\t%d" % line_of(u, e, rating) for u in range(USERS) for e in range(EVENTS)
     ]
     (folder / f"{folder.name}.inter").write_text(HEADER + "\n".join(lines) + "\n")
     return ["data", "prepare", "recbole", "--folder", str(folder), "--k-core", "3"]
@@ -124,6 +128,46 @@ def test_one_held_out_rating_leaves_every_training_row_as_it_is(tmp_path):
     for name in ("users", "items"):
         assert getattr(before, name).equals(getattr(after, name))
     assert "held-out ratings outside count as none (1)" in after.manifest["understood"]["ratings"]
+
+
+def test_other_held_out_rows_prepared_again_leave_every_training_row_as_it_is(tmp_path):
+    """Every held-out rating, item and time is another one; no user or item is gained or lost."""
+
+    def another(user: int, event: int) -> tuple[str, float, int]:
+        place = line_of(user, event)
+        if event < EVENTS - 2:
+            return place
+        return line_of(user + 4, event)[0], 10.0 - event % 2, place[2] + 400 * event
+
+    written(tmp_path / "a")
+    before = made(tmp_path / "a")
+    lines = [f"u{u}\t%s\t%g\t%d" % another(u, e) for u in range(USERS) for e in range(EVENTS)]
+    (tmp_path / "a" / "a.inter").write_text(HEADER + "\n".join(lines) + "\n")
+    after = prepare("recbole", tmp_path / "e", folder=tmp_path / "a", k_core=3)
+    assert training_rows(after) == training_rows(before)
+    assert len(training_rows(before)) == USERS * (EVENTS - 2)
+    assert ids_by_key(after) == ids_by_key(before)
+    assert after.user_keys == before.user_keys
+    said = "held-out ratings outside count as none (32)"
+    assert said in after.manifest["understood"]["ratings"]
+
+
+def training_rows(dataset: Dataset) -> list[tuple]:
+    rows = dataset.interactions.to_pylist()
+    return sorted(
+        (
+            dataset.user_keys[row["user"]],
+            dataset.item_keys[row["item"]],
+            row["rating"],
+            row["timestamp"],
+        )
+        for row in rows
+        if row["split"] == TRAIN
+    )
+
+
+def ids_by_key(dataset: Dataset) -> dict[str, str]:
+    return dict(zip(dataset.item_keys, dataset.item_ids, strict=True))
 
 
 def test_a_stray_rating_is_a_line_to_skip_and_moves_no_star(tmp_path, capsys):
