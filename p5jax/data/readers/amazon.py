@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import html
-import json
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from p5jax.core.documents import parse_json
+from p5jax.core.kinds import is_text
 from p5jax.data.explanations import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.raw import (
@@ -123,8 +124,8 @@ def _name_of(path: Path) -> str:
 
 def _json_object(line: str) -> _Record:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise BadLine(f"found a line that is not JSON ({error}), expected a JSON object") from error
     if not isinstance(record, dict):
         raise BadLine(f"found {type(record).__name__}, expected a JSON object")
@@ -167,7 +168,7 @@ def _add_review(
 
 def _key(record: _Record, field: str) -> str:
     value = _required(record, field)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_text(value):
         raise BadLine(f"field {field!r}: found {_shown(value)}, expected a non-empty string")
     return value.strip()
 
@@ -179,7 +180,8 @@ def _number(record: _Record, field: str) -> float:
             value = float(value)
         except ValueError:
             raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    largest = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= largest:
         raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number")
     return value
 
@@ -238,7 +240,7 @@ def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], l
 def _metadata_object(line: str) -> _Record:
     """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as json_error:
         try:
             record = ast.literal_eval(line)
