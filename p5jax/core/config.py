@@ -67,7 +67,7 @@ def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
     for file in files:
         _bind_file(file)
     _gin(lambda: gin.parse_config(bindings))
-    _refuse_unused_macros()
+    refuse_unused_macros()
 
 
 class _Part(io.StringIO):
@@ -163,7 +163,8 @@ def _where(lines: list[str]) -> str:
     return ""
 
 
-def _refuse_unused_macros() -> None:
+def refuse_unused_macros() -> None:
+    """Raise UserError, naming the nearest, for a macro that is set but that nothing uses."""
     text = gin.config_str(max_line_length=10**6)
     defined, used = set(_MACRO_DEFINED.findall(text)), set(_MACRO_USED.findall(text))
     for name in sorted(defined - used):

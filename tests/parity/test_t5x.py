@@ -43,6 +43,7 @@ def configure(world, run):
         "DATASET": repr(str(world.path)),
         "VOCABULARY": repr(str(run.path / "vocabulary")),
         "p5jax.tasks.register.families": ("rating", "sequential"),
+        "TASK_FEATURE_LENGTHS": LENGTHS,
         "BEAM": 3,
         **{f"T5Config.{name}": size for name, size in SIZES.items()},
     }
@@ -172,6 +173,14 @@ def test_a_part_of_the_mixture_is_named_by_its_suffix(model):
     assert adapter.part_of("p5_synthetic", "sequential_2_3") == "p5_synthetic_sequential_2_3"
     with pytest.raises(UserError, match=r"found 'p5_synthetic_sequental'.*p5_synthetic_sequential"):
         adapter.part_of("p5_synthetic", "sequental")
+
+
+def test_a_split_is_one_that_there_is(model):
+    assert adapter.split_of("p5_synthetic", "validation") == "validation"
+    assert adapter.split_of("p5_synthetic_sequential_2_13", "test") == "test"
+    expected = r"SPLIT: found 'tset', expected one of test, train, validation; did you mean test"
+    with pytest.raises(UserError, match=expected):
+        adapter.split_of("p5_synthetic", "tset")
 
 
 @pytest.mark.parametrize(
