@@ -25,6 +25,8 @@ def _prepare(format: str, arguments: Namespace) -> None:
     from p5jax.data.prepare import prepare
 
     dataset = prepare(format, **vars(arguments))
+    for topic, sentence in dataset.manifest["understood"].items():
+        print(f"{topic:<12} {sentence}")
     for name, count in dataset.manifest["counts"].items():
         print(f"{name:<24} {count:>12,}")
     print(f"wrote {arguments.out}")

@@ -60,6 +60,7 @@ def build_dataset(
             f"prepare: found k-core {k_core} and seed {seed}, expected at least 1 and at least 0"
         )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
+    understood = dict(raw.understood)
     unique = _drop_repeats(raw, counts)
     kept = _number(raw, _filter(raw, unique, k_core, counts), scheme, seed)
     interactions, stars_from = _interactions(raw, kept)
@@ -86,6 +87,7 @@ def build_dataset(
         interactions=interactions,
         reviews=reviews,
         item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
+        understood=understood,
     )
     return counts
 

@@ -167,10 +167,12 @@ def write_dataset(
     interactions: pa.Table,
     reviews: pa.Table,
     item_ids: dict[str, Any],
+    understood: dict[str, str] | None = None,
 ) -> None:
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
-    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
+    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file;
+    `understood` is RawData's.
     UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
@@ -190,6 +192,7 @@ def write_dataset(
             "protocol": protocol,
             "item_ids": item_ids,
             "counts": counts,
+            "understood": understood or {},
             "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
         }
         DATASET_FOLDER.write(partial, manifest)

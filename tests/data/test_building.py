@@ -57,6 +57,12 @@ def test_time_decides_and_ties_stay_in_source_order(tmp_path):
     assert data.user_names[user] == "N u"
 
 
+def test_what_was_understood_is_in_the_manifest(tmp_path):
+    told = {"times": "seconds", "ratings": "warning: all are 4"}
+    data = prepared(raw_of(SQUARE, understood=told), tmp_path, k_core=1)
+    assert told.items() <= data.manifest["understood"].items()
+
+
 def test_repeats_are_dropped_and_counted_apart(tmp_path):
     again = [
         ("u", "a", 4.0, 0, None, None),  # the very same row: a duplicate

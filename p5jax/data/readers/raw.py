@@ -24,6 +24,7 @@ TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pa
 CHUNK = 50_000  # texts held as Python strings before they move to Arrow
 PROGRESS_SECONDS = 5.0
 PROGRESS_STEP = 4096  # units between two looks at the clock
+WARNING = "warning: "  # begins a sentence of `RawData.understood` that a person must look at
 LATEST = 2**62
 
 Item = TypeVar("Item")
@@ -38,7 +39,9 @@ class RawData:
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
     U or I values, None where unknown. source_numbers: the source's own item numbering, if it has
     one. feature_words: a given feature list, most frequent first; None: extract one.
-    sources: path, bytes and sha256 of each file.
+    sources: path, bytes and sha256 of each file. understood: what the reader took the source for,
+    a topic ("times", "ratings", ...) and one plain sentence, which begins with WARNING where it may
+    not be what the user meant; with what `build_dataset` adds, ten topics at most.
     """
 
     name: str
@@ -58,6 +61,7 @@ class RawData:
     feature_words: list[str] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
     skipped_lines: int = 0
+    understood: dict[str, str] = field(default_factory=dict)
 
 
 class RowCollector:
@@ -112,6 +116,7 @@ class RowCollector:
         source_numbers: list[str] | None = None,
         sources: list[dict[str, Any]] | None = None,
         skipped_lines: int = 0,
+        understood: dict[str, str] | None = None,
     ) -> RawData:
         """Return the collected rows with the users' and items' columns."""
         self._flush()
@@ -132,6 +137,7 @@ class RowCollector:
             source_numbers=source_numbers,
             sources=sources or [],
             skipped_lines=skipped_lines,
+            understood=understood or {},
         )
 
 
