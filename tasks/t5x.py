@@ -8,11 +8,12 @@ macro that nothing uses an error, and lets a UserError end t5x's programs with o
 from __future__ import annotations
 
 import glob
-import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
+import importlib.util  # gin 0.5 uses it too, without importing it
+import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -207,23 +208,30 @@ def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place:
             _refuse_others(found[key], expected[key], f"{path}/")
 
 
+_mentioned: set[str] = set()  # the macros that files use, even where a flag takes their place
+
+
+def _macro(delegate: Any, name: str, make: Callable[..., Any] = gin.ParserDelegate.macro) -> Any:
+    _mentioned.add(name)
+    return make(delegate, name)
+
+
 def _refuse_unused_macros(bindings: Mapping[tuple[str, str], Any]) -> None:
     if any(name.endswith("t5x.part_of") for _, name in bindings):  # a configuration of gin/t5x/
-        config.refuse_unused_macros()
+        config.refuse_unused_macros(_mentioned)
 
 
 def _is_resource(path: str) -> bool:
-    """As gin asks before it reads a file of a package; gin 0.5 fails at a folder that is none.
+    """Whether a path is that of a file in a package, such as t5x/configs/runs/eval.gin.
 
-    `include 'models/small.gin'` would then fail wherever there is a folder models/. And it logs an
-    error for each path that cannot be a package's.
+    gin 0.5 fails where a folder is no package: `include 'models/small.gin'` beside one of yours.
     """
-    if path.startswith((".", "/")):
-        return False
+    package, file = os.path.split(path)
     try:
-        return bool(resource_reader.system_path_file_exists(path))
-    except TypeError:
+        found = importlib.util.find_spec(package.replace("/", "."))
+    except (ImportError, ValueError):
         return False
+    return bool(found and found.origin and Path(found.origin).with_name(file).is_file())
 
 
 def _show_error(
@@ -254,6 +262,7 @@ def _gin_error(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+gin.ParserDelegate.macro = _macro
 gin.register_finalize_hook(_refuse_unused_macros)
 gin._FILE_READERS[:] = [
     (read, _is_resource if read is resource_reader.system_path_reader else known)

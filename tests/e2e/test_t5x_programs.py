@@ -240,6 +240,7 @@ from gin import config as gin
 import p5jax.core.config
 from t5x import eval, gin_utils, infer, train
 __main__.train, __main__.evaluate, __main__.infer = train.train, eval.evaluate, infer.infer
+__main__.write_inferences_to_file = infer.write_inferences_to_file
 print(p5jax.core.config.gin_folder())
 for name in ("pretrain", "finetune", "eval", "infer"):
     gin.clear_config()

@@ -49,7 +49,9 @@ def configure(world, run):
     }
     gin.clear_config()
     file = str(gin_folder() / "t5x" / "model.gin")
-    gin.parse_config_files_and_bindings([file], [f"{name} = {v}" for name, v in values.items()])
+    bindings = [f"{name} = {v}" for name, v in values.items()]
+    # Not finalized: what t5x's programs take is not used here.
+    gin.parse_config_files_and_bindings([file], bindings, finalize_config=False)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def test_a_split_is_one_that_there_is(model):
     ("changes", "message"),
     [
         ({"num_decoder_layers": 3}, r"found no array decoder/layers_2, .*another T5Config"),
-        ({"whole_words": False}, r"found whole_word_embedder, for which"),
+        ({"whole_words": False}, r"found whole_word_embedder, which this T5Config does not have"),
     ],
 )
 def test_fine_tuning_refuses_a_checkpoint_of_other_parameters(run, model, changes, message):

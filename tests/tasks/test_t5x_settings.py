@@ -135,6 +135,9 @@ def test_a_name_that_nothing_uses_is_an_error():
     expected = r"macro BATCHSIZE is set but nothing uses it; did you mean BATCH_SIZE"
     with pytest.raises(UserError, match=expected):
         parse("pretrain", *FOLDERS, "BATCHSIZE = 8")
+    # A flag for what a macro is for takes its place: the macro of the file is no mistake.
+    parse("pretrain", *FOLDERS, "train.eval_period = 9", "T5Config.dropout_rate = 0.5")
+    assert bound("train.eval_period") == 9
     gin.clear_config()
     gin.parse_config("BATCHSIZE = 8")  # no configuration of p5jax's
     gin.finalize()
