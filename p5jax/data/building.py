@@ -257,7 +257,7 @@ def _reviews(
         training = text.filter(pa.array(kept.split[rows] == TRAIN))
         features = extract_feature_words(sample_texts(training))
     feature, sentence = explanation_columns(text, features)
-    table = interactions.select(COLUMNS["interactions"]).take(rows)
+    table = interactions.select(COLUMNS["interactions"].names).take(rows)
     for name, column in zip(
         ("headline", "text", "feature", "sentence"),
         (headline, text, feature, sentence),
