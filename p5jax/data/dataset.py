@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
@@ -23,6 +24,7 @@ from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
+SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
 
 class _Source(TypedDict):
@@ -144,7 +146,7 @@ class Dataset:
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        """The prompt families this dataset can feed."""
+        """The prompt families this dataset can feed, by what its training rows have."""
         needed = {name: kind.needs for name, kind in FAMILIES.items()}
         return tuple(
             name
@@ -153,8 +155,11 @@ class Dataset:
         )
 
     def _has(self, table: str, column: str) -> bool:
-        values = getattr(self, table)[column]
-        return bool(values.null_count < len(values))
+        rows = getattr(self, table)
+        present = pc.is_valid(rows[column])
+        if "split" in rows.column_names:
+            present = pc.and_(present, pc.equal(rows["split"], TRAIN))
+        return bool(pc.any(present).as_py())
 
     @cached_property
     def fingerprint(self) -> str:

@@ -84,14 +84,14 @@ def opened(kind: Kind, place: Path) -> tuple[str, str]:
     except (UserError, OSError) as error:
         message = str(error)
         if isinstance(error, UserError) and ("\n" in message or len(message) > LONGEST_MESSAGE):
-            return "lines", f"message of {len(message)} characters: {message[:60]!r}"
+            return "lines", "a message of several lines or of thousands of characters"
         return "refused", message[:200]
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in frames if "/p5jax/" in frame.filename]
         at = ours[-1] if ours else frames[-1]
         where = f"{Path(at.filename).name}:{at.name}"
-        return "traceback", f"{type(error).__name__} in {where}: {str(error)[:80]!r}"
+        return "traceback", f"{type(error).__name__} in {where}"
     try:
         expected = kind.reading(place)
     except Exception as error:

@@ -32,6 +32,7 @@ TAG = re.compile(r"<[^<>]{0,200}>")
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
 _Record = dict[str, Any]  # one line's fields
+STARS = (1.0, 5.0)  # of every version
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
 
 
@@ -60,6 +61,7 @@ def read(options: AmazonOptions) -> RawData:
     raw = read_amazon(
         file_paths(options.reviews),
         file_paths(options.metadata),
+        rating_scale=options.rating_scale or STARS,
         skip_bad_lines=options.skip_bad_lines,
     )
     words = file_path(options.feature_words)
@@ -74,12 +76,14 @@ def read_amazon(
     metadata: Sequence[Path] = (),
     *,
     name: str | None = None,
+    rating_scale: Sequence[float] = STARS,
     skip_bad_lines: bool = False,
 ) -> RawData:
     """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
 
     The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
-    times in milliseconds). Metadata of items without a review is ignored.
+    times in milliseconds). Metadata of items without a review is ignored. rating_scale: the lowest
+    and the highest rating that a line may have.
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
@@ -91,7 +95,7 @@ def read_amazon(
             try:
                 record = _json_object(line)
                 fields = NEW if NEW.user in record and OLD.user not in record else OLD
-                _add_review(rows, names, record, fields, versions, (path, number))
+                _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
             except BadLine as problem:
                 errors.report(path, number, problem)
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))
@@ -107,6 +111,7 @@ def read_amazon(
         user_columns={"name": names},
         item_columns=columns,
         time_unit="millisecond" if NEW.user in versions else "second",
+        rating_scale=STARS,
         sources=[describe_source(path) for path in (*reviews, *metadata)],
         skipped_lines=errors.skipped,
     )
@@ -132,14 +137,17 @@ def _add_review(
     names: list[str | None],
     record: _Record,
     fields: _Fields,
+    scale: Sequence[float],
     versions: dict[str, tuple[Path, int]],
     place: tuple[Path, int],
 ) -> None:
     user = _key(record, fields.user)
     item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
     rating = _number(record, fields.rating)
-    if not 1 <= rating <= 5:
-        raise BadLine(f"field {fields.rating!r}: found {rating:g}, expected 1 to 5")
+    if not scale[0] <= rating <= scale[1]:
+        raise BadLine(
+            f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
+        )
     time = parse_time(_number(record, fields.time), fields.time)
     if fields.user not in versions:
         if versions:
