@@ -176,10 +176,9 @@ def _config_from_json(file: Path) -> tuple[T5Config, bool]:
     fields = {name: value for name, value in given.items() if name in names and value is not None}
     refuse_other(file, fields, _Settings)
     projection = fields.get("feed_forward_proj", "relu")
-    epsilon = fields.get("layer_norm_epsilon", 1e-6)
+    epsilon, dropout = fields.get("layer_norm_epsilon", 1e-6), fields.get("dropout_rate", 0.1)
     if epsilon != 1e-6:
         raise UserError(f"{file}: layer_norm_epsilon: found {epsilon}, expected 1e-06")
-    dropout = fields.get("dropout_rate", 0.1)
     if not 0 <= dropout < 1:
         raise UserError(f"{file}: dropout_rate: found {dropout}, expected 0 to below 1")
     config = T5Config(
@@ -191,7 +190,7 @@ def _config_from_json(file: Path) -> tuple[T5Config, bool]:
         head_dim=fields["d_kv"],
         mlp_dim=fields["d_ff"],
         mlp_activations=PROJECTIONS[projection],
-        dropout_rate=fields.get("dropout_rate", 0.1),
+        dropout_rate=dropout,
         relpos_buckets=fields.get("relative_attention_num_buckets", 32),
         relpos_max_distance=fields.get("relative_attention_max_distance", 128),
     )
