@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
@@ -65,14 +66,18 @@ def read_toml(path: str | os.PathLike[str], expected: str) -> tuple[dict[str, An
 def read_json_lines(path: str | os.PathLike[str], kind: Any, expected: str) -> list[Any]:
     """Return a file of JSON values of a kind, one a line; none for a file that is absent.
 
-    A last line without its end, which a killed process left, is passed over. UserError for any
-    other line that is damaged or something else.
+    A last line that a killed process left half written is passed over. UserError for any other
+    line that is damaged or something else.
     """
     path = Path(path)
     if not path.is_file():
         return []
+    *lines, last = read_text(path, expected, encoding="utf-8").split("\n")
+    with contextlib.suppress(ValueError, RecursionError):
+        _document(last)
+        lines.append(last)
     values = []
-    for number, line in enumerate(read_text(path, expected, LARGEST).split("\n")[:-1], 1):
+    for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
         values.append(_parsed(where, line, _document, expected))
         _refuse_other(where, values[-1], kind, expected)
@@ -86,14 +91,19 @@ def _read(
     return _parsed(path, text, parse, expected), text
 
 
-def read_text(path: str | os.PathLike[str], expected: str, largest: int = LARGEST) -> str:
+def read_text(
+    path: str | os.PathLike[str],
+    expected: str,
+    largest: int = LARGEST,
+    encoding: str = "utf-8-sig",
+) -> str:
     """Return a UTF-8 file's text, without a byte-order mark; UserError when it is none."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(largest + 1)
         if len(content) > largest:
             raise ValueError(f"more than {largest} bytes")
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
     except ValueError as error:  # not UTF-8; too large; a path with a NUL

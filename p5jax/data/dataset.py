@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.files import checksum
 from p5jax.core.folder import OutputFolder
 from p5jax.core.kinds import Checksum, Count
 from p5jax.core.tables import read_parquet
@@ -190,15 +191,10 @@ def _lookup(index: dict[str, int], key: str, what: str) -> int:
     return index[key]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_table(file: Path, name: str, checksum: str) -> pa.Table:
+def _read_table(file: Path, name: str, expected: str) -> pa.Table:
     if not file.is_file():
         raise UserError(f"{file}: missing from the dataset folder")
-    if _sha256(file) != checksum:
+    if checksum(file) != expected:
         raise UserError(
             f"{file}: contents differ from the manifest's checksum; prepare the dataset again"
         )
@@ -244,7 +240,7 @@ def write_dataset(
             "item_ids": item_ids,
             "counts": counts,
             "understood": understood or {},
-            "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
+            "tables": {table: checksum(partial / f"{table}.parquet") for table in TABLES},
         }
         DATASET_FOLDER.write(partial, manifest)
         if out.exists():

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError
+from p5jax.core.files import checksum
 from p5jax.core.folder import as_json
-from p5jax.core.kinds import Count, FileName, refuse_other
+from p5jax.core.kinds import Checksum, Count, FileName, refuse_other
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.core.text_table import aligned
 from p5jax.evaluation.intervals import Interval, format_value
@@ -59,6 +60,7 @@ class _Row(TypedDict):
     metrics: dict[str, _Interval]
     examples: list[tuple[str, str, str]]
     file: FileName
+    checksum: NotRequired[Checksum]  # of that file; earlier versions wrote none
 
 
 class _Document(TypedDict):
@@ -150,7 +152,8 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     try:
         for result in merged:
             write_parquet(partial / result.file, result.per_user)
-        document = {**header, "results": summary(merged)}
+        rows = [{**row, "checksum": checksum(partial / row["file"])} for row in summary(merged)]
+        document = {**header, "results": rows}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
         if folder.exists():
@@ -219,10 +222,12 @@ def _read(folder: Path, row: _Row) -> FamilyResult:
     if table.num_rows != row["n"]:
         found = f"{table.num_rows} rows, expected the {row['n']} of {SUMMARY}"
         raise UserError(f"{folder / row['file']}: found {found}")
-    for name in set(table.column_names) - _NO_METRICS:
-        column = table[name]
+    if row.get("checksum") not in (None, checksum(folder / row["file"])):
+        raise UserError(f"{folder / row['file']}: is not as it was written; evaluate again")
+    for name, column in zip(table.column_names, table.columns, strict=True):
         kinds = pa.types.is_floating, pa.types.is_integer
-        if column.null_count or not any(kind(column.type) for kind in kinds):
+        number = any(kind(column.type) for kind in kinds) and not column.null_count
+        if name not in _NO_METRICS and not number:
             found = f"column {name!r} of type {column.type}, {column.null_count} values missing"
             raise UserError(f"{folder / row['file']}: found {found}, expected numbers")
 

@@ -15,14 +15,14 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.files import replace_text
-from p5jax.core.kinds import built
+from p5jax.core.kinds import built, refuse_other
 from p5jax.core.progress import Report, print_progress
 from p5jax.data.dataset import COLUMNS, Dataset
 
@@ -128,6 +128,17 @@ class Profiles:
         return dataclasses.replace(self, codes_UxM=np.where(hit, noisy, codes).astype(np.int32))
 
 
+class _Attribute(TypedDict):
+    name: str
+    categories: list[str]
+    edges: list[float]
+
+
+class _Document(TypedDict):
+    format_version: int
+    attributes: list[_Attribute]
+
+
 @dataclass(frozen=True)
 class ProfileSchema:
     """How values of the users table become codes; fitted once, then applied to any user."""
@@ -168,12 +179,13 @@ class ProfileSchema:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> ProfileSchema:
         """Read what `save` wrote; UserError when it is absent or something else."""
-        document = read_json(path, dict[str, Any], "a profile schema")
-        version = document.pop("format_version", None)
+        document = read_json(path, dict[str, object], "a profile schema")
+        version = document.get("format_version")
         if version != FORMAT_VERSION:
             found = f"format version {shown(version)}"
             raise UserError(f"{path}: found {found}, expected {FORMAT_VERSION}, a profile schema's")
-        return built(path, ProfileSchema, document)
+        refuse_other(path, document, _Document)
+        return built(path, ProfileSchema, {"attributes": document["attributes"]})
 
 
 def fit_profiles(dataset: Dataset, users: np.ndarray, config: ProfileConfig) -> ProfileSchema:

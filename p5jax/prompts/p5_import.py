@@ -150,15 +150,16 @@ def _template(path: Path, record: _Record) -> PromptTemplate:
 def _check_type(path: Path, record: _Record, key: str, value: Any) -> None:
     place = f"{path}:{record.lines[key]}"
     if key in ("id", "task", "source", "target") and not isinstance(value, str):
-        raise UserError(f"{place}: found {key} {value!r}, expected a string")
+        raise UserError(f"{place}: found {key} {shown(value)}, expected a string")
     if key in ("source_argv", "target_argv") and not (
         isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
     ):
-        raise UserError(f"{place}: found {key} {value!r}, expected a list of strings")
+        raise UserError(f"{place}: found {key} {shown(value)}, expected a list of strings")
     if key in ("source_argc", "target_argc"):
         named = record.values.get(key.replace("argc", "argv"), ())
-        if value != len(named):
-            raise UserError(f"{place}: found {key} {value!r}, expected {len(named)}")
+        count = len(named) if isinstance(named, list | tuple) else 0
+        if value != count:
+            raise UserError(f"{place}: found {key} {shown(value)}, expected {count}")
 
 
 def _substitute(path: Path, record: _Record, key: str, rename: Any) -> str:

@@ -78,6 +78,10 @@ def test_lines(tmp_path):
     assert read_json_lines(file, dict[str, int], "a record") == []
     file.write_text('{"a": 1}\n{"a": 2}\n{"a": 3')  # a kill cut the last one
     assert read_json_lines(file, dict[str, int], "a record") == [{"a": 1}, {"a": 2}]
+    file.write_text('{"a": 1}\n{"a": 2}')  # only its end is missing
+    assert read_json_lines(file, dict[str, int], "a record") == [{"a": 1}, {"a": 2}]
+    file.write_text('{"a": 1}\n-5.4')
+    assert f"{file}:2: found -5.4, expected" in one_line(read_json_lines, file, dict, "a record")
     file.write_text('{"a": 1}\n\0\0\0\n{"a": 3}\n')
     assert f"{file}:2: found Expecting" in one_line(read_json_lines, file, dict, "a record")
     file.write_text('{"a": 1}\n{"a": "x"}\n')

@@ -175,6 +175,28 @@ def test_an_interruption_while_replacing_loses_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["test"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 4}, "found 3 rows, expected the 4 of summary.json"),
+        ({"file": "../x.parquet"}, "results: 0: file: found '../x.parquet', expected text of"),
+        ({"kind": "x"}, "results: 0: kind: found 'x', expected 'catalogue' or"),
+        ({"metrics": {"HR@1": [1, 2]}}, "results: 0: metrics: HR@1: found [1, 2], expected 3"),
+        ({"checksum": "0" * 64}, "sequential_2-3.parquet: is not as it was written"),
+        ({"extra": 1}, "results: 0: found key 'extra'"),
+    ],
+)
+def test_a_summary_that_was_changed_is_one_line(tmp_path, change, message):
+    write_results(tmp_path / "test", [result(np.ones(3))], {"params": "x"})
+    file = tmp_path / "test" / "summary.json"
+    document = json.loads(file.read_text())
+    document["results"][0] |= change
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError) as caught:
+        load_results(tmp_path / "test")
+    assert message in str(caught.value)
+
+
 def test_results_come_back_and_only_one_models_are_kept(tmp_path):
     folder = tmp_path / "evaluation" / "test"
     first, second = result(np.ones(3)), result(np.zeros(3), prompt="2-13")

@@ -155,6 +155,10 @@ def test_other_shapes_are_refused_with_the_line(write, needle, replacement, mess
 def test_counts_must_match(write):
     with pytest.raises(UserError, match="found source_argc 3, expected 2"):
         import_p5_templates(write(FILE.replace("['source_argc'] = 2", "['source_argc'] = 3", 1)))
+    with pytest.raises(UserError, match="found target_argc 1, expected 0"):
+        import_p5_templates(
+            write(FILE.replace("['target_argv'] = ['item_id']", "['target_argv'] = 1.5"))
+        )
 
 
 def test_a_template_without_a_key_is_refused(write):
