@@ -56,9 +56,16 @@ class TaskExamples:
         return self.family.example(split, index, rng, prompt)
 
     def kinds(self) -> set[str]:
-        """Return how these examples are judged: keys of p5jax's evaluators."""
+        """Return how these examples are judged: keys of p5jax's evaluators.
+
+        A prompt that no record can fill is not judged: without stars none asks for them.
+        """
         templates = [self.family.templates[id] for id in self.prompts] or self.family.seen
-        return {kind_of(template) for template in templates}
+        return {
+            kind_of(template)
+            for template in templates
+            if any(self.family.size(split, template.id) for split in self.splits)
+        }
 
     def render(self, numbers: tf.data.Dataset) -> tf.data.Dataset:
         """Add to each element's numbers the example's texts and what its metrics need."""
