@@ -14,11 +14,12 @@ from p5jax.data import splits
 from p5jax.data.dataset import TRAIN, write_dataset
 from p5jax.data.explanations import explanation_columns, extract_feature_words, sample_texts
 from p5jax.data.item_ids import assign_item_ids
-from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.readers.raw import ITEM_COLUMNS, WARNING, RawData
 from p5jax.data.schemes import is_leaky, scheme_named
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
 EVENTS_NEEDED = 3  # one each for training, validation and test
+MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
 
@@ -60,7 +61,6 @@ def build_dataset(
             f"prepare: found k-core {k_core} and seed {seed}, expected at least 1 and at least 0"
         )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
-    understood = dict(raw.understood)
     unique = _drop_repeats(raw, counts)
     kept = _number(raw, _filter(raw, unique, k_core, counts), scheme, seed)
     interactions, stars_from = _interactions(raw, kept)
@@ -87,9 +87,23 @@ def build_dataset(
         interactions=interactions,
         reviews=reviews,
         item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
-        understood=understood,
+        understood=raw.understood | _ties(raw, kept),
     )
     return counts
+
+
+def _ties(raw: RawData, kept: _Kept) -> dict[str, str]:
+    """Say how many interactions only the order of the source tells apart, where there are any."""
+    times = raw.timestamp[kept.rows]
+    same = (np.diff(kept.user) == 0) & (np.diff(times) == 0)
+    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(times)
+    if not tied:
+        return {}
+    sentence = (
+        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
+        " the order of the source decides"
+    )
+    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
 
 
 def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
