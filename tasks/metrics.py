@@ -15,15 +15,13 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.answer_evaluators import training_ratings
+from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
-    RANKING_CUTS,
-    Interval,
-    interval_of_mean,
-    ranking_columns,
     rating_metrics,
     ratings_from_text,
     text_metrics,
 )
+from p5jax.evaluation.rank_metrics import RANKING_CUTS, ranking_columns
 
 Target = Mapping[str, str]
 Prediction = str | Sequence[str]
@@ -46,7 +44,8 @@ def stars(dataset: Dataset) -> MetricFn:
             return {}
         ratings, readable = ratings_from_text([text[0] for text in texts], mean)
         metrics = rating_metrics(ratings, np.array(answers, np.float64))
-        return _named("rating", len(answers), metrics | {"unparsable": interval_of_mean(~readable)})
+        metrics["unparsable"] = mean_interval(~readable, shares=True)
+        return _named("rating", len(answers), metrics)
 
     return metric
 
@@ -85,15 +84,11 @@ def _item_scores(
         ]
     )
     depth = max(map(len, texts))
-    columns = ranking_columns(ranks)
-    metrics = {
-        f"{name}@{k}": interval_of_mean(columns[f"{name}@{k}"])
-        for k in RANKING_CUTS
-        for name in ("HR", "NDCG")
-        if k <= depth
-    }
-    real = np.array([np.mean([text in catalogue for text in said]) for said in texts])
-    return _named("item", len(answers), metrics | {"real": interval_of_mean(real)})
+    columns = ranking_columns(ranks, len(catalogue))
+    shown = [f"{name}@{k}" for k in RANKING_CUTS if k <= depth for name in ("HR", "NDCG")]
+    means = {name: columns[name] for name in shown if name in columns}
+    means["real"] = np.array([np.mean([text in catalogue for text in said]) for said in texts])
+    return _named("item", len(answers), mean_intervals(means, shares=True))
 
 
 def choices(dataset: Dataset) -> MetricFn:
@@ -114,7 +109,7 @@ def _right(
     if not answers:
         return {}
     right = np.array([text[0] == a for text, a in zip(texts, answers, strict=True)], np.float64)
-    return _named(kind, len(answers), {metric: interval_of_mean(right)})
+    return _named(kind, len(answers), {metric: mean_interval(right, shares=True)})
 
 
 def _chosen(

@@ -10,8 +10,8 @@ import pyarrow as pa
 from scipy.special import softmax
 
 from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation.intervals import mean_interval
 from p5jax.evaluation.metrics import (
-    interval_of_mean,
     rating_columns,
     rating_metrics,
     ratings_from_text,
@@ -148,7 +148,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     result.metrics.update(
         {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}
     )
-    result.metrics["unparsable"] = interval_of_mean(~readable)
+    result.metrics["unparsable"] = mean_interval(~readable, shares=True)
     result.examples.extend(
         (e.inputs, f"{p:.2f} (said {s!r})", f"{e.answer:g}")
         for e, p, s in zip(examples[:EXAMPLES_SHOWN], predictions, said, strict=False)
@@ -211,7 +211,7 @@ def evaluate_choice(task: Task) -> FamilyResult:
         task.template.id,
         task.template.seen,
         len(examples),
-        {"accuracy": interval_of_mean(right)},
+        {"accuracy": mean_interval(right, shares=True)},
         table,
         list(shown),
         "choice",

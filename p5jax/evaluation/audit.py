@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow.compute as pc
@@ -25,9 +26,9 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     information: dict[str, Any] = {}
     if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():
-            tables[name] = ranking_table(ranks)
+            tables[name] = ranking_table(ranks, dataset.num_items)
         information["id_arithmetic_in_training"] = (
-            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"))
+            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"), dataset.num_items)
             if tables["id_arithmetic"]
             else None
         )
@@ -92,9 +93,12 @@ def format_audit(result: dict[str, Any]) -> str:
         if table is None:
             lines.append(f"  {name:<16}" + f"{'-':>9}" * len(metrics))
             continue
-        low, high = table["intervals"]["HR@10"]
-        cells = "".join(f"{table[metric]:>9.4f}" for metric in metrics)
-        lines.append(f"  {name:<16}{cells}   {low:.4f} - {high:.4f}")
+        cells = "".join(
+            f"{table[metric]:>9.4f}" if metric in table else f"{'-':>9}" for metric in metrics
+        )
+        low, high = table["intervals"].get("HR@10", (math.nan, math.nan))
+        ends = "-" if math.isnan(low) else f"{low:.4f} - {high:.4f}"
+        lines.append(f"  {name:<16}{cells}   {ends}")
     repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
     if repeated and any(repeated.values()):
         lines += [

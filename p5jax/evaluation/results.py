@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
-from p5jax.evaluation.metrics import Interval
+from p5jax.core.text_table import aligned
+from p5jax.evaluation.intervals import Interval, format_value
 
 SUMMARY = "summary.json"
 EXAMPLES_SHOWN = 3  # of each result
@@ -216,21 +217,17 @@ def _read(folder: Path, row: dict[str, Any]) -> FamilyResult:
 def format_results(results: Sequence[FamilyResult]) -> str:
     """The results as text: a table per family and kind, prompts first, then the baselines.
 
-    Each value stands with half the width of its 95 % interval, "-" where there is none.
+    Below each value stands its 95 % interval, "-" where there is none.
     """
     tables = []
     for members in by_table(results):
         names = [n for n in SHOWN_METRICS[members[0].kind] if any(n in m.metrics for m in members)]
         rows = [("", "n", *names)]
         for member in members:
-            rows.append((member.label, str(member.n), *(_cell(member, n) for n in names)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [members[0].title]
-        for row in rows:
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  " + "  ".join(cells).rstrip())
-        tables.append("\n".join(lines))
+            cells = [_cells(member, name) for name in names]
+            rows.append((member.label, str(member.n), *(value for value, _ in cells)))
+            rows.append(("", "", *(ends for _, ends in cells)))
+        tables.append("\n  ".join([members[0].title, *aligned(rows)]))
     return "\n\n".join(tables)
 
 
@@ -242,10 +239,7 @@ def by_table(results: Sequence[FamilyResult]) -> list[list[FamilyResult]]:
     return list(tables.values())
 
 
-def _cell(result: FamilyResult, name: str) -> str:
+def _cells(result: FamilyResult, name: str) -> tuple[str, str]:
     if name not in result.metrics:
-        return "-"
-    value, low, high = result.metrics[name]
-    digits = 2 if name.startswith(("BLEU", "ROUGE")) else 4
-    half = "-" if math.isnan(low) else f"{(high - low) / 2:.{digits}f}"
-    return f"{value:.{digits}f} ±{half}"
+        return "-", ""
+    return format_value(result.metrics[name], 2 if name.startswith(("BLEU", "ROUGE")) else 4)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from p5jax.core import config
 from p5jax.core.folder import as_json
-from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
@@ -167,15 +167,7 @@ def _rank_validator(
     """Return a function (params, step) -> whole-catalogue metrics of some validation users."""
 
     def validate(params: Params, step: int) -> dict[str, float]:
-        result = evaluate_family(
-            run.with_params(params),
-            "sequential",
-            validation.rank_prompt,
-            "validation",
-            limit=validation.rank_users,
-            report=lambda line: None,
-        )
-        names = ("HR@10", "NDCG@10")
-        return {f"validation/{name}": float(result.metrics[name][0]) for name in names}
+        trained = run.with_params(params)
+        return validation_ranking(trained, validation.rank_prompt, validation.rank_users)
 
     return validate

@@ -14,7 +14,7 @@ from p5jax.core.errors import UserError
 from p5jax.evaluation.results import SUMMARY, load_results
 from p5jax.reports.charts import curves
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import COMPARED_METRICS
+from p5jax.triggers.evaluation import compared_metrics
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import HISTORY, TRIGGER_FOLDER, load_triggers
 
@@ -52,7 +52,7 @@ def triggers_section(folder: str | os.PathLike[str], run: Run) -> str:
     for split in ("test", "validation"):
         results = folder / "evaluation" / f"triggers-{split}"
         if (results / SUMMARY).is_file():
-            parts.append(_gains(results, prompt.family, split))
+            parts.append(_gains(results, split))
     return "".join(parts)
 
 
@@ -67,7 +67,7 @@ def _changes(history: list[dict[str, Any]]) -> str:
     return f"<h3>Accepted changes</h3><table>{header}{''.join(rows)}</table>"
 
 
-def _gains(folder: Path, family: str, split: str) -> str:
+def _gains(folder: Path, split: str) -> str:
     """How many users gain and lose against the seen manual prompt, by metric."""
     by_id = {result.prompt_id: result for result in load_results(folder)}
     found = by_id.pop(PROMPT_ID)
@@ -75,7 +75,7 @@ def _gains(folder: Path, family: str, split: str) -> str:
     keys = [("user", "ascending"), ("item", "ascending")]
     before, after = (result.per_user.sort_by(keys) for result in (manual, found))
     rows = []
-    for name in COMPARED_METRICS[family]:
+    for name in compared_metrics(found):
         gain = after[name].to_numpy() - before[name].to_numpy()
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         rows.append(

@@ -13,7 +13,7 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
-from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
 from p5jax.parallel import distributed
@@ -25,7 +25,6 @@ from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
 from p5jax.ppr.soft.t5_backbone import (
     ARGUMENTS,
-    FAMILY,
     PROMPT_ID,
     TRAINABLE,
     SoftBackbone,
@@ -194,9 +193,6 @@ def _validator(
 
     def validate(params: Params, step: int) -> dict[str, float]:
         run = backbone.with_params(params["soft"], folder)
-        result = evaluate_family(
-            run, FAMILY, PROMPT_ID, "validation", limit=limit, report=lambda line: None
-        )
-        return {f"validation/{n}": float(result.metrics[n][0]) for n in ("HR@10", "NDCG@10")}
+        return validation_ranking(run, PROMPT_ID, limit)
 
     return validate
