@@ -31,6 +31,7 @@ from p5jax.data.readers.raw import (
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 USER, ITEM, RATING = "user_id", "item_id", "rating"
+LARGEST = 3.4e38  # of a rating, which is a float32
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _rating(value: str) -> float:
         number = math.nan if "_" in value else float(value)  # "1_0" is 10 to Python alone
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise BadLine(f"field {RATING!r}: found {shown(value)}, expected a number")
     return number
 
