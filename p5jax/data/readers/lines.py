@@ -67,11 +67,11 @@ def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int,
                 if len(line) == LONGEST_LINE:
                     raise UserError(f"{path}:{number}: found more than {len(line):,} bytes a line")
                 try:
-                    text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+                    text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     errors.report(path, number, _not_utf8(path, error))
                     continue
-                text = text.rstrip("\r\n")
+                text = text.removeprefix("\ufeff").rstrip("\r\n")
                 if text.strip():
                     lines += 1
                     yield number, text

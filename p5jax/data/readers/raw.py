@@ -59,15 +59,14 @@ class RawData:
 class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
-    def __init__(
-        self, users: Iterable[str] = (), items: Iterable[str] = (), times: Times | None = None
-    ) -> None:
+    def __init__(self, users: Iterable[str] = (), items: Iterable[str] = ()) -> None:
         """Start with these keys, numbered in this order before any row has them."""
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
-        self.rating, self.times = array("f"), Times() if times is None else times
-        self._pending: dict[str, list[str | None]] = {"headline": [], "text": []}
+        self.rating, self.times = array("f"), Times()
+        self._whole_times = self.times.whole
+        self._headlines, self._texts = list[str | None](), list[str | None]()
         self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
 
     def __len__(self) -> int:
@@ -87,15 +86,18 @@ class RowCollector:
         self.user.append(index)
         self.item.append(self.items.setdefault(item, len(self.items)))
         self.rating.append(rating)
-        self.times.append(timestamp)
-        self._pending["headline"].append(headline)
-        self._pending["text"].append(text)
-        if len(self._pending["text"]) == CHUNK:
+        if type(timestamp) is int:  # nearly always, and a call for each row takes its time
+            self._whole_times.append(timestamp)
+        else:
+            self.times.append(timestamp)
+        self._headlines.append(headline)
+        self._texts.append(text)
+        if len(self._texts) == CHUNK:
             self._flush()
         return index
 
     def _flush(self) -> None:
-        for name, values in self._pending.items():
+        for name, values in (("headline", self._headlines), ("text", self._texts)):
             self._chunks[name].append(pa.array(values, TEXT))
             values.clear()
 
@@ -142,7 +144,7 @@ class RowCollector:
         if errors is not None and errors.skipped and not len(self):
             raise UserError(f"no line is left of {errors.skipped:,}; the first is {errors.first}")
         self._flush()
-        times = self.times.column()
+        times = self.times.column(time_unit)
         told = dict(understood or {})
         if time_unit is None:
             told["times"] = times.understood
@@ -161,7 +163,7 @@ class RowCollector:
             text=pa.chunked_array(self._chunks["text"], TEXT),
             user_columns=user_columns,
             item_columns=item_columns,
-            time_unit=time_unit or times.unit,
+            time_unit=times.unit,
             source_numbers=source_numbers,
             sources=sources or [],
             skipped_lines=errors.skipped if errors else 0,

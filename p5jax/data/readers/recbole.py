@@ -171,7 +171,7 @@ def _values(
     path: Path, lines: Iterator[tuple[int, str]], width: int, errors: LineErrors
 ) -> Iterator[tuple[int, list[str]]]:
     for number, line in lines:
-        values = split_cells(line, width)
+        values = split_cells(line, width) if '"' in line else line.split("\t")
         if len(values) == width:
             yield number, values
         else:
@@ -180,15 +180,15 @@ def _values(
 
 def _rating(value: str) -> float:
     """The number in a cell, NaN where it stands for no value."""
-    if is_missing(value.strip()):
-        return math.nan
     try:
-        number = math.nan if "_" in value else float(value)  # "1_0" is 10 to Python alone
+        number = float(value)
     except ValueError:
         number = math.nan
-    if not abs(number) <= LARGEST:
-        raise BadLine(f"field {RATING!r}: found {shown(value)}, expected a number")
-    return number
+    if abs(number) <= LARGEST and "_" not in value:  # "1_0" is 10 to Python alone
+        return number
+    if is_missing(value.strip()):
+        return math.nan
+    raise BadLine(f"field {RATING!r}: found {shown(value)}, expected a number")
 
 
 def _read_users(

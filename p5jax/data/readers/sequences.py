@@ -122,11 +122,13 @@ def _map_key(keys: dict[str, str] | None, number: int, path: Path | None, field:
     key = keys.get(str(number))
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
-    if not isinstance(key, str) or not is_text(key.strip()):
+    key = key.strip() if isinstance(key, str) else ""
+    if not is_text(key):
         raise UserError(
-            f"{path}: field {field!r}: found {shown(key)} for {number}, expected its key"
+            f"{path}: field {field!r}: found {shown(keys.get(str(number)))} for {number}, expected"
+            " its key"
         )
-    return key.strip()
+    return key
 
 
 def _refuse_repeated(keys: list[str], path: Path, what: str) -> None:
@@ -217,5 +219,7 @@ def _path(categories: str | None) -> str | None:
     text = categories.removeprefix("[").removesuffix("]")
     if not LIST.fullmatch(text):
         return categories
-    parts = dict.fromkeys(single or double for single, double in ITEM.findall(text))
-    return " | ".join(ESCAPE.sub(r"\1", part) for part in parts if part) or categories
+    parts = list(dict.fromkeys(single or double for single, double in ITEM.findall(text)))
+    if "\\" in text:
+        parts = [ESCAPE.sub(r"\1", part) for part in parts]
+    return " | ".join(filter(None, parts)) or categories

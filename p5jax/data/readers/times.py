@@ -46,43 +46,38 @@ class Times:
     def __init__(self, unit: str | None = None) -> None:
         """`unit` is what the source counts in, where its format says so."""
         self.declared = unit
-        self._whole, self._fraction = array("q"), array("q")  # no fraction: none had one
+        self.whole = array("q")
+        self._fraction_rows, self._fractions = array("q"), array("q")  # those that have one
         self._form = ""
-        self._field = ""
         self._day_first: bool | None = None
         self._month_first_rows = 0  # that were read so before a date showed that the day is first
-        self._either_way = ""  # a date that was read before that, and is another one day first
+        self._either_way = ""  # says where a date was before that which is another one day first
         self._zones: set[bool] = set()
 
     def __len__(self) -> int:
-        return len(self._whole)
+        return len(self.whole)
 
     def append(self, time: Time) -> None:
         """Add the time of the next row."""
         if isinstance(time, Decimal):
             scaled = int(time.scaleb(DECIMALS, _EXACT).to_integral_value(ROUND_FLOOR, _EXACT))
             whole, fraction = divmod(scaled, 10**DECIMALS)
-            if fraction and not self._fraction:
-                self._fraction.frombytes(bytes(8 * len(self._whole)))
-                self._fraction.append(fraction)
-            elif self._fraction:
-                self._fraction.append(fraction)
-            self._whole.append(whole)
+            self._fraction_rows.append(len(self.whole))
+            self._fractions.append(fraction)
+            self.whole.append(whole)
         else:
-            self._whole.append(time)
-            if self._fraction:
-                self._fraction.append(0)
+            self.whole.append(time)
 
     def parse(self, value: object, field: str) -> Time:
         """Return what a cell says, for `append`; BadLine when it is no time."""
-        self._field = field
-        if type(value) is int and self._form in ("", "number"):
-            time: Time = value
-        elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        if type(value) is int:
+            time = value
+        elif isinstance(value, str) and len(value) < 19 and value.isdigit() and value.isascii():
             time = int(value)
         else:
             return self._parsed(value, field)
-        self._check_form("number", value, field)
+        if self._form != "number":
+            self._check_form("number", value, field)
         if not -LATEST < time < LATEST:
             raise BadLine(f"field {field!r}: found {shown(value)}, expected a time")
         return time
@@ -122,7 +117,7 @@ class Times:
             form, (moment, fraction) = "date year-month-day", _iso(text)
         else:
             form = "date day.month.year" if "." in text[:3] else "date with slashes or dashes"
-            moment, fraction = self._local(text, form)
+            moment, fraction = self._local(text, form, field)
         self._check_form(form, text, field)
         self._zones.add(moment.tzinfo is not None)
         if moment.tzinfo is None:
@@ -133,40 +128,46 @@ class Times:
             return seconds
         return _EXACT.add(Decimal(seconds), Decimal(f"0.{fraction}"))
 
-    def _local(self, text: str, form: str) -> tuple[datetime.datetime, str]:
+    def _local(self, text: str, form: str, field: str) -> tuple[datetime.datetime, str]:
         """A date with the year at its end."""
         date, _, clock = text.partition(" ")
         parts = date.replace("-", "/").replace(".", "/").split("/")
         first, second, year = (int(part) for part in parts if len(part) in (1, 2, 4))
         year += (1900 if year > 68 else 2000) if len(parts[2]) == 2 else 0
-        day_first = form == "date day.month.year" or self._decided(first, second, text)
+        day_first = form == "date day.month.year" or self._decided(first, second, text, field)
         day, month = (first, second) if day_first else (second, first)
         time, fraction = _clock(clock.strip())
         return datetime.datetime.combine(datetime.date(year, month, day), time), fraction
 
-    def _decided(self, first: int, second: int, text: str) -> bool:
+    def _decided(self, first: int, second: int, text: str, field: str) -> bool:
         """Whether the day is first, as far as the dates so far say."""
         if self._day_first is None and max(first, second) > 12:
             self._day_first = first > 12
             self._month_first_rows = len(self) if self._day_first else 0
         elif self._day_first is None and first != second and not self._either_way:
-            self._either_way = text
+            self._either_way = f"field {field!r}: found dates such as {text!r}"
         return bool(self._day_first)
 
-    def column(self) -> TimeColumn:
-        """Return the times; UserError when day and month cannot be told apart."""
+    def column(self, unit: str | None = None) -> TimeColumn:
+        """Return the times, whose unit shows unless `unit` says it.
+
+        UserError when day and month cannot be told apart.
+        """
+        if unit is not None:
+            return TimeColumn(np.array(self.whole, np.int64), unit, "")
         if self._day_first is None and self._either_way:
             raise UserError(
-                f"field {self._field!r}: found dates such as {self._either_way!r}, in which the"
-                " month or the day may be first, expected year-month-day, such as 2020-01-31"
+                f"{self._either_way}, in which the month or the day may be first, expected"
+                " year-month-day, such as 2020-01-31"
             )
-        whole = np.array(self._whole, np.int64)
+        whole = np.array(self.whole, np.int64)
         if not len(whole):
             return TimeColumn(whole, self.declared or UNKNOWN, "none")
         if self._month_first_rows:
             rows = slice(0, self._month_first_rows)
             whole[rows] = [_swapped(seconds) for seconds in whole[rows].tolist()]
-        fraction = np.array(self._fraction, np.int64)
+        fraction = np.zeros(len(whole) if self._fractions else 0, np.int64)
+        fraction[np.array(self._fraction_rows, np.int64)] = np.array(self._fractions, np.int64)
         if self._form == "number":
             unit, meaning, *warnings = _meaning(whole, fraction, self.declared)
         else:
