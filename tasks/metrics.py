@@ -3,18 +3,20 @@
 Each judges the examples of its own kinds among a task's, so that a task may mix kinds of prompts.
 A target is {"kind", "answer"}; a prediction one text, or the texts of all decodes, best first
 (t5x returns all decodes best last: turn them around).
-Every metric comes with its 95 % interval, "<metric> low" and "<metric> high", and its n.
+Every metric comes with its n and, where so few examples have one, its 95 % interval, "<metric> low"
+and "<metric> high".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.answer_evaluators import training_ratings
+from p5jax.evaluation.histories import training_ratings
 from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
     rating_metrics,
@@ -126,5 +128,6 @@ def _named(what: str, n: int, metrics: Mapping[str, Interval]) -> Scores:
     scores: Scores = {}
     for name, (value, low, high) in metrics.items():
         scores[f"{what}/{name}"] = value
-        scores |= {f"{what}/{name} low": low, f"{what}/{name} high": high}
+        if math.isfinite(low) and math.isfinite(high):  # NaN is no JSON
+            scores |= {f"{what}/{name} low": low, f"{what}/{name} high": high}
     return scores | {f"{what}/n": n}

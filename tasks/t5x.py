@@ -1,13 +1,21 @@
 """p5jax's own model under t5x: what the gin files of gin/t5x/ name. Needs t5x and [seqio].
 
 The module's sizes are the `T5Config` bindings that `p5jax train` takes too, its vocabulary is the
-tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`).
+tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`), makes a
+macro that nothing uses an error, and lets a UserError end t5x's programs with one line.
 """
 
 from __future__ import annotations
 
-import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
-from collections.abc import Mapping
+import glob
+import importlib.util  # gin 0.5 uses it too, without importing it
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -16,15 +24,92 @@ import numpy as np
 from t5x import models
 
 from gin import config as gin  # type: ignore[attr-defined]
+from gin import resource_reader  # type: ignore[attr-defined]
 from p5jax.core import config
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, nearest
 from p5jax.models.t5 import T5Config, Transformer
+from p5jax.prompts.families import FamilyConfig
+from p5jax.tasks.calls import user_error
 from p5jax.tasks.registry import find, vocabulary_of
 
-__all__ = ["EncoderDecoderModel", "parameters_only", "part_of", "transformer", "vocabulary_of"]
+__all__ = [
+    "EncoderDecoderModel",
+    "absolute",
+    "checkpoint",
+    "family_config",
+    "parameters_only",
+    "part_of",
+    "relative_steps",
+    "split_of",
+    "transformer",
+    "vocabulary_of",
+]
 
 config.register_configs(T5Config)
 gin.add_config_file_search_path(str(config.gin_folder()))
+
+
+def absolute(path: str) -> str:
+    """A folder's path as Orbax wants it: absolute, unless it is a URL (gs://...)."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def checkpoint(path: str | Sequence[str]) -> str | list[str]:
+    """The absolute path of a checkpoint, or of each of several, or of a folder of checkpoints.
+
+    UserError when there is none.
+    """
+    if not isinstance(path, str):
+        return [str(checkpoint(each)) for each in path]
+    found = absolute(path)
+    if "://" not in found and not _is_checkpoint(Path(found)):
+        raise UserError(
+            f"{path}: found no checkpoint, expected a folder such as RUN/checkpoints/checkpoint_N"
+            " or MODEL_DIR/checkpoint_N"
+        )
+    return found
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is Orbax's or t5x's own, a folder of such, or TensorFlow's, which is files."""
+    if not path.is_dir():
+        return any(path.parent.glob(f"{glob.escape(path.name)}*"))
+    inside = "state", "checkpoint", "checkpoint_*"
+    return any(next(path.glob(name), None) for name in inside)
+
+
+def family_config(lengths: Mapping[str, int] | None) -> FamilyConfig:
+    """The sampling's parameters: gin's FamilyConfig, its prompts as long as t5x lets inputs be.
+
+    lengths: t5x's TASK_FEATURE_LENGTHS, None for as long as they come. A prompt that is too long
+    loses history, not its end. UserError when FamilyConfig.max_source asks for more.
+    """
+    if lengths is None:
+        return config.build(FamilyConfig)
+    if set(lengths) != {"inputs", "targets"} or not all(
+        type(length) is int and length > 0 for length in lengths.values()
+    ):
+        expected = "{'inputs': 512, 'targets': 64} or other lengths"
+        raise UserError(f"TASK_FEATURE_LENGTHS: found {lengths}, expected {expected}")
+    made = config.build(FamilyConfig, max_source=lengths["inputs"])
+    if made.max_source > lengths["inputs"]:
+        raise UserError(
+            f"FamilyConfig.max_source: found {made.max_source}, expected at most the"
+            f" {lengths['inputs']} of TASK_FEATURE_LENGTHS['inputs']"
+        )
+    return made
+
+
+def relative_steps(total: int | None, relative: int | None, default: int) -> int | None:
+    """The steps after the checkpoint's; None where TRAIN_STEPS, which counts both, is given.
+
+    UserError when TRAIN_STEPS and TRAIN_STEPS_RELATIVE are.
+    """
+    if total is not None and relative is not None:
+        raise UserError(
+            f"TRAIN_STEPS: found {total}, expected none beside TRAIN_STEPS_RELATIVE = {relative}"
+        )
+    return default if total is None and relative is None else relative
 
 
 def part_of(mixture: str, part: str = "") -> str:
@@ -36,6 +121,15 @@ def part_of(mixture: str, part: str = "") -> str:
     name = f"{mixture}_{part}" if part else mixture
     find(name)
     return name
+
+
+def split_of(name: str, split: str) -> str:
+    """The split; UserError when neither the task nor any of the mixture's has one of that name."""
+    known = sorted(find(name).splits)
+    if split not in known:
+        expected = f"expected one of {', '.join(known)}{nearest(split, known)}"
+        raise UserError(f"SPLIT: found {split!r}, {expected}")
+    return split
 
 
 def transformer(name: str) -> Transformer:
@@ -112,3 +206,66 @@ def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place:
             )
         if isinstance(expected[key], Mapping):
             _refuse_others(found[key], expected[key], f"{path}/")
+
+
+_mentioned: set[str] = set()  # the macros that files use, even where a flag takes their place
+
+
+def _macro(delegate: Any, name: str, make: Callable[..., Any] = gin.ParserDelegate.macro) -> Any:
+    _mentioned.add(name)
+    return make(delegate, name)
+
+
+def _refuse_unused_macros(bindings: Mapping[tuple[str, str], Any]) -> None:
+    if any(name.endswith("t5x.part_of") for _, name in bindings):  # a configuration of gin/t5x/
+        config.refuse_unused_macros(_mentioned)
+
+
+def _is_resource(path: str) -> bool:
+    """Whether a path is that of a file in a package, such as t5x/configs/runs/eval.gin.
+
+    gin 0.5 fails where a folder is no package: `include 'models/small.gin'` beside one of yours.
+    """
+    package, file = os.path.split(path)
+    try:
+        found = importlib.util.find_spec(package.replace("/", "."))
+    except (ImportError, ValueError):
+        return False
+    return bool(found and found.origin and Path(found.origin).with_name(file).is_file())
+
+
+def _show_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a mistake of the user's as one line, with exit status 2, and others as before."""
+    found: object = user_error(error)
+    if found is None and any(
+        frame.f_code.co_name == "parse_gin_flags" for frame, _ in traceback.walk_tb(trace)
+    ):
+        found = _gin_error(error)
+    if found is None:
+        _show_others(kind, error, trace)
+        return
+    print(f"p5jax: error: {found}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _gin_error(error: BaseException) -> str:
+    """Return on one line what gin says of a file or a flag."""
+    missing = re.match(r"(\w+)/\S*macro.value set to `%gin.REQUIRED` but not", str(error))
+    if missing:
+        return f"{missing[1]} must be set: add --gin.{missing[1]}=…"
+    if isinstance(error, SyntaxError) and error.text:
+        where = f"{error.filename}:{error.lineno}: " if error.filename else ""
+        expected = "expected a Python value (strings in quotes) or gin reference"
+        return f"{where}{error.text.strip()}: {expected}"
+    return " ".join(str(error).split())
+
+
+gin.ParserDelegate.macro = _macro
+gin.register_finalize_hook(_refuse_unused_macros)
+gin._FILE_READERS[:] = [
+    (read, _is_resource if read is resource_reader.system_path_reader else known)
+    for read, known in gin._FILE_READERS
+]
+_show_others, sys.excepthook = sys.excepthook, _show_error

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; one line says what was found and what was expected."""
+    """A mistake in what the user gave; one line says what was found and what was expected.
+
+    What a terminal would not print, a line end in a key of a file, say, is written as an escape.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        super().__init__(text)
 
 
 class Interrupted(Exception):
@@ -34,6 +42,15 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return a phrase naming the known names closest to `name`, for the end of an error line."""
     close = difflib.get_close_matches(name, list(known), n=n, cutoff=0.4)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value as a message shows it: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; a number of thousands of digits
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def in_words(error: Exception) -> str:

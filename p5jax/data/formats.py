@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import ClassVar
 
+from p5jax.core.errors import UserError
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
@@ -33,6 +36,21 @@ class PrepareOptions:
         default=5,
         metadata={"metavar": "K", "help": "keep users and items with K interactions or more"},
     )
+    rating_scale: tuple[float, float] | None = field(
+        default=None,
+        metadata={
+            "nargs": 2,
+            "metavar": ("LOW", "HIGH"),
+            "help": "the lowest and the highest rating (default: recognised from training ratings)",
+        },
+    )
+    min_rating: float | None = field(
+        default=None,
+        metadata={"metavar": "X", "help": "keep interactions with a rating of X or more only"},
+    )
+    ratings: bool = field(
+        default=True, metadata={"help": "learn from ratings, or from interactions alone"}
+    )
     item_ids: str = field(
         default="sequential",
         metadata={"metavar": "SCHEME", "help": f"how items are named: {', '.join(SCHEMES)}"},
@@ -41,6 +59,15 @@ class PrepareOptions:
     skip_bad_lines: bool = field(
         default=False, metadata={"help": "count malformed lines instead of stopping at the first"}
     )
+
+    def __post_init__(self) -> None:
+        scale, least = self.rating_scale, self.min_rating
+        if scale is not None and not _is_scale(scale):
+            raise UserError(
+                f"rating_scale: found {scale!r}, expected the lowest and the highest rating"
+            )
+        if least is not None and not (isinstance(least, Real) and isfinite(least)):
+            raise UserError(f"min_rating: found {least!r}, expected a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +121,15 @@ class SyntheticOptions(PrepareOptions):
 
     summary = "Make a small synthetic dataset"
     reader = "p5jax.data.readers.synthetic:make"
+
+
+def _is_scale(scale: object) -> bool:
+    """Return whether a value is two numbers, the first below the second."""
+    if not isinstance(scale, Sequence) or len(scale) != 2:
+        return False
+    if not all(isinstance(end, Real) and isfinite(end) for end in scale):
+        return False
+    return bool(scale[0] < scale[1])
 
 
 def file_paths(given: FilePath | Sequence[FilePath]) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation.histories import training_ratings
 from p5jax.evaluation.intervals import mean_interval
 from p5jax.evaluation.metrics import (
     rating_columns,
@@ -32,15 +32,6 @@ from p5jax.prompts.sampling import whole_stars
 RATING_TEXTS = tuple(str(n) for n in range(1, 6)) + tuple(
     f"{n // 10}.{n % 10}" for n in range(10, 51)
 )
-
-
-def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users, items and whole stars of the rated training interactions, each [N]."""
-    table = dataset.interactions
-    ratings = table["rating"].to_numpy().astype(np.float64)
-    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
-    stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
-    return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
 
 
 def rating_result(

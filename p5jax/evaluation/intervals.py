@@ -57,7 +57,8 @@ def rate_interval(rate: float, n: int) -> Interval:
     square = Z95**2 / n
     centre = rate + square / 2
     half = math.sqrt(square * (rate * (1 - rate) + square / 4))
-    return rate, max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
+    low, high = (centre - half) / (1 + square), (centre + half) / (1 + square)
+    return rate, max(0.0, min(low, rate)), min(1.0, max(high, rate))  # rounding, at 0 and 1
 
 
 def resampled_means(values_NxF: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:

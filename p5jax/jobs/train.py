@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from p5jax.core import config
 from p5jax.core.folder import as_json
+from p5jax.data.families import FAMILIES
 from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
@@ -95,6 +96,9 @@ def configured_run(mesh: Mesh | None = None) -> Run:
     run = Run.create(run_config, families, model, mesh)
     if refuse_leaks(run.dataset).leaky:
         distributed.report("note: item ids are `released`: leaky, as in the published P5")
+    for name, kind in FAMILIES.items():
+        if kind.needs and not run_config.families and name not in run.dataset.families:
+            distributed.report(f"note: the dataset has no {kind.needs.words}, so no {name} family")
     return run
 
 

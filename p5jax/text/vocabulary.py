@@ -12,20 +12,29 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import sentencepiece
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder
+from p5jax.core.kinds import Checksum, Count
 from p5jax.data.item_ids import ID_TOKEN
 
 NUM_SENTINELS = 100
 WORD_MARK = "\u2581"  # SentencePiece's word-boundary mark
 MODEL_FILE = "sentencepiece.model"
+
+
+class _Manifest(TypedDict):
+    fingerprint: Checksum
+    pieces: Count
+    id_tokens: list[str]
+
+
 VOCABULARY_FOLDER = OutputFolder(
-    "vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"
+    *("vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"), contents=_Manifest
 )
 
 _PRINTABLE = "".join(map(chr, range(33, 127)))
@@ -141,10 +150,8 @@ class Vocabulary:
     def load(cls, folder: str | os.PathLike[str]) -> Vocabulary:
         """Read what `save` wrote; UserError when it is absent, damaged or of another format."""
         path, manifest = Path(folder) / VOCABULARY_FOLDER.manifest, VOCABULARY_FOLDER.read(folder)
-        fingerprint, id_tokens = manifest.get("fingerprint"), manifest.get("id_tokens")
-        if not isinstance(fingerprint, str) or not isinstance(id_tokens, list):
-            raise UserError(f"{path}: found no fingerprint and id_tokens, expected both")
-        vocabulary = cls.from_model(Path(folder) / MODEL_FILE, id_tokens)
+        fingerprint = manifest["fingerprint"]
+        vocabulary = cls.from_model(Path(folder) / MODEL_FILE, manifest["id_tokens"])
         if vocabulary.fingerprint != fingerprint:
             raise UserError(
                 f"{path}: found fingerprint {fingerprint[:12]}, expected"

@@ -211,15 +211,15 @@ BAD = {
     "time text": (review_2014("u", "a", 5, "May"), r"field 'unixReviewTime': found 'May'"),
     "huge time": (
         review_2014("u", "a", 5, 10**300),
-        r"field 'unixReviewTime': found 10{36}\.\.\., expected a time",
+        r"field 'unixReviewTime': found 10{76}\.\.\., expected a time",
     ),
-    "user surrogate": (review_2014("\ud800", "a"), r"field 'reviewerID': found '\\ud800', expec"),
     "user missing": (review_2014("nan", "a"), r"field 'reviewerID': found 'nan', expected a non-"),
-    "line in a field": ({"a\nb": 1}, r"field 'reviewerID' is missing, found 'a\\nb'"),
     "no field": ({}, r"field 'reviewerID' is missing, found no field"),
-    "huge rating": (review_2014("u", "a", 10**400), r"field 'overall': found 10{36}\.\.\."),
-    "huge number": ('{"overall": ' + "1" * 5000 + "}", r"not JSON"),
-    "deep JSON": ("[" * 100_000, r"not JSON"),
+    "endless": ("[" * 9000, r"not JSON \(values within values without end\)"),
+    "endless rating": (review_2014("u", "a", 10**400), r"field 'overall': found 1000"),
+    "digits": ('{"overall": ' + "9" * 5000, r"not JSON \(Exceeds the limit"),
+    "surrogate": (review_2014("\ud800", "a"), r"field 'reviewerID': found '.ud800'"),
+    "line end in a key": ({"a\nb": 1}, r"field 'reviewerID' is missing, found 'a.nb'$"),
     "number as text": (review_2014("u", "a", reviewText=7), r"field 'reviewText': found 7"),
 }
 

@@ -127,6 +127,8 @@ def weight_kinds(worlds: Path) -> list[Kind]:
     files = ("config.json", "model.safetensors")
     kinds = [Kind("Hugging Face", worlds / "hugging_face", files, hugging_face, tensors)]
     if (worlds / "pth").is_dir():
+        import torch  # noqa: F401 - the first import takes longer than an input may
+
         opened = lambda folder: read_state_dict(folder / "state.pth")  # noqa: E731
         kinds.append(Kind("pth", worlds / "pth", ("state.pth",), opened, _torch))
     return kinds

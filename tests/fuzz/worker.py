@@ -35,7 +35,7 @@ class Opener:
     def __init__(self, folder: Path) -> None:
         self.folder, self.results = folder, folder / "results.jsonl"
         self.current = folder / "current.json"
-        self.failures: dict[str, int] = {}
+        self.failures: dict[tuple[str, str], int] = {}
 
     def round(self, kind: Kind, number: int) -> None:
         """Open a round of inputs; `number` is Hypothesis' seed."""
@@ -70,7 +70,7 @@ class Opener:
         self.current.unlink(missing_ok=True)
         record = {"kind": kind.name, "file": file, "outcome": outcome, "what": what}
         if outcome not in ("accepted", "refused"):
-            seen = self.failures[what] = self.failures.get(what, 0) + 1
+            seen = self.failures[kind.name, what] = self.failures.get((kind.name, what), 0) + 1
             if seen <= 3:
                 record["input"] = keep(current, self.folder.parent)
         with self.results.open("a") as out:

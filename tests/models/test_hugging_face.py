@@ -174,7 +174,7 @@ def test_files_that_are_no_state_dict_get_one_line(tmp_path: Path) -> None:
         "no storage archive/data/0": write_zip(tmp_path / "a.pth", good),
         "3 bytes in archive/data/0": write_zip(tmp_path / "b.pth", good, {"0": b"abc"}),
         "broken file": write_zip(tmp_path / "c.pth", good[:-20], four),
-        "a list, expected": write_zip(tmp_path / "d.pth", pickle.dumps([1], 2)),
+        "a pickle with EMPTY_LIST": write_zip(tmp_path / "d.pth", pickle.dumps([1], 2)),
         "a int under 'epoch'": write_zip(tmp_path / "e.pth", pickle.dumps({"epoch": 3}, 2)),
     }
     with zipfile.ZipFile(cases["0 data.pkl entries"], "w") as archive:

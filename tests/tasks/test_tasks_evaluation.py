@@ -153,3 +153,18 @@ def test_direct_yes_is_a_recall(judged):
     assert {e["answer"] for e in examples} == {b"yes"}
     assert found["yes_no/recall"] == pytest.approx(2 / 3)
     assert "yes_no/accuracy" not in found
+
+
+def test_one_example_has_no_interval_that_is_not_a_number(world):
+    """NaN is no JSON, and one example says nothing about a spread."""
+    from p5jax.tasks import metrics
+
+    said = {"rating": ("4", "5"), "text": ("a b", "a b c"), "catalogue": ("x", "y")}
+    said |= {"choice": ("yes", "no"), "yes_no": ("yes", "yes")}
+    judges = (metrics.stars, metrics.sentences, metrics.items, metrics.choices)
+    for judge in (*judges, metrics.held_out_yes):
+        for kind, (answer, text) in said.items():
+            found = judge(world)([{"kind": kind, "answer": answer}], [text])
+            assert json.loads(json.dumps(found, allow_nan=False)) == found
+            assert found.get(f"{kind}/n", 1) == 1
+    assert metrics.stars(world)([{"kind": "rating", "answer": "4"}], ["5"])["rating/RMSE"] == 1

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from p5jax.core.documents import parse_json
+from p5jax.core.errors import shown
+from p5jax.core.kinds import is_text
 from p5jax.data.explanations import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.cells import (
@@ -19,10 +22,8 @@ from p5jax.data.readers.cells import (
     Matches,
     filled,
     is_missing,
-    is_text,
     known,
     listed,
-    shown,
 )
 from p5jax.data.readers.lines import LineErrors, read_lines
 from p5jax.data.readers.page_text import is_code, plain
@@ -37,6 +38,8 @@ from p5jax.data.readers.raw import (
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
 _Record = dict[str, Any]  # one line's fields
+STARS = (1.0, 5.0)  # of every version
+LARGEST = sys.float_info.max
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
 
 
@@ -65,6 +68,7 @@ def read(options: AmazonOptions) -> RawData:
     raw = read_amazon(
         file_paths(options.reviews),
         file_paths(options.metadata),
+        rating_scale=options.rating_scale or STARS,
         skip_bad_lines=options.skip_bad_lines,
     )
     words = file_path(options.feature_words)
@@ -79,12 +83,14 @@ def read_amazon(
     metadata: Sequence[Path] = (),
     *,
     name: str | None = None,
+    rating_scale: Sequence[float] = STARS,
     skip_bad_lines: bool = False,
 ) -> RawData:
     """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
 
     The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
-    times in milliseconds). Metadata of items without a review is ignored.
+    times in milliseconds). Metadata of items without a review is ignored. rating_scale: the lowest
+    and the highest rating that a line may have.
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
@@ -98,7 +104,7 @@ def read_amazon(
                 fields = NEW if NEW.user in record and OLD.user not in record else OLD
                 if type(record.get(fields.time)) is float:  # which has too few digits for some
                     record[fields.time] = json.loads(line, parse_float=Decimal)[fields.time]
-                _add_review(rows, names, record, fields, versions, (path, number))
+                _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
             except BadLine as problem:
                 errors.report(path, number, problem)
     understood = {"columns": f"fields of Amazon {' and '.join(map(_years, versions))}"}
@@ -119,6 +125,7 @@ def read_amazon(
         format="amazon",
         user_columns={"name": names},
         item_columns=columns,
+        rating_scale=STARS,
         sources=[describe_source(path) for path in (*reviews, *metadata)],
         errors=errors,
         understood=understood,
@@ -136,8 +143,8 @@ def _name_of(path: Path) -> str:
 
 def _json_object(line: str) -> _Record:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise BadLine(f"found a line that is not JSON ({error}), expected a JSON object") from error
     if not isinstance(record, dict):
         raise BadLine(f"found {type(record).__name__}, expected a JSON object")
@@ -149,14 +156,17 @@ def _add_review(
     names: list[str | None],
     record: _Record,
     fields: _Fields,
+    scale: Sequence[float],
     versions: dict[str, tuple[Path, int]],
     place: tuple[Path, int],
 ) -> None:
     user = _key(record, fields.user)
     item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
     rating = _number(record, fields.rating)
-    if not 1 <= rating <= 5:
-        raise BadLine(f"field {fields.rating!r}: found {rating:g}, expected 1 to 5")
+    if not scale[0] <= rating <= scale[1]:
+        raise BadLine(
+            f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
+        )
     time = rows.times.parse(_required(record, fields.time), fields.time)
     if fields.user not in versions:
         if versions:
@@ -192,16 +202,9 @@ def _number(record: _Record, field: str) -> float:
             value = float(value)
         except ValueError:
             raise BadLine(f"field {field!r}: found {shown(value)}, expected a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise BadLine(f"field {field!r}: found {shown(value)}, expected a number")
     return value
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
 
 
 def _required(record: _Record, field: str) -> object:
@@ -245,8 +248,8 @@ def _add_metadata(columns: dict[str, list[str | None]], matches: Matches, line: 
 def _metadata_object(line: str) -> _Record:
     """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as json_error:
+        record = parse_json(line)
+    except ValueError as json_error:
         try:
             record = ast.literal_eval(line)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
@@ -285,7 +288,7 @@ def _categories(record: _Record) -> str | None:
 def _price(record: _Record) -> str | None:
     value = record.get("price")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.2f}" if _is_finite(value) else None
+        return f"{value:.2f}" if abs(value) <= LARGEST else None
     price = _line(value)
     has_number = price is not None and any(c.isdigit() for c in price)
     return price if has_number and len(price or "") <= LONGEST_PRICE else None

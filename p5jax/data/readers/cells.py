@@ -6,7 +6,7 @@ import csv
 import itertools
 from collections.abc import Sequence
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
 
 # What programs write for a missing value; "none" is an occupation in MovieLens.
 _WRITTEN = "nan NaN NAN -nan null Null NULL None NA N/A n/a <NA> #N/A NaT"
@@ -23,11 +23,6 @@ class BadLine(Exception):
 def is_missing(text: str) -> bool:
     """Whether a cell's text, without spaces around it, stands for no value."""
     return text in MISSING
-
-
-def is_text(key: str) -> bool:
-    """Whether a key says something and can be stored: no lone surrogate, as JSON's \\ud83d is."""
-    return bool(key) and (key.isascii() or not any("\ud800" <= c <= "\udfff" for c in key))
 
 
 def one_line(value: str | None) -> str | None:
@@ -74,12 +69,6 @@ def _unquoted(cell: str) -> str:
     if len(cell) < 2 or not cell[0] == cell[-1] == '"' or '"' in inside.replace('""', ""):
         return cell
     return inside.replace('""', '"')
-
-
-def shown(value: object) -> str:
-    """Return a value as an error shows it: on one line, not too long."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

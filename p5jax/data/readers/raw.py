@@ -29,7 +29,9 @@ class RawData:
     user, item: int32 [N], numbered by first appearance; rating: float32 [N], NaN where the source
     has none; timestamp: int64 [N] in `time_unit`; headline, text: Arrow strings [N].
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
-    U or I values, None where unknown. source_numbers: the source's own item numbering, if it has
+    U or I values, None where unknown. line: uint32 [N], the line of each row in the first source, 0
+    where it is not known. rating_scale: the lowest and the highest rating that the format has, if
+    it says so. source_numbers: the source's own item numbering, if it has
     one. feature_words: a given feature list, most frequent first; None: extract one.
     sources: path, bytes and sha256 of each file. understood: what the reader took the source for,
     a topic ("times", "ratings", ...) and one plain sentence, which begins with WARNING where it may
@@ -49,6 +51,8 @@ class RawData:
     user_columns: dict[str, list[str | None]]
     item_columns: dict[str, list[str | None]]
     time_unit: str
+    line: np.ndarray
+    rating_scale: tuple[float, float] | None = None
     source_numbers: list[str] | None = None
     feature_words: list[str] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +68,7 @@ class RowCollector:
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
-        self.rating, self.times = array("f"), Times()
+        self.rating, self.times, self.line = array("f"), Times(), array("I")
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
         self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
@@ -80,6 +84,8 @@ class RowCollector:
         timestamp: Time,
         headline: str | None = None,
         text: str | None = None,
+        *,
+        line: int = 0,
     ) -> int:
         """Append one row (rating NaN when the source has none); return the user's index."""
         index = self.users.setdefault(user, len(self.users))
@@ -90,6 +96,7 @@ class RowCollector:
             self._whole_times.append(timestamp)
         else:
             self.times.append(timestamp)
+        self.line.append(line)
         self._headlines.append(headline)
         self._texts.append(text)
         if len(self._texts) == CHUNK:
@@ -131,6 +138,7 @@ class RowCollector:
         user_columns: dict[str, list[str | None]],
         item_columns: dict[str, list[str | None]],
         time_unit: str | None = None,
+        rating_scale: tuple[float, float] | None = None,
         source_numbers: list[str] | None = None,
         sources: list[dict[str, Any]] | None = None,
         errors: LineErrors | None = None,
@@ -164,6 +172,8 @@ class RowCollector:
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
+            line=np.array(self.line, np.uint32),
+            rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],
             skipped_lines=errors.skipped if errors else 0,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
 from p5jax.data.formats import RecboleOptions
 from p5jax.data.readers.cells import (
     BadLine,
@@ -16,7 +16,6 @@ from p5jax.data.readers.cells import (
     key_of,
     known,
     listed,
-    shown,
     split_cells,
 )
 from p5jax.data.readers.columns import item_columns, time_column
@@ -108,7 +107,7 @@ def _read_interactions(
             user, item = key_of(values[user_at], USER), key_of(values[item_at], ITEM)
             rating = math.nan if rating_at is None else _rating(values[rating_at])
             moment = number if time_at is None else rows.times.parse(values[time_at], str(time))
-            rows.add(user, item, rating, moment)
+            rows.add(user, item, rating, moment, line=number)
         except BadLine as problem:
             errors.report(path, number, problem)
 

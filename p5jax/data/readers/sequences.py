@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from p5jax.core.errors import UserError
+from p5jax.core.documents import json_value
+from p5jax.core.errors import UserError, shown
+from p5jax.core.kinds import is_text
 from p5jax.data.formats import SequencesOptions, file_path
-from p5jax.data.readers.cells import BadLine, Matches, filled, is_text, known, shown, split_cells
+from p5jax.data.readers.cells import BadLine, Matches, filled, known, split_cells
 from p5jax.data.readers.lines import LineErrors, read_lines, read_text
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
@@ -105,11 +106,8 @@ def _parse_number(word: str) -> int:
 def _key_maps(path: Path | None) -> tuple[dict[str, str] | None, dict[str, str] | None]:
     if path is None:
         return None, None
-    text = read_text(path, "a datamaps JSON file")
-    try:
-        maps = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: found {error}, expected a datamaps JSON file") from error
+    expected = "a datamaps JSON file"
+    maps = json_value(path, read_text(path, expected), object, expected)
     for field in ("id2user", "id2item"):
         if not isinstance(maps, dict) or not isinstance(maps.get(field), dict):
             raise UserError(f"{path}: field {field!r} is missing, expected an object number -> key")
@@ -123,7 +121,7 @@ def _map_key(keys: dict[str, str] | None, number: int, path: Path | None, field:
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     key = key.strip() if isinstance(key, str) else ""
-    if not is_text(key):
+    if not key or not is_text(key):
         raise UserError(
             f"{path}: field {field!r}: found {shown(keys.get(str(number)))} for {number}, expected"
             " its key"

@@ -10,8 +10,8 @@ from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation
 
 import numpy as np
 
-from p5jax.core.errors import UserError
-from p5jax.data.readers.cells import BadLine, is_missing, said, shown
+from p5jax.core.errors import UserError, shown
+from p5jax.data.readers.cells import BadLine, is_missing, said
 
 Time = int | Decimal
 DECIMALS = 18  # of a fraction that are kept

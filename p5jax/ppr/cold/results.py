@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.files import replaced
+from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.core.text_table import aligned
 from p5jax.evaluation.compare import RESAMPLES, Difference
 from p5jax.evaluation.intervals import (
@@ -31,6 +30,15 @@ from p5jax.ppr.cold.evaluation import KEYS, METRICS
 
 COLD_TABLE_METRICS = ("AUC", "HR@5", "NDCG@5", "HR@10", "NDCG@10")
 RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among the whole catalogue"}
+
+_TYPES = {"seed": pa.int64(), "user": pa.int32()}
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, _TYPES.get(name, pa.string()), nullable=False) for name in KEYS),
+        pa.field("cases", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in METRICS),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -213,21 +221,9 @@ def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
     """Write per-user results as Parquet, under another name first, then renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    write_parquet(path, table)
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
     """Read `evaluate_cold`'s table as written; UserError when it is absent or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: {reason}; expected per-user results") from error
-    missing = [name for name in (*KEYS, "cases", *METRICS) if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing, expected per-user results")
-    return table
+    return read_parquet(path, _SCHEMA, "per-user results of p5jax ppr evaluate")
