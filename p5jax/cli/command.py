@@ -17,6 +17,28 @@ if TYPE_CHECKING:
 class Parser(argparse.ArgumentParser):
     """A parser that raises UserError for what it cannot read."""
 
+    def with_values(self, words: Sequence[str]) -> list[str]:
+        """Return the words with a value that begins with a dash joined to its option.
+
+        Keys such as -x and --B0 are values as any other, unless they are options of the command.
+        """
+        options = self._option_string_actions
+        joined: list[str] = []
+        for word in words:
+            action = options.get(joined[-1]) if joined else None
+            takes_one = action is not None and action.nargs is None and joined[-1][:2] == "--"
+            name = word.partition("=")[0]
+            if (
+                takes_one
+                and word.startswith("-")
+                and name not in (*options, "--")
+                and word[:6] != "--gin."
+            ):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message}; see {self.prog} --help")
@@ -47,7 +69,8 @@ class Command:
         if self.takes_dashes and "--" in words:
             cut = words.index("--")
             words, after = words[:cut], words[cut + 1 :]
-        arguments, rest = self.parser().parse_known_args(words)
+        parser = self.parser()
+        arguments, rest = parser.parse_known_args(parser.with_values(words))
         takes_gin = "gin_file" in arguments
         unknown = [word for word in rest if not (takes_gin and word.startswith("--gin."))]
         if unknown:

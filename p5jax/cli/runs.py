@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,10 @@ def _recommend_options(parser: ArgumentParser) -> None:
     _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
-        "--exclude", type=names, default=(), metavar="KEY,KEY", help="items not to recommend"
+        "--exclude",
+        default="",
+        metavar="KEY,KEY",
+        help="items not to recommend; a key that holds a comma stands alone",
     )
     _triggers_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -156,7 +160,7 @@ def _recommend(arguments: Namespace) -> None:
         beam=arguments.beam,
         exact=arguments.exact,
         exclude_history=arguments.exclude_history,
-        exclude=arguments.exclude,
+        exclude=_keys(arguments.exclude, recommender.run.dataset.item_keys),
     )[0]
     if arguments.json:
         print_json({"user": arguments.user, **asdict(found)})
@@ -169,6 +173,11 @@ def _recommend(arguments: Namespace) -> None:
             f" are the model's best {arguments.k}; --method certified --exact can",
             file=sys.stderr,
         )
+
+
+def _keys(text: str, known: Sequence[str]) -> Sequence[str]:
+    """Read keys that are separated by commas, or one that holds commas."""
+    return (text,) if text in known else names(text)
 
 
 def _rank_options(parser: ArgumentParser) -> None:

@@ -157,9 +157,12 @@ def _first_line(error: Exception) -> str:
 
 def _where(lines: list[str]) -> str:
     for line in lines:
-        match = re.search(r'In (?:file )?"?(.*?)"?, line (\d+)', line)
-        if match:
-            return f"{match[1]}:{match[2]}: "
+        place, _, number = line.rpartition(", line ")
+        _, found, file = place.partition("In ")
+        digits = re.match(r"\d+", number)
+        if found and digits:
+            file = file.removeprefix("file ").strip('"')
+            return f"{file}:{digits[0]}: "
     return ""
 
 

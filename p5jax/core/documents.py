@@ -53,8 +53,13 @@ def read_json(
     expected: what messages call it, "a profile schema". UserError when it is absent, damaged,
     something else, or has a key twice.
     """
-    value, _ = _read(path, expected, _document, largest)
-    _refuse_other(path, value, kind, expected)
+    return json_value(path, read_text(path, expected, largest), kind, expected)
+
+
+def json_value(where: object, text: str, kind: Any, expected: str) -> Any:
+    """Return what a JSON text of a kind says; UserError as `read_json`, beginning with `where`."""
+    value = _parsed(where, text, _document, expected)
+    _refuse_other(where, value, kind, expected)
     return value
 
 

@@ -22,11 +22,13 @@ from p5jax.data.explanations import (
 )
 from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
-from p5jax.data.readers.raw import ITEM_COLUMNS, LineErrors, RawData
+from p5jax.data.readers.lines import LineErrors
+from p5jax.data.readers.raw import ITEM_COLUMNS, WARNING, RawData
 from p5jax.data.schemes import is_leaky, scheme_named
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
 EVENTS_NEEDED = 3  # one each for training, validation and test
+MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
 
@@ -120,9 +122,27 @@ def build_dataset(
         interactions=interactions,
         reviews=reviews,
         item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
-        understood={**raw.understood, "ratings": found.told(int(outside.sum()), errors.skipped)},
+        understood={
+            **raw.understood,
+            **_ties(raw, kept),
+            "ratings": found.told(int(outside.sum()), errors.skipped),
+        },
     )
     return counts
+
+
+def _ties(raw: RawData, kept: _Kept) -> dict[str, str]:
+    """Say how many interactions only the order of the source tells apart, where there are any."""
+    times = raw.timestamp[kept.rows]
+    same = (np.diff(kept.user) == 0) & (np.diff(times) == 0)
+    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(times)
+    if not tied:
+        return {}
+    sentence = (
+        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
+        " the order of the source decides"
+    )
+    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
 
 
 def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndarray:

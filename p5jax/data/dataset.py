@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -24,6 +26,7 @@ from p5jax.data.item_ids import id_tokens
 from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
+Key = str | int  # of a user or item in the source; 12 is "12"
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
@@ -176,16 +179,27 @@ class Dataset:
     def _item_of_key(self) -> dict[str, int]:
         return {key: index for index, key in enumerate(self.item_keys)}
 
-    def user_index(self, key: str) -> int:
+    def user_index(self, key: Key) -> int:
         """Return the index of a user's source key; UserError naming near keys when unknown."""
         return _lookup(self._user_of_key, key, f"{self.path}: user")
 
-    def item_index(self, key: str) -> int:
+    def item_index(self, key: Key) -> int:
         """Return the index of an item's source key; UserError naming near keys when unknown."""
         return _lookup(self._item_of_key, key, f"{self.path}: item")
 
 
-def _lookup(index: dict[str, int], key: str, what: str) -> int:
+def key_list(keys: Iterable[Key], what: str) -> list[Key]:
+    """Return several keys as a list; UserError for a single one, whose letters are no keys."""
+    if isinstance(keys, str | bytes | int) or not isinstance(keys, Iterable):
+        raise UserError(f"{what}: found {keys!r}, expected a list of keys, such as [{keys!r}]")
+    return list(keys)
+
+
+def _lookup(index: dict[str, int], key: Key, what: str) -> int:
+    if isinstance(key, Integral) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str):
+        raise UserError(f"{what} {key!r}: expected a key, a text or a whole number")
     if key not in index:
         raise UserError(f"{what} {key!r} is not in the dataset{nearest(key, index)}")
     return index[key]

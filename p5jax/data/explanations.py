@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
-from p5jax.data.readers.raw import TEXT, LineErrors, read_lines, with_progress
+from p5jax.data.readers.lines import LineErrors, read_lines, with_progress
+from p5jax.data.readers.raw import TEXT
 
 MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
 MAX_FEATURES = 500
@@ -19,8 +20,11 @@ BATCH = 20_000
 EXTRACTED = "extracted from training reviews"  # where the manifest says a list comes from
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-# A sentence ends at its mark before a space, at a line end, or where the space was lost ("so.It").
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\s*\n\s*|(?<=[a-z)][.!?])(?=[A-Z])")
+# A sentence ends at its mark before a space, where the space was lost ("so.It"), or at a line end.
+# `(?<!\s\s)`: a run of spaces is looked through from its first one alone, in linear time.
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
+)
 
 # A noun that opinions are about is mostly found in "the <adjective?> NOUN is/and/for …" or before
 # a punctuation mark.

@@ -65,7 +65,8 @@ def parse_rating(text: str) -> float | None:
 
 def without_rating(text: str) -> str:
     """A generated text without the rating, and its comma, that it begins with."""
-    return _LEADING_RATING.sub("", text, count=1)
+    rating = _LEADING_RATING.match(text)
+    return text[rating.end() :] if rating else text
 
 
 def ratings_from_text(texts: Sequence[str], fallback: float) -> tuple[np.ndarray, np.ndarray]:

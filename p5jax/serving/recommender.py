@@ -10,6 +10,7 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
+from p5jax.data.dataset import Key, key_list
 from p5jax.inference.decoding import beam_search
 from p5jax.inference.ranking import score_items
 from p5jax.parallel import distributed
@@ -60,7 +61,7 @@ class Recommender(Ranker):
 
     def recommend(
         self,
-        users: Sequence[str],
+        users: Sequence[Key],
         k: int = BULK_DEFAULTS.k,
         *,
         prompt: str | None = BULK_DEFAULTS.prompt,
@@ -68,7 +69,7 @@ class Recommender(Ranker):
         beam: int = BULK_DEFAULTS.beam,
         exact: bool = BULK_DEFAULTS.exact,
         exclude_history: bool = BULK_DEFAULTS.exclude_history,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[Key] = (),
     ) -> list[Recommended]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.
 
@@ -77,12 +78,12 @@ class Recommender(Ranker):
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
         nobody is to get. Without a `prompt` it is the one of the triggers, or else 2-3.
         """
-        if not users:
-            return []
         dataset = self.run.dataset
+        indices = [dataset.user_index(user) for user in key_list(users, "users")]
+        blocked = [dataset.item_index(item) for item in key_list(exclude, "exclude")]
+        if not indices:
+            return []
         self.check_k(k)
-        indices = [dataset.user_index(user) for user in users]
-        blocked = [dataset.item_index(item) for item in exclude]
         config = BulkConfig(
             method=method,
             beam=beam,
@@ -90,7 +91,7 @@ class Recommender(Ranker):
             k=k,
             prompt=self.next_item_prompt(prompt),
             exclude_history=exclude_history,
-            batch_size=min(len(users), BULK_DEFAULTS.batch_size),
+            batch_size=min(len(indices), BULK_DEFAULTS.batch_size),
         )
         recommended = []
         for batch, prompts in self._batches(indices, config):
@@ -120,8 +121,8 @@ class Recommender(Ranker):
 
     def score(
         self,
-        users: Sequence[str],
-        items: Sequence[str],
+        users: Sequence[Key],
+        items: Sequence[Key],
         *,
         prompt: str | None = BULK_DEFAULTS.prompt,
     ) -> np.ndarray:
@@ -130,8 +131,8 @@ class Recommender(Ranker):
         They are those of `recommend`, exact for any item, also one of the history.
         """
         dataset = self.run.dataset
-        indices = [dataset.user_index(user) for user in users]
-        asked = np.array([dataset.item_index(item) for item in items], np.int32)
+        indices = [dataset.user_index(user) for user in key_list(users, "users")]
+        asked = np.array([dataset.item_index(item) for item in key_list(items, "items")], np.int32)
         if not indices or not len(asked):
             return np.zeros((len(indices), len(asked)), np.float32)
         config = BulkConfig(
@@ -161,7 +162,7 @@ class Recommender(Ranker):
             rows = slice(first, first + config.batch_size)
             yield users[rows], prompts[rows]
 
-    def explain(self, user: str, item: str, *, prompt: str | None = None) -> str:
+    def explain(self, user: Key, item: Key, *, prompt: str | None = None) -> str:
         """Return the model's explanation of an item for a user, by beam search.
 
         Without a `prompt` it is the one of the triggers, or else 3-1, or 3-8 where the item has no

@@ -227,6 +227,20 @@ def test_a_mistake_is_one_line(words, text, capsys):
     assert error.count("\n") == 1
 
 
+def test_values_may_begin_with_a_dash():
+    recommend = COMMANDS["recommend"]
+    for key in ("-x", "--B0", "-5", "a,b", "-a=b"):
+        arguments = recommend.parse(["r", "--user", key, "--exclude", key, "-k", "3", "--json"])
+        assert (arguments.user, arguments.exclude, arguments.k) == (key, key, 3)
+        assert arguments.json
+    assert recommend.parse(["r", "--user=-h"]).user == "-h"
+    for words in (["--user", "--json"], ["--user"]):
+        with pytest.raises(UserError, match="--user: expected one argument"):
+            recommend.parse(["r", *words])
+    assert COMMANDS["ppr recommend"].parse(["t", "--user", "--B0"]).user == "--B0"
+    assert COMMANDS["explain"].parse(["r", "--item", "-i", "--user", "-u"]).item == "-i"
+
+
 def test_gin_words_are_bindings_and_words_after_dashes_are_beam_s():
     arguments = COMMANDS["train"].parse([GIN, "--gin.A=1=2", "--gin.b.c=x y", "--gin.A=3"])
     assert arguments.bindings == {"A": "3", "b.c": "x y"}

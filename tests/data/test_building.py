@@ -63,6 +63,17 @@ def test_what_was_understood_is_in_the_manifest(tmp_path):
     assert told.items() <= data.manifest["understood"].items()
 
 
+def test_times_that_do_not_tell_the_order_are_counted(tmp_path):
+    rows = [(u, i, 4.0, n) for u in "uv" for n, i in enumerate("abcde")]
+    assert "ties" not in prepared(raw_of(rows), tmp_path, k_core=1).manifest["understood"]
+    rows[1] = ("u", "b", 4.0, 0)
+    told = prepared(raw_of(rows), tmp_path, k_core=1).manifest["understood"]["ties"]
+    assert told.startswith("2 of 10 interactions have the time of another")
+    rows[2] = ("u", "c", 4.0, 0)
+    told = prepared(raw_of(rows), tmp_path, k_core=1).manifest["understood"]["ties"]
+    assert told.startswith("warning: 3 of 10 interactions")
+
+
 def test_repeats_are_dropped_and_counted_apart(tmp_path):
     again = [
         ("u", "a", 4.0, 0, None, None),  # the very same row: a duplicate

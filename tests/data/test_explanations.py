@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -54,6 +56,15 @@ def test_a_pair_is_a_piece_of_the_text_that_holds_its_feature(text):
         assert (
             4 <= len(sentence.replace(".", " ").replace("!", " ").replace("?", " ").split()) <= 30
         )
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "\t", " \n", ". ", ".'", "the ", "the  good", "a'"])
+def test_a_long_review_takes_linear_time(unit):
+    text = f"The sound is good. A{unit * (200_000 // len(unit))}x"
+    start = time.process_time()
+    assert PairFinder(FEATURES).pair(text) is not None
+    extract_feature_words([text])
+    assert time.process_time() - start < 0.4  # a megabyte takes less than a second for each
 
 
 def test_columns_align_with_the_texts():

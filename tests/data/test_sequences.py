@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gzip
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +110,64 @@ def test_bad_datamaps(files, maps, message):
     files["maps.json"].write_text(maps)
     with pytest.raises(UserError, match=rf"maps\.json: .*{message}"):
         read_sequences(files["seq.txt"], files["maps.json"])
+
+
+def test_datamaps_may_be_packed_and_begin_with_a_mark(files):
+    text = files["maps.json"].read_bytes()
+    for data in (b"\xef\xbb\xbf" + text, gzip.compress(text)):
+        files["maps.json"].write_bytes(data)
+        assert read_sequences(files["seq.txt"], files["maps.json"]).user_keys == [
+            "Ann",
+            "Bob",
+            "Cyd",
+        ]
+
+
+def test_the_item_table_must_be_of_the_same_numbering(files):
+    read = functools.partial(
+        read_sequences, files["seq.txt"], files["maps.json"], files["items.tsv"]
+    )
+    assert read().understood == {
+        "times": "none: the order of the items on a line counts",
+        "items": "3 of 3 items are in items.tsv, with 3 title, 2 brand, 2 categories, 2 price",
+    }
+    files["items.tsv"].write_text("3\tG\tGlue\tB\t'X'\t1\n")
+    with pytest.raises(UserError, match=r"items\.tsv:1: found key 'G' for item 3, expected 'C' as"):
+        read()
+    files["items.tsv"].write_text("4\tG\tGlue\tB\t'X'\t1\n")
+    with pytest.raises(UserError, match=r"none of the 3 items .* 3, 7, 12, where items.tsv has 4"):
+        read()
+    files["items.tsv"].write_text("C crayons\nQ other\n")
+    assert (
+        read().understood["items"].startswith("warning: fewer than half match: items such as G, L")
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "categories"),
+    [
+        ("'Beauty', 'Makeup', 'Beauty'", "Beauty | Makeup"),
+        ("""['Toys', "Kid's Art"]""", "Toys | Kid's Art"),
+        (r"'Kid\'s', ''", "Kid's"),
+        ("Rock 'n' Roll", "Rock 'n' Roll"),
+        ("'open", "'open"),
+        ("", None),
+    ],
+)
+def test_a_list_of_categories(files, cell, categories):
+    files["items.tsv"].write_text(f"3\tC\tCrayons\tB\t{cell}\t1\n")
+    raw = read_sequences(files["seq.txt"], files["maps.json"], files["items.tsv"])
+    assert raw.item_columns["categories"][0] == categories
+
+
+@pytest.mark.parametrize("unit", ['\\"', "\\'", "'", '"', "',", "'', ", "[", " ", "\\", "A\nB "])
+def test_a_long_cell_takes_linear_time(files, unit):
+    cell = unit * (200_000 // len(unit))
+    files["items.tsv"].write_text(f'3\tC\tT\tB\t"{cell}"\t1\n7\tG\t{cell}\n')
+    start = time.process_time()
+    with contextlib.suppress(UserError):
+        read_sequences(files["seq.txt"], files["maps.json"], files["items.tsv"])
+    assert time.process_time() - start < 0.4  # two cells; a megabyte takes less than a second
 
 
 def test_missing_and_empty_files(files, tmp_path):

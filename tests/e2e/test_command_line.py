@@ -97,6 +97,16 @@ def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
         assert [item["title"] for item in items] == [world.titles[i] for i in found]
 
 
+def test_items_that_are_not_wanted_are_left_out(run, world, capsys):
+    arguments = ["recommend", str(run), "--user", world.user_keys[0], "-k", "3", "--json"]
+    assert main(arguments) == 0
+    best = [item["item"] for item in json.loads(lines(capsys))["items"]]
+    assert main([*arguments, "--exclude", f"{best[0]}, {best[2]}"]) == 0
+    left = [item["item"] for item in json.loads(lines(capsys))["items"]]
+    assert left[0] == best[1]
+    assert not {best[0], best[2]} & set(left)
+
+
 def test_whole_catalogue_can_be_asked_for_with_the_history(run, world, capsys):
     arguments = ["recommend", str(run), "--user", world.user_keys[0], "--no-exclude-history"]
     assert main([*arguments, "-k", str(world.num_items), "--json"]) == 0

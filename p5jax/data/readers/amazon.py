@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import ast
-import html
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from p5jax.core.documents import parse_json
+from p5jax.core.errors import shown
 from p5jax.core.kinds import is_text
 from p5jax.data.explanations import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
+from p5jax.data.readers.cells import (
+    BadLine,
+    Matches,
+    filled,
+    is_missing,
+    known,
+    listed,
+)
+from p5jax.data.readers.lines import LineErrors, read_lines
+from p5jax.data.readers.page_text import is_code, plain
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
-    BadLine,
-    LineErrors,
     RawData,
     RowCollector,
     describe_source,
     empty_columns,
-    one_line,
-    parse_time,
-    read_lines,
 )
 
-TAG = re.compile(r"<[^<>]{0,200}>")
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
 _Record = dict[str, Any]  # one line's fields
 STARS = (1.0, 5.0)  # of every version
+LARGEST = sys.float_info.max
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
 
 
@@ -95,26 +102,38 @@ def read_amazon(
             try:
                 record = _json_object(line)
                 fields = NEW if NEW.user in record and OLD.user not in record else OLD
+                if type(record.get(fields.time)) is float:  # which has too few digits for some
+                    record[fields.time] = json.loads(line, parse_float=Decimal)[fields.time]
                 _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
             except BadLine as problem:
                 errors.report(path, number, problem)
+    understood = {"columns": f"fields of Amazon {' and '.join(map(_years, versions))}"}
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))
+    matches = Matches(rows.items, "items")
     for path in metadata:
         for number, line in read_lines(path, errors, "an item's metadata a line"):
             try:
-                _add_metadata(columns, rows.items, line)
+                _add_metadata(columns, matches, line)
             except BadLine as problem:
                 errors.report(path, number, problem)
+    if metadata and len(rows):
+        files = ", ".join(path.name for path in metadata)
+        understood["items"] = matches.understood(files, filled(columns))
+    rows.times.declared = "millisecond" if NEW.user in versions else "second"
     return rows.raw_data(
         name=name or _name_of(reviews[0]),
         format="amazon",
         user_columns={"name": names},
         item_columns=columns,
-        time_unit="millisecond" if NEW.user in versions else "second",
         rating_scale=STARS,
         sources=[describe_source(path) for path in (*reviews, *metadata)],
-        skipped_lines=errors.skipped,
+        errors=errors,
+        understood=understood,
     )
+
+
+def _years(user_field: str) -> str:
+    return "2023" if user_field == NEW.user else "2014 or 2018"
 
 
 def _name_of(path: Path) -> str:
@@ -148,7 +167,7 @@ def _add_review(
         raise BadLine(
             f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
         )
-    time = parse_time(_number(record, fields.time), fields.time)
+    time = rows.times.parse(_required(record, fields.time), fields.time)
     if fields.user not in versions:
         if versions:
             (other, (path, number)) = next(iter(versions.items()))
@@ -168,9 +187,12 @@ def _add_review(
 
 def _key(record: _Record, field: str) -> str:
     value = _required(record, field)
-    if not isinstance(value, str) or not value.strip() or not is_text(value):
-        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a non-empty string")
-    return value.strip()
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return str(int(value))
+    key = value.strip() if isinstance(value, str) else ""
+    if is_missing(key) or not is_text(key):
+        raise BadLine(f"field {field!r}: found {shown(value)}, expected a non-empty string")
+    return key
 
 
 def _number(record: _Record, field: str) -> float:
@@ -179,16 +201,17 @@ def _number(record: _Record, field: str) -> float:
         try:
             value = float(value)
         except ValueError:
-            raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number") from None
-    largest = sys.float_info.max
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= largest:
-        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number")
+            raise BadLine(f"field {field!r}: found {shown(value)}, expected a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise BadLine(f"field {field!r}: found {shown(value)}, expected a number")
     return value
 
 
 def _required(record: _Record, field: str) -> object:
     if field not in record:
-        raise BadLine(f"field {field!r} is missing, found {', '.join(map(str, list(record)[:12]))}")
+        raise BadLine(
+            f"field {field!r} is missing, found {listed([*map(str, record)]) or 'no field'}"
+        )
     return record[field]
 
 
@@ -197,39 +220,24 @@ def _text(record: _Record, field: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadLine(f"field {field!r}: found {_shown(value)}, expected a string")
-    return _plain(value)
+        raise BadLine(f"field {field!r}: found {shown(value)}, expected a string")
+    return plain(value)
 
 
-def _plain(value: str) -> str | None:
-    """Return text without HTML tags and entities, line ends kept; None for blank text."""
-    if "&" in value:
-        value = html.unescape(value)
-    if "<" in value:
-        value = TAG.sub(" ", value)
-    # a lone surrogate (from a JSON \\ud83d escape) cannot be stored as UTF-8
-    value = value.strip().encode("utf-8", "replace").decode("utf-8")
-    return value or None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], line: str) -> None:
+def _add_metadata(columns: dict[str, list[str | None]], matches: Matches, line: str) -> None:
     """Fill an item's columns from one metadata line; the first value of each column stays."""
     found = ITEM_KEY.findall(line)
-    if found and not any(key in items for key in found):
+    if found and not any(key in matches.keys for key in found):
+        matches.miss(found[-1])
         return  # most items have no review here and need not be parsed
     record = _metadata_object(line)
-    key = next((f for f in NEW.item if f in record), "asin")
-    index = items.get(_key(record, key))
+    field = next((f for f in NEW.item if f in record), "asin")
+    index = matches.index(_key(record, field))
     if index is None:
         return
     readers: dict[str, Callable[[_Record], str | None]] = {
         "title": lambda r: _line(r.get("title")),
-        "brand": lambda r: _line(r.get("brand") or r.get("store")),
+        "brand": lambda r: _brand(r.get("brand")) or _brand(r.get("store")),
         "categories": _categories,
         "price": _price,
     }
@@ -255,7 +263,15 @@ def _metadata_object(line: str) -> _Record:
 
 
 def _line(value: object) -> str | None:
-    return one_line(_plain(value)) if isinstance(value, str) else None
+    """Return the text of a field on one line; None for a missing one, and for a page's code."""
+    text = plain(value) if isinstance(value, str) else None
+    return None if text is None or is_code(text) else known(text)
+
+
+def _brand(value: object) -> str | None:
+    """Return a brand; a page says "by" on the line before it."""
+    before, _, rest = value.strip().partition("\n") if isinstance(value, str) else ("", "", "")
+    return _line(rest if before.strip().lower() == "by" else value)
 
 
 def _categories(record: _Record) -> str | None:
@@ -272,7 +288,7 @@ def _categories(record: _Record) -> str | None:
 def _price(record: _Record) -> str | None:
     value = record.get("price")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) <= LARGEST else None
     price = _line(value)
     has_number = price is not None and any(c.isdigit() for c in price)
     return price if has_number and len(price or "") <= LONGEST_PRICE else None

@@ -1,33 +1,25 @@
-"""Raw interactions as columns: what every reader returns, and the line reading they share."""
+"""Raw interactions as columns: what every reader returns, and how it collects them."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import sys
-import time
-import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.data.readers.cells import WARNING as WARNING
+from p5jax.data.readers.lines import LineErrors
+from p5jax.data.readers.times import Time, Times
 
 ITEM_COLUMNS = ("title", "brand", "categories", "price")
 TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pass 2 GiB
 CHUNK = 50_000  # texts held as Python strings before they move to Arrow
-PROGRESS_SECONDS = 5.0
-PROGRESS_STEP = 4096  # units between two looks at the clock
-WARNING = "warning: "  # begins a sentence of `RawData.understood` that a person must look at
-LATEST = 2**62
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -76,8 +68,9 @@ class RowCollector:
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
-        self.rating, self.timestamp, self.line = array("f"), array("q"), array("I")
-        self._pending: dict[str, list[str | None]] = {"headline": [], "text": []}
+        self.rating, self.times, self.line = array("f"), Times(), array("I")
+        self._whole_times = self.times.whole
+        self._headlines, self._texts = list[str | None](), list[str | None]()
         self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
 
     def __len__(self) -> int:
@@ -88,7 +81,7 @@ class RowCollector:
         user: str,
         item: str,
         rating: float,
-        timestamp: int,
+        timestamp: Time,
         headline: str | None = None,
         text: str | None = None,
         *,
@@ -99,18 +92,43 @@ class RowCollector:
         self.user.append(index)
         self.item.append(self.items.setdefault(item, len(self.items)))
         self.rating.append(rating)
-        self.timestamp.append(timestamp)
+        if type(timestamp) is int:  # nearly always, and a call for each row takes its time
+            self._whole_times.append(timestamp)
+        else:
+            self.times.append(timestamp)
         self.line.append(line)
-        self._pending["headline"].append(headline)
-        self._pending["text"].append(text)
-        if len(self._pending["text"]) == CHUNK:
+        self._headlines.append(headline)
+        self._texts.append(text)
+        if len(self._texts) == CHUNK:
             self._flush()
         return index
 
     def _flush(self) -> None:
-        for name, values in self._pending.items():
+        for name, values in (("headline", self._headlines), ("text", self._texts)):
             self._chunks[name].append(pa.array(values, TEXT))
             values.clear()
+
+    def read_float_keys(self) -> str:
+        """Read keys such as 12.0 as 12 where all users or all items are numbers; say so.
+
+        Programs that hold numbers beside missing values write them so.
+        """
+        told = []
+        for what, keys, column in (
+            ("user", self.users, self.user),
+            ("item", self.items, self.item),
+        ):
+            whole = {key: key.removesuffix(".0") for key in keys}
+            if whole.keys() == set(whole.values()) or not all(map(_is_number, whole.values())):
+                continue
+            merged: dict[str, int] = {}
+            index = [merged.setdefault(key, len(merged)) for key in whole.values()]
+            column[:] = array("i", np.array(index, np.int32)[np.array(column)].tobytes())
+            example = next(key for key in whole if key.endswith(".0"))
+            told.append(f"{what}s such as {example} are read as {whole[example]}")
+            keys.clear()
+            keys.update(merged)
+        return "; ".join(told)
 
     def raw_data(
         self,
@@ -119,15 +137,27 @@ class RowCollector:
         format: str,
         user_columns: dict[str, list[str | None]],
         item_columns: dict[str, list[str | None]],
-        time_unit: str,
+        time_unit: str | None = None,
         rating_scale: tuple[float, float] | None = None,
         source_numbers: list[str] | None = None,
         sources: list[dict[str, Any]] | None = None,
-        skipped_lines: int = 0,
+        errors: LineErrors | None = None,
         understood: dict[str, str] | None = None,
     ) -> RawData:
-        """Return the collected rows with the users' and items' columns."""
+        """Return the collected rows with the users' and items' columns.
+
+        The unit of the times is the one that they show, unless `time_unit` says it. UserError when
+        their dates can be read in two ways, or `errors` skipped all lines.
+        """
+        if errors is not None and errors.skipped and not len(self):
+            raise UserError(f"no line is left of {errors.skipped:,}; the first is {errors.first}")
         self._flush()
+        times = self.times.column(time_unit)
+        told = dict(understood or {})
+        if time_unit is None:
+            told["times"] = times.understood
+        if errors is not None and errors.skipped:
+            told["lines"] = f"{WARNING}{errors.skipped:,} are left out, the first is {errors.first}"
         return RawData(
             name=name,
             format=format,
@@ -136,102 +166,23 @@ class RowCollector:
             user=np.array(self.user, np.int32),
             item=np.array(self.item, np.int32),
             rating=np.array(self.rating, np.float32),
-            timestamp=np.array(self.timestamp, np.int64),
+            timestamp=times.values,
             headline=pa.chunked_array(self._chunks["headline"], TEXT),
             text=pa.chunked_array(self._chunks["text"], TEXT),
             user_columns=user_columns,
             item_columns=item_columns,
-            time_unit=time_unit,
+            time_unit=times.unit,
             line=np.array(self.line, np.uint32),
             rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],
-            skipped_lines=skipped_lines,
-            understood=understood or {},
+            skipped_lines=errors.skipped if errors else 0,
+            understood=told,
         )
 
 
-class BadLine(Exception):
-    """A malformed line, to be raised by a parser; `read_lines`' caller hands it to LineErrors."""
-
-
-class LineErrors:
-    """Turns malformed lines into a UserError naming file and line, or counts them when told to."""
-
-    def __init__(self, skip: bool) -> None:
-        self.skip = skip
-        self.skipped = 0
-
-    def report(self, path: Path, number: int, problem: str | Exception) -> None:
-        """Count the line, or raise UserError("path:number: problem")."""
-        if not self.skip:
-            raise UserError(f"{path}:{number}: {problem}")
-        self.skipped += 1
-
-
-def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end) of a plain or gzip file, blank lines left out.
-
-    UserError when the file is missing, holds no line, or its compressed stream is damaged or cut
-    short (never skipped: what is missing is unknown). A line that is not UTF-8 goes to `errors`.
-    """
-    number = 0
-    lines = 0
-    try:
-        with path.open("rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            stream: Iterable[bytes] = (
-                io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20) if is_gzip else file
-            )
-            for number, line in enumerate(with_progress(stream, path.name), 1):
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    errors.report(
-                        path, number, f"found byte {line[error.start]:#04x}, expected UTF-8"
-                    )
-                    continue
-                text = text.rstrip("\r\n")
-                if number == 1:
-                    text = text.removeprefix("\ufeff")
-                if text.strip():
-                    lines += 1
-                    yield number, text
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{path}: the compressed file is cut short or damaged: the last good line is {number}"
-            f" ({error}); fetch it again"
-        ) from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected {what}") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder, expected {what}") from error
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it") from error
-    if not lines:
-        raise UserError(f"{path}: found an empty file, expected {what}")
-
-
-def with_progress(
-    items: Iterable[Item], label: str, unit: str = "lines", size: int = 1
-) -> Iterator[Item]:
-    """Yield items, each worth `size` units, and report progress on stderr every few seconds."""
-    start = last = time.monotonic()
-    step = max(1, PROGRESS_STEP // size)
-    for count, item in enumerate(items, 1):
-        yield item
-        if count % step == 0 and (now := time.monotonic()) - last > PROGRESS_SECONDS:
-            last = now
-            done, rate = count * size, count * size / (now - start)
-            print(f"{label}: {done:,} {unit}, {rate:,.0f}/s", file=sys.stderr, flush=True)
-
-
-def parse_time(value: float, field: str) -> int:
-    """Return a timestamp as an integer; BadLine when it does not fit 64 bits."""
-    if not -LATEST < value < LATEST:
-        raise BadLine(f"field {field!r}: found {value:g}, expected a time")
-    return int(value)
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdigit()
 
 
 def describe_source(path: Path) -> dict[str, Any]:
@@ -239,11 +190,6 @@ def describe_source(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": checksum}
-
-
-def one_line(value: str | None) -> str | None:
-    """Return text with its whitespace collapsed; None for blank text."""
-    return (" ".join(value.split()) or None) if value else None
 
 
 def empty_columns(names: Sequence[str], size: int) -> dict[str, list[str | None]]:

@@ -7,31 +7,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
 from p5jax.data.formats import RecboleOptions
+from p5jax.data.readers.cells import (
+    BadLine,
+    Matches,
+    is_missing,
+    key_of,
+    known,
+    listed,
+    split_cells,
+)
+from p5jax.data.readers.columns import item_columns, time_column
+from p5jax.data.readers.lines import LineErrors, read_lines
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
-    BadLine,
-    LineErrors,
     RawData,
     RowCollector,
     describe_source,
     empty_columns,
-    one_line,
-    parse_time,
-    read_lines,
 )
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-USER, ITEM, RATING, TIME = "user_id", "item_id", "rating", "timestamp"
-
-# dataset column <- the first source column whose name contains one of these words
-ITEM_WORDS = {
-    "title": ("title", "name"),
-    "brand": ("brand",),
-    "categories": ("categor", "genre", "class"),
-    "price": ("price",),
-}
+USER, ITEM, RATING = "user_id", "item_id", "rating"
+LARGEST = 3.4e38  # of a rating, which is a float32
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class _Header:
     names: list[str]
     types: list[str]
 
-    def position(self, name: str) -> int | None:
-        return self.names.index(name) if name in self.names else None
+    def position(self, name: str | None) -> int | None:
+        return self.names.index(name) if name is not None and name in self.names else None
 
 
 def read(options: RecboleOptions) -> RawData:
@@ -53,46 +52,73 @@ def read(options: RecboleOptions) -> RawData:
 def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool = False) -> RawData:
     """Read a folder of atomic files; NAME.inter must be there, NAME.user and NAME.item may be.
 
-    NAME is the folder's name, or that of its only .inter file. Ratings and timestamps are
-    optional: without timestamps the order of the lines counts. Columns of the .user file become
-    profile attributes. The source's item numbering is taken from item keys that are all numbers.
-    UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
+    NAME is the folder's name, or that of its only .inter file. Ratings and times are optional, each
+    rating too: without a column of times the order of the lines counts. Columns of the .user file
+    become profile attributes. The source's item numbering is taken from item keys that are all
+    numbers. UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     inter = _inter_file(folder)
     errors = LineErrors(skip_bad_lines)
     rows = RowCollector()
     header, lines = _open(inter, errors, (USER, ITEM))
-    rating_at, time_at = header.position(RATING), header.position(TIME)
-    user_at, item_at = header.names.index(USER), header.names.index(ITEM)
-    for number, values in lines:
-        try:
-            rating = math.nan if rating_at is None else _number(values[rating_at], RATING)
-            time = number if time_at is None else parse_time(_number(values[time_at], TIME), TIME)
-            user, item = _key(values[user_at], USER), _key(values[item_at], ITEM)
-            rows.add(user, item, rating, time, line=number)
-        except BadLine as problem:
-            errors.report(inter, number, problem)
+    time = time_column(header.names)
+    _read_interactions(inter, header, lines, rows, time, errors)
+    understood = {"columns": _columns(header, time)}
+    if told := rows.read_float_keys():
+        understood["keys"] = told
     sources = [inter]
     user_columns: dict[str, list[str | None]] = {}
-    item_columns = empty_columns(ITEM_COLUMNS, len(rows.items))
+    attributes = empty_columns(ITEM_COLUMNS, len(rows.items))
     user_file, item_file = inter.with_suffix(".user"), inter.with_suffix(".item")
     if user_file.is_file():
-        user_columns = _read_users(user_file, rows.users, errors)
+        user_columns, understood["users"] = _read_users(user_file, rows.users, errors)
         sources.append(user_file)
     if item_file.is_file():
-        _read_items(item_file, rows.items, item_columns, errors)
+        understood["items"] = _read_items(item_file, rows.items, attributes, errors)
         sources.append(item_file)
+    if time is None:
+        understood["times"] = "no column of times: the order of the lines counts"
     numbered = all(key.isascii() and key.isdigit() for key in rows.items)
     return rows.raw_data(
         name=name or inter.stem,
         format="recbole",
         user_columns=user_columns,
-        item_columns=item_columns,
-        time_unit="second" if time_at is not None else "position",
+        item_columns=attributes,
+        time_unit="position" if time is None else None,
         source_numbers=list(rows.items) if numbered else None,
         sources=[describe_source(path) for path in sources],
-        skipped_lines=errors.skipped,
+        errors=errors,
+        understood=understood,
     )
+
+
+def _read_interactions(
+    path: Path,
+    header: _Header,
+    lines: Iterator[tuple[int, list[str]]],
+    rows: RowCollector,
+    time: str | None,
+    errors: LineErrors,
+) -> None:
+    user_at, item_at = header.names.index(USER), header.names.index(ITEM)
+    rating_at, time_at = header.position(RATING), header.position(time)
+    for number, values in lines:
+        try:
+            user, item = key_of(values[user_at], USER), key_of(values[item_at], ITEM)
+            rating = math.nan if rating_at is None else _rating(values[rating_at])
+            moment = number if time_at is None else rows.times.parse(values[time_at], str(time))
+            rows.add(user, item, rating, moment, line=number)
+        except BadLine as problem:
+            errors.report(path, number, problem)
+
+
+def _columns(header: _Header, time: str | None) -> str:
+    """What the columns of the interactions were taken for."""
+    taken = [name for name in (USER, ITEM, RATING) if name in header.names]
+    if time is not None:
+        taken.append(time if time == "timestamp" else f"{time} as the timestamp")
+    unused = [name for name in header.names if name not in (USER, ITEM, RATING, time)]
+    return f"{', '.join(taken)}{f'; not used: {listed(unused)}' if unused else ''}"
 
 
 def _inter_file(folder: Path) -> Path:
@@ -103,8 +129,9 @@ def _inter_file(folder: Path) -> Path:
         return expected
     found = sorted(folder.glob("*.inter"))
     if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "no .inter file"
-        raise UserError(f"{folder}: found {names}, expected {expected.name}")
+        near = found or sorted(folder.glob("*.inter*"))
+        names = listed([path.name for path in near]) or "no .inter file"
+        raise UserError(f"{folder}: found {names}, expected {expected.name} (gzip or not)")
     return found[0]
 
 
@@ -118,20 +145,22 @@ def _open(
     for field in required:
         if field not in header.names:
             raise UserError(
-                f"{path}:{number}: field {field!r} is missing, found {', '.join(header.names)}"
+                f"{path}:{number}: field {field!r} is missing, found {listed(header.names)}"
             )
     return header, _values(path, lines, len(header.names), errors)
 
 
 def _parse_header(path: Path, number: int, line: str) -> _Header:
-    names, types = [], []
-    for column in line.split("\t"):
+    names, types = list[str](), list[str]()
+    for column in split_cells(line, line.count("\t") + 1):
         name, _, kind = column.strip().rpartition(":")
         if not name or kind not in TYPES:
             raise UserError(
-                f"{path}:{number}: found header column {column!r}, expected name:type with a"
+                f"{path}:{number}: found header column {shown(column)}, expected name:type with a"
                 f" type of {', '.join(TYPES)}"
             )
+        if name in names:
+            raise UserError(f"{path}:{number}: found column {shown(name)} twice, expected it once")
         names.append(name)
         types.append(kind)
     return _Header(names, types)
@@ -141,67 +170,64 @@ def _values(
     path: Path, lines: Iterator[tuple[int, str]], width: int, errors: LineErrors
 ) -> Iterator[tuple[int, list[str]]]:
     for number, line in lines:
-        values = line.split("\t")
+        values = split_cells(line, width) if '"' in line else line.split("\t")
         if len(values) == width:
             yield number, values
         else:
             errors.report(path, number, f"found {len(values)} fields, expected {width}")
 
 
-def _number(value: str, field: str) -> float:
+def _rating(value: str) -> float:
+    """The number in a cell, NaN where it stands for no value."""
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise BadLine(f"field {field!r}: found {value!r}, expected a number")
-    return number
-
-
-def _key(value: str, field: str) -> str:
-    if not value.strip():
-        raise BadLine(f"field {field!r}: found an empty value, expected a token")
-    return value.strip()
+    if abs(number) <= LARGEST and "_" not in value:  # "1_0" is 10 to Python alone
+        return number
+    if is_missing(value.strip()):
+        return math.nan
+    raise BadLine(f"field {RATING!r}: found {shown(value)}, expected a number")
 
 
 def _read_users(
     path: Path, users: dict[str, int], errors: LineErrors
-) -> dict[str, list[str | None]]:
-    """Return a column per attribute of the .user file; "name" when one is called so."""
+) -> tuple[dict[str, list[str | None]], str]:
+    """Return a column per attribute of the .user file, "name" when one is called so; and what
+    they were taken for."""
     header, lines = _open(path, errors, (USER,))
     key_at = header.names.index(USER)
     attributes = [name for name in header.names if name != USER]
     # "user" and "key" are columns of the dataset's own
     labels = {name: f"{name}_" if name in ("user", "key") else name for name in attributes}
     columns = empty_columns([labels[name] for name in attributes], len(users))
+    matches = Matches(users, "users")
     for _, values in lines:
-        index = users.get(values[key_at].strip())
+        index = matches.index(values[key_at].strip())
         if index is not None:
             for name, value in zip(header.names, values, strict=True):
                 if name != USER:
-                    columns[labels[name]][index] = one_line(value)
-    return columns
+                    columns[labels[name]][index] = known(value)
+    return columns, matches.understood(path.name, f", with {listed(attributes) or 'nothing else'}")
 
 
 def _read_items(
     path: Path, items: dict[str, int], columns: dict[str, list[str | None]], errors: LineErrors
-) -> None:
+) -> str:
+    """Fill the columns of the items; return what the file's were taken for."""
     header, lines = _open(path, errors, (ITEM,))
     key_at = header.names.index(ITEM)
-    source = {
-        column: position
-        for column, words in ITEM_WORDS.items()
-        if (position := _first_holding(header.names, words)) is not None
-    }
+    chosen = item_columns([name for name in header.names if name != ITEM])
+    source = {column: header.names.index(name) for column, name in chosen.items()}
+    matches = Matches(items, "items")
     for _, values in lines:
-        index = items.get(values[key_at].strip())
+        index = matches.index(values[key_at].strip())
         if index is not None:
             for column, position in source.items():
-                columns[column][index] = one_line(values[position])
-
-
-def _first_holding(names: list[str], words: tuple[str, ...]) -> int | None:
-    for position, name in enumerate(names):
-        if any(word in name.lower() for word in words):
-            return position
-    return None
+                columns[column][index] = known(values[position])
+    taken = [
+        column if column == name else f"{column} from {name}" for column, name in chosen.items()
+    ]
+    unused = [name for name in header.names if name != ITEM and name not in chosen.values()]
+    told = f", with {', '.join(taken) or 'no column that is known'}"
+    return matches.understood(path.name, told + (f"; not used: {listed(unused)}" if unused else ""))

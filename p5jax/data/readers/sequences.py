@@ -7,28 +7,28 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from p5jax.core.documents import read_json
-from p5jax.core.errors import UserError
+from p5jax.core.documents import json_value
+from p5jax.core.errors import UserError, shown
 from p5jax.core.kinds import is_text
 from p5jax.data.formats import SequencesOptions, file_path
+from p5jax.data.readers.cells import BadLine, Matches, filled, known, split_cells
+from p5jax.data.readers.lines import LineErrors, read_lines, read_text
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
-    BadLine,
-    LineErrors,
     RawData,
     RowCollector,
     describe_source,
     empty_columns,
-    one_line,
-    read_lines,
 )
 
 NUMBER = re.compile(r"[0-9]{1,18}")
 TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
-QUOTED_LIST = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+# A text of a list; the quantifiers give nothing back, so that a lone quote costs no time.
+QUOTED = r"""\s*+(?:'((?:[^'\\]|\\.)*+)'|"((?:[^"\\]|\\.)*+)")\s*+(?:,|$)"""
+ITEM, LIST = re.compile(QUOTED, re.DOTALL), re.compile(f"(?:{QUOTED})++", re.DOTALL)
+ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 ROW_START = re.compile(r"[0-9]+\t")
-_LARGEST_DATAMAPS = 1 << 30  # bytes
-UNKNOWN_CELLS = {"unknown", "none", "nan", ""}
+UNKNOWN_CELLS = {"unknown", "none", "nan"}
 
 
 def read(options: SequencesOptions) -> RawData:
@@ -81,14 +81,9 @@ def read_sequences(
         for position, item in enumerate(histories[user]):
             rows.add(user_key, key_of[item], math.nan, position)
     columns = empty_columns(ITEM_COLUMNS, len(item_keys))
+    understood = {"times": "none: the order of the items on a line counts"}
     if items is not None:
-        _read_items(
-            items,
-            columns,
-            rows.items,
-            dict(zip(item_numbers, range(len(item_numbers)), strict=True)),
-            errors,
-        )
+        understood["items"] = _read_items(items, columns, rows.items, item_numbers, errors)
     return rows.raw_data(
         name=name or sequences.resolve().parent.name,
         format="sequences",
@@ -97,20 +92,22 @@ def read_sequences(
         time_unit="position",
         source_numbers=[str(number) for number in item_numbers],
         sources=[describe_source(path) for path in (sequences, datamaps, items) if path],
-        skipped_lines=errors.skipped,
+        errors=errors,
+        understood=understood,
     )
 
 
 def _parse_number(word: str) -> int:
     if not NUMBER.fullmatch(word):
-        raise BadLine(f"found {word!r}, expected user and item numbers")
+        raise BadLine(f"found {shown(word)}, expected user and item numbers")
     return int(word)
 
 
 def _key_maps(path: Path | None) -> tuple[dict[str, str] | None, dict[str, str] | None]:
     if path is None:
         return None, None
-    maps = read_json(path, object, "a datamaps JSON file", _LARGEST_DATAMAPS)
+    expected = "a datamaps JSON file"
+    maps = json_value(path, read_text(path, expected), object, expected)
     for field in ("id2user", "id2item"):
         if not isinstance(maps, dict) or not isinstance(maps.get(field), dict):
             raise UserError(f"{path}: field {field!r} is missing, expected an object number -> key")
@@ -121,8 +118,14 @@ def _map_key(keys: dict[str, str] | None, number: int, path: Path | None, field:
     if keys is None:
         return str(number)
     key = keys.get(str(number))
-    if not isinstance(key, str) or not key or not is_text(key):
-        raise UserError(f"{path}: field {field!r}: found {key!r} for {number}, expected its key")
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    key = key.strip() if isinstance(key, str) else ""
+    if not key or not is_text(key):
+        raise UserError(
+            f"{path}: field {field!r}: found {shown(keys.get(str(number)))} for {number}, expected"
+            " its key"
+        )
     return key
 
 
@@ -130,7 +133,9 @@ def _refuse_repeated(keys: list[str], path: Path, what: str) -> None:
     seen: set[str] = set()
     for key in keys:
         if key in seen:
-            raise UserError(f"{path}: found key {key!r} for two {what}, expected distinct keys")
+            raise UserError(
+                f"{path}: found key {shown(key)} for two {what}, expected distinct keys"
+            )
         seen.add(key)
 
 
@@ -138,22 +143,35 @@ def _read_items(
     path: Path,
     columns: dict[str, list[str | None]],
     index_of_key: dict[str, int],
-    index_of_number: dict[int, int],
+    item_numbers: list[int],
     errors: LineErrors,
-) -> None:
-    """Fill the item columns from a table or a keyword list; other items are ignored."""
+) -> str:
+    """Fill the item columns from a table or a keyword list; other items are ignored.
+
+    Returns how many items it has.
+    """
+    keys = list(index_of_key)
+    named = keys != [str(number) for number in item_numbers]  # by datamaps
+    matches = Matches(index_of_key, "items")
+    numbered = Matches({str(number): at for at, number in enumerate(item_numbers)}, "items")
     for number, line in _joined(read_lines(path, errors, "an item table or keyword list")):
         try:
             if "\t" not in line:
                 key, _, keywords = line.strip().partition(" ")
-                _fill(columns, index_of_key.get(key), title=one_line(keywords))
+                _fill(columns, matches.index(key), title=known(keywords))
                 continue
-            cells = line.split("\t")
+            cells = split_cells(line, TABLE_COLUMNS)
             if len(cells) < TABLE_COLUMNS:
                 raise BadLine(
                     f"found {len(cells)} fields, expected {TABLE_COLUMNS} separated by tabs"
                 )
-            index = index_of_number.get(_parse_number(cells[0].strip()))
+            index = numbered.index(str(_parse_number(cells[0].strip())))
+            key = cells[1].strip()
+            if named and index is not None and key != keys[index]:
+                raise BadLine(
+                    f"found key {shown(key)} for item {cells[0].strip()}, expected"
+                    f" {shown(keys[index])} as in the datamaps"
+                )
             title = _known(" ".join(cells[2:-3]))  # a tab too many can only be in the title
             brand, categories, price = map(_known, cells[-3:])
             _fill(
@@ -161,23 +179,24 @@ def _read_items(
             )
         except BadLine as problem:
             errors.report(path, number, problem)
+    return (numbered if numbered.rows else matches).understood(path.name, filled(columns))
 
 
 def _joined(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Join a table row that a line end inside its title has cut in two."""
-    start, row = 0, ""
+    start, pieces, tabs = 0, list[str](), 0
     for number, line in lines:
-        if row and not ROW_START.match(line):
-            row += " " + line
-        else:
-            if row:
-                yield start, row
-            start, row = number, line
-        if row.count("\t") >= TABLE_COLUMNS - 1 or "\t" not in row:
-            yield start, row
-            row = ""
-    if row:
-        yield start, row
+        if pieces and ROW_START.match(line):
+            yield start, " ".join(pieces)
+            pieces, tabs = [], 0
+        start = start if pieces else number
+        pieces.append(line)
+        tabs += line.count("\t")
+        if tabs >= TABLE_COLUMNS - 1 or not tabs:
+            yield start, " ".join(pieces)
+            pieces, tabs = [], 0
+    if pieces:
+        yield start, " ".join(pieces)
 
 
 def _fill(columns: dict[str, list[str | None]], index: int | None, **values: str | None) -> None:
@@ -187,7 +206,7 @@ def _fill(columns: dict[str, list[str | None]], index: int | None, **values: str
 
 
 def _known(cell: str) -> str | None:
-    value = one_line(cell)
+    value = known(cell)
     return None if value is None or value.lower() in UNKNOWN_CELLS else value
 
 
@@ -195,5 +214,10 @@ def _path(categories: str | None) -> str | None:
     """Return "'Beauty', 'Makeup'" as "Beauty | Makeup", anything else unchanged."""
     if categories is None:
         return None
-    parts = [single or double for single, double in QUOTED_LIST.findall(categories)]
-    return " | ".join(dict.fromkeys(parts)) or categories
+    text = categories.removeprefix("[").removesuffix("]")
+    if not LIST.fullmatch(text):
+        return categories
+    parts = list(dict.fromkeys(single or double for single, double in ITEM.findall(text)))
+    if "\\" in text:
+        parts = [ESCAPE.sub(r"\1", part) for part in parts]
+    return " | ".join(filter(None, parts)) or categories

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.data.dataset import Key
 from p5jax.ppr.backbone.sequences import right_aligned
 from p5jax.ppr.tuned import Tuned
 
@@ -22,7 +23,7 @@ class Scored:
 
 
 def recommend(
-    tuned: Tuned, *, user: str | None = None, profile: Mapping[str, str] | None = None, k: int = 10
+    tuned: Tuned, *, user: Key | None = None, profile: Mapping[str, str] | None = None, k: int = 10
 ) -> list[Scored]:
     """Return the k items of the best scores, best first, without the user's history.
 

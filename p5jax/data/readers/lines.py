@@ -1,0 +1,144 @@
+"""Lines of text files, plain or gzip, with their numbers; and what becomes of malformed ones."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import functools
+import gzip
+import io
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from p5jax.core.errors import UserError
+
+LONGEST_LINE = 1 << 26  # bytes; more are no line of any of these formats
+LARGEST = 1 << 30  # bytes of a file that is read whole
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+GZIP = b"\x1f\x8b"
+# How files begin that are no text, what they are, and what makes text of them.
+FOREIGN = {
+    b"PK\x03\x04": ("a zip archive", "unzip {}"),
+    b"BZh": ("a bzip2 file", "bunzip2 {}"),
+    b"\xfd7zXZ\x00": ("an xz file", "unxz {}"),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", "unzstd {}"),
+    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
+    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
+}
+PROGRESS_SECONDS = 5.0
+PROGRESS_STEP = 4096  # units between two looks at the clock
+
+Item = TypeVar("Item")
+
+
+class LineErrors:
+    """Turns malformed lines into a UserError naming file and line, or counts them when told to."""
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.skipped = 0
+        self.first = ""
+
+    def report(self, path: Path, number: int, problem: str | Exception) -> None:
+        """Count the line, or raise UserError("path:number: problem")."""
+        if not self.skip:
+            raise UserError(f"{path}:{number}: {problem}")
+        self.first = self.first or f"{path}:{number}: {problem}"
+        self.skipped += 1
+
+
+def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line without its end) of a plain or gzip file, blank lines left out.
+
+    A byte-order mark at the start of a line is no part of it. UserError when the file is missing,
+    holds no line, is an archive or UTF-16, or its compressed stream is damaged or cut short (never
+    skipped: what is missing is unknown). A line that is not UTF-8 goes to `errors`.
+    """
+    number = 0
+    lines = 0
+    try:
+        with _opened(path, what) as stream:
+            pieces = iter(functools.partial(stream.readline, LONGEST_LINE), b"")
+            for number, line in enumerate(with_progress(pieces, path.name), 1):
+                if len(line) == LONGEST_LINE:
+                    raise UserError(f"{path}:{number}: found more than {len(line):,} bytes a line")
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    errors.report(path, number, _not_utf8(path, error))
+                    continue
+                text = text.removeprefix("\ufeff").rstrip("\r\n")
+                if text.strip():
+                    lines += 1
+                    yield number, text
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}: the compressed file is cut short or damaged: the last good line is {number}"
+            f" ({error}); fetch it again"
+        ) from error
+    if not lines:
+        raise UserError(f"{path}: found an empty file, expected {what}")
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a plain or gzip file; UserError as `read_lines`."""
+    try:
+        with _opened(path, what) as stream:
+            text = stream.read(LARGEST)
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}: the compressed file is cut short or damaged ({error}); fetch it again"
+        ) from error
+    if len(text) == LARGEST:
+        raise UserError(f"{path}: found more than {LARGEST:,} bytes, expected {what}")
+    try:
+        return text.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {_not_utf8(path, error)}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    """The bytes of a plain or gzip file, told apart by how it begins and not by its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            file.seek(0)
+            for sign, (found, advice) in FOREIGN.items():
+                if start.startswith(sign):
+                    raise UserError(
+                        f"{path}: found {found}, expected {what}; type {advice.format(path)}"
+                    )
+            is_gzip = start.startswith(GZIP)
+            yield io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20) if is_gzip else file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, expected {what}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder, expected {what}") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it") from error
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+    return (
+        f"found byte {error.object[error.start]:#04x}, expected UTF-8; if it is Latin-1, type"
+        f" iconv -f LATIN1 -t UTF-8 {path} > NEW and put NEW in its place"
+    )
+
+
+def with_progress(
+    items: Iterable[Item], label: str, unit: str = "lines", size: int = 1
+) -> Iterator[Item]:
+    """Yield items, each worth `size` units, and report progress on stderr every few seconds."""
+    start = last = time.monotonic()
+    step = max(1, PROGRESS_STEP // size)
+    for count, item in enumerate(items, 1):
+        yield item
+        if count % step == 0 and (now := time.monotonic()) - last > PROGRESS_SECONDS:
+            last = now
+            done, rate = count * size, count * size / (now - start)
+            print(f"{label}: {done:,} {unit}, {rate:,.0f}/s", file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""Text files as users have them: compressed under any name, with byte-order marks, not UTF-8."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+
+import pytest
+
+from p5jax.core.errors import UserError
+from p5jax.data.readers.lines import LineErrors, read_lines, read_text
+
+
+def lines_of(path) -> list[tuple[int, str]]:
+    return list(read_lines(path, LineErrors(skip=False), "lines"))
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data)])
+def test_gzip_is_known_by_its_bytes_and_marks_are_no_text(tmp_path, pack):
+    path = tmp_path / "any.name"
+    # As `cat` leaves two files that begin with a mark.
+    path.write_bytes(pack(b"\xef\xbb\xbfuser\r\n\n\xef\xbb\xbfcaf\xc3\xa9\n"))
+    assert lines_of(path) == [(1, "user"), (3, "café")]
+    path.write_bytes(pack(b'\xef\xbb\xbf{"a": 1}'))
+    assert read_text(path, "JSON") == '{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"caf\xe9\n", r"found byte 0xe9, expected UTF-8; if it is Latin-1, type iconv -f LATIN1"),
+        ("user".encode("utf-16"), r"found UTF-16, expected lines; type iconv -f UTF-16"),
+        (b"PK\x03\x04rest", r"found a zip archive, expected lines; type unzip "),
+        (bz2.compress(b"user"), r"found a bzip2 file, .* type bunzip2 "),
+        (lzma.compress(b"user"), r"found an xz file, .* type unxz "),
+        (b"\x28\xb5\x2f\xfdrest", r"found a zstd file, .* type unzstd "),
+        (gzip.compress(b"user" * 100)[:-9], r"cut short or damaged"),
+    ],
+)
+@pytest.mark.parametrize("read", [lines_of, lambda path: read_text(path, "lines")])
+def test_what_is_no_utf8_text_is_one_line_that_says_what_to_type(tmp_path, data, message, read):
+    path = tmp_path / "f.txt"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_line_ends_is_no_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("p5jax.data.readers.lines.LONGEST_LINE", 1000)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(bytes(5000)))
+    with pytest.raises(UserError, match=r"bomb\.gz:1: found more than 1,000 bytes a line"):
+        lines_of(path)
