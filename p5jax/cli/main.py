@@ -53,7 +53,12 @@ def _run(words: list[str]) -> int:
     name, rest = " ".join(words[:depth]), words[depth:]
     if name in COMMANDS:
         command = COMMANDS[name]
-        return command.run(command.parse(rest)) or 0
+        arguments = command.parse(rest)
+        if getattr(arguments, "gin_imports", None):
+            from p5jax.core.gin_text import allow_imports
+
+            allow_imports(*arguments.gin_imports)
+        return command.run(arguments) or 0
     if rest and rest[0] in _HELP:
         print(_help(name))
         return 0

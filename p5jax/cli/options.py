@@ -90,6 +90,13 @@ def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None
         metavar="FILE",
         help=text if default is None else f"{text} (default {default})",
     )
+    parser.add_argument(
+        "--gin-imports",
+        action="append",
+        metavar="MODULE",
+        help="module, beside those of p5jax, t5x and seqio, that gin files may import, which runs"
+        " it; give it again for more",
+    )
     parser.epilog = "--gin.NAME=VALUE overrides a setting of the gin files."
 
 

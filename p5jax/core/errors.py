@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+
+_LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -21,15 +23,6 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-def at_least(settings: object, least: Mapping[str, float]) -> None:
-    """Raise UserError for the first attribute of `settings` that is below its least value."""
-    for name, low in least.items():
-        found = getattr(settings, name)
-        if found < low:
-            what = f"{type(settings).__name__}.{name}"
-            raise UserError(f"{what}: found {found}, expected {low} or more")
-
-
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return a phrase naming the known names closest to `name`, for the end of an error line."""
     close = difflib.get_close_matches(name, list(known), n=n, cutoff=0.4)
@@ -41,3 +34,12 @@ def in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: its beginning, where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

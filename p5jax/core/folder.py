@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
 from p5jax.core.files import replace_text
 
-_LONGEST_VALUE = 80  # characters of a value in a message
 _WHERE = ("path", "relative")  # keys that tell where a thing lies, not which it is
 
 
@@ -125,11 +124,6 @@ def refuse_difference(
         key, old, new = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(
-            f"{where}: found {key} = {_shown(old)}, expected {_shown(new)}{more};"
+            f"{where}: found {key} = {shown(old)}, expected {shown(new)}{more};"
             " choose another folder"
         )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from p5jax.core.settings import SIZE, check
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
@@ -41,6 +42,9 @@ class PrepareOptions:
     skip_bad_lines: bool = field(
         default=False, metadata={"help": "count malformed lines instead of stopping at the first"}
     )
+
+    def __post_init__(self) -> None:
+        check(self, k_core=SIZE, item_ids=SCHEMES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from p5jax.core import config
 from p5jax.core.folder import as_json
+from p5jax.core.settings import COUNT, check
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
@@ -42,6 +43,9 @@ class ValidationConfig:
     examples: int = 256
     rank_users: int = 0
     rank_prompt: str = "2-3"
+
+    def __post_init__(self) -> None:
+        check(self, examples=COUNT, rank_users=COUNT)
 
 
 CONFIGS = (

@@ -17,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from p5jax.core.errors import UserError
+from p5jax.core.settings import at_least, check
 
 DATA, MODEL = "data", "model"
 
@@ -50,14 +51,18 @@ class MeshConfig:
     model: int = 1
     fsdp: bool = False
 
+    def __post_init__(self) -> None:
+        check(self, data=at_least(-1), model=at_least(-1))
+        if 0 in (self.data, self.model) or self.data == self.model == -1:
+            shape = f"mesh data={self.data}, model={self.model}"
+            raise UserError(f"{shape}: expected positive sizes, or -1 for one of them")
+
 
 def make_mesh(config: MeshConfig = MeshConfig()) -> Mesh:
     """Mesh with axes (data, model) over all devices of all processes; UserError if it misfits."""
     devices = jax.device_count()
     data, model = config.data, config.model
     shape = f"mesh data={data}, model={model}"
-    if (data < 1 and data != -1) or (model < 1 and model != -1) or data == model == -1:
-        raise UserError(f"{shape}: expected positive sizes, or -1 for one of them")
     if data == -1:
         data = devices // model
     elif model == -1:

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.core.folder import OutputFolder
 from p5jax.core.progress import Report
+from p5jax.core.settings import SHARE, SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.catalogue import Scorer
@@ -71,10 +72,7 @@ class StudyConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
-        at_least(self, {"seeds": 1})
-        for name in self.ablate:
-            if name not in STUDY_ABLATIONS:
-                raise UserError(f"ablate: found {name!r}, expected {', '.join(STUDY_ABLATIONS)}")
+        check(self, seeds=SIZE, ablate=STUDY_ABLATIONS, noise=SHARE)
 
     def methods(self) -> dict[str, TuneConfig]:
         """The tunings of one seed by name."""

@@ -20,6 +20,7 @@ import numpy as np
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.files import replace_text
 from p5jax.core.progress import Report, print_progress
+from p5jax.core.settings import SIZE, at_least, check
 from p5jax.data.dataset import COLUMNS, Dataset
 
 Value = str | int | float | bool | None
@@ -39,11 +40,7 @@ class ProfileConfig:
     max_categories: int = 50
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or self.max_categories < 1:
-            raise UserError(
-                f"ProfileConfig: found {self.bins} bins and {self.max_categories} categories, "
-                "expected at least 2 and 1"
-            )
+        check(self, bins=at_least(2), max_categories=SIZE)
         for name, times in Counter(self.attributes).items():
             if times > 1:
                 raise UserError(f"ProfileConfig.attributes: found {name!r} {times} times")

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.settings import SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
@@ -58,6 +59,9 @@ class RunConfig:
     vocabulary: str = ""
     vocabulary_size: int = 4000
     initial_checkpoint: str = ""
+
+    def __post_init__(self) -> None:
+        check(self, vocabulary_size=SIZE)
 
 
 class Run:

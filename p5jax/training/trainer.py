@@ -13,9 +13,10 @@ from typing import Any, TextIO
 import jax
 from jax.sharding import Mesh
 
-from p5jax.core.errors import Interrupted, UserError, at_least
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.folder import refuse_difference
 from p5jax.core.interruption import Interruption
+from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
 from p5jax.pipeline.batching import Batch
@@ -50,10 +51,12 @@ class TrainConfig:
     best_mode: str = "min"
 
     def __post_init__(self) -> None:
-        if self.best_mode not in ("min", "max"):
-            raise UserError(f"best_mode: found {self.best_mode!r}, expected min or max")
-        least = {"steps": 1, "log_every": 1, "seed": 0, "validate_every": 0, "checkpoint_every": 0}
-        at_least(self, least)
+        check(
+            self,
+            **dict.fromkeys(("steps", "log_every", "keep"), SIZE),
+            **dict.fromkeys(("validate_every", "checkpoint_every"), COUNT),
+            best_mode=("min", "max"),
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what a run's result depends on."""

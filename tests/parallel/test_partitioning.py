@@ -122,12 +122,10 @@ def test_dimension_that_the_mesh_does_not_divide():
         param_shardings(mesh, AXES, _abstract(shapes))
 
 
-@pytest.mark.parametrize(
-    "config", [MeshConfig(data=1000), MeshConfig(0, 1), MeshConfig(-1, -1), MeshConfig(-1, 999)]
-)
-def test_mesh_that_does_not_fit_the_devices(config):
+@pytest.mark.parametrize("sizes", [(1000, 1), (0, 1), (-1, -1), (-1, 999)])
+def test_mesh_that_does_not_fit_the_devices(sizes):
     with pytest.raises(UserError, match=r"^mesh data=.*expected"):
-        make_mesh(config)
+        make_mesh(MeshConfig(*sizes))
 
 
 def test_mesh_shapes_and_batches_on_eight_devices():

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, at_least, nearest
+from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
+from p5jax.core.settings import COUNT, above, check
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
 from p5jax.models.initial import Params
@@ -51,14 +52,7 @@ class LossConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UserError(
-                f"LossConfig.loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}"
-                f"{nearest(self.loss, LOSSES)}"
-            )
-        at_least(self, {"contrastive_weight": 0})
-        if self.temperature <= 0:
-            raise UserError(f"LossConfig.temperature: found {self.temperature}, expected above 0")
+        check(self, loss=LOSSES, contrastive_weight=COUNT, temperature=above(0))
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,7 @@ class PretrainConfig:
     fsdp: bool = False
 
     def __post_init__(self) -> None:
+        check(self, validation_users=COUNT)
         negatives = self.sequences.negatives
         if (self.loss.loss == "cross_entropy") != (negatives == 0):
             expected = "0" if negatives else "1 or more"

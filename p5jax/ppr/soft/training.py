@@ -13,6 +13,7 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.settings import COUNT, check
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
@@ -54,6 +55,9 @@ class SoftConfig:
     out: str
     text: str = ARGUMENTS
     rank_users: int = 500
+
+    def __post_init__(self) -> None:
+        check(self, rank_users=COUNT)
 
 
 def train_soft(
