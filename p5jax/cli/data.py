@@ -7,7 +7,7 @@ from functools import partial
 
 from p5jax.cli.command import Command
 from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
-from p5jax.cli.output import print_json
+from p5jax.cli.output import print_json, show
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
 
@@ -25,8 +25,8 @@ def _prepare(format: str, arguments: Namespace) -> None:
 
     dataset = prepare(format, **vars(arguments))
     for name, count in dataset.manifest["counts"].items():
-        print(f"{name:<24} {count:>12,}")
-    print(f"wrote {arguments.out}")
+        show(f"{name:<24} {count:>12,}")
+    show(f"wrote {arguments.out}")
 
 
 def _folder_option(parser: ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def _inspect(arguments: Namespace) -> None:
     from p5jax.data.dataset import Dataset
     from p5jax.data.inspect import inspect
 
-    print(inspect(Dataset.load(arguments.folder)))
+    show(inspect(Dataset.load(arguments.folder)))
 
 
 def _audit_options(parser: ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def _audit(arguments: Namespace) -> int:
     if arguments.json:
         print_json(result)
     else:
-        print(format_audit(result))
+        show(format_audit(result))
     return 1 if result["leaks"] else 0
 
 
@@ -75,7 +75,7 @@ def _vocabulary(arguments: Namespace) -> None:
     from p5jax.jobs.vocabulary import vocabulary
 
     made = vocabulary(arguments.folder, arguments.out, arguments.size, arguments.templates)
-    print(f"wrote {arguments.out}: {made.num_pieces} pieces, {made.size} ids")
+    show(f"wrote {arguments.out}: {made.num_pieces} pieces, {made.size} ids")
 
 
 def _export_shards_options(parser: ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _export_tfds(arguments: Namespace) -> None:
         raise UserError(f"export-tfds: {error}; expected pip install 'p5jax[tfds]'") from error
 
     for path in export_tables(arguments.folder, arguments.out):
-        print(path)
+        show(path)
 
 
 COMMANDS = (

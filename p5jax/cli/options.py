@@ -32,7 +32,8 @@ def add_options(
 
     A field without a default is required; a name of one letter gives `-k`; a truth value that is
     False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple of texts
-    takes one or more words. What is no number and no truth value is text.
+    takes one or more words, and may be given again for more. What is no number and no truth value
+    is text.
     """
     for field, annotation in _leaves(cls, skip):
         dashes = "-" if len(field.name) == 1 else "--"
@@ -50,6 +51,8 @@ def add_options(
             given["nargs"] = "+"
         if "nargs" in field.metadata:
             given["nargs"] = field.metadata["nargs"]
+        if given.get("nargs") == "+":
+            given["action"], given["default"] = "extend", [*(default or ())]
         if "choices" in field.metadata:
             given["choices"] = tuple(field.metadata["choices"])
         else:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from typing import Any
 
+_SYSTEM_ERROR = re.compile(r"(?:\[errno |^\[Errno |os_error_code=')(\d+)")
 _LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class UserError(Exception):
     """A mistake in what the user gave; one line says what was found and what was expected."""
+
+
+class Unwritten(UserError):
+    """What could not be written after it was computed: `value` is what the call would return."""
+
+    def __init__(self, error: Exception, value: Any) -> None:
+        super().__init__(in_words(error))
+        self.value = value
 
 
 class Interrupted(Exception):
@@ -30,10 +42,14 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Return what an error says on one line, an OSError's file first where it names one."""
+    """Return what an error says on one line, an OSError's file first where it names one.
+
+    Of the longer texts of Arrow and TensorStore only the system's own reason is left.
+    """
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    code = _SYSTEM_ERROR.search(str(error))
+    return os.strerror(int(code[1])) if code else " ".join(str(error).split())
 
 
 def shown(value: object) -> str:

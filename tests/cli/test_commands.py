@@ -150,7 +150,7 @@ def test_defaults_are_the_library_s(name):
     ],
 )
 def test_choices_are_the_library_s(name, option, choices):
-    words = LIBRARY[name][0]
+    words = [word for word in LIBRARY[name][0] if not word.startswith(f"--{option}=")]
     for choice in choices:
         arguments = COMMANDS[name].parse([*words, f"--{option}", choice])
         assert getattr(arguments, option) in (choice, [choice])
