@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced_folder
 from p5jax.core.folder import as_json
 from p5jax.evaluation.metrics import Interval
 
@@ -112,25 +111,12 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     on fewer. Results of another header are dropped, so one folder never mixes two models.
     """
     merged = _merged(_previous(folder, header), results)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(folder) as partial:
         for result in merged:
             pq.write_table(result.per_user, partial / result.file, compression="zstd")
         document = {**header, "results": summary(merged)}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-        partial.rename(folder)
-    finally:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)  # interrupted between the two renames
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _merged(old: Sequence[FamilyResult], new: Sequence[FamilyResult]) -> list[FamilyResult]:

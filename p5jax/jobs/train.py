@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from p5jax.core import config
 from p5jax.core.folder import as_json
+from p5jax.core.lock import released
 from p5jax.core.settings import COUNT, check
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
@@ -28,8 +29,11 @@ from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
 from p5jax.training import trainer
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
+
+_RANKED = ("HR@10", "NDCG@10")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ CONFIGS = (
 )
 
 
+@released()
 def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: object) -> Run:
     """Train, or resume, the run that gin files and the values given describe; return it.
 
@@ -65,6 +70,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    check_metric(training.best_metric, _metrics(validation))
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
@@ -87,9 +93,20 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
             )
         ],
         fsdp=mesh_config.fsdp,
-        begun=partial(keep_config, run.path),
+        begun=partial(_keep, run),
     )
     return run
+
+
+def _metrics(validation: ValidationConfig) -> list[str]:
+    """The names of what is measured during training."""
+    measured = ["validation/loss", "validation/accuracy"] if validation.examples else []
+    return measured + [f"validation/{name}" for name in _RANKED if validation.rank_users]
+
+
+def _keep(run: Run) -> None:
+    run.write()
+    keep_config(run.path)
 
 
 def configured_run(mesh: Mesh | None = None) -> Run:
@@ -179,7 +196,6 @@ def _rank_validator(
             limit=validation.rank_users,
             report=lambda line: None,
         )
-        names = ("HR@10", "NDCG@10")
-        return {f"validation/{name}": float(result.metrics[name][0]) for name in names}
+        return {f"validation/{name}": float(result.metrics[name][0]) for name in _RANKED}
 
     return validate

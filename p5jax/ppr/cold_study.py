@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.core.folder import OutputFolder
+from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.core.settings import SHARE, SIZE, check
 from p5jax.data.dataset import Dataset
@@ -86,6 +87,7 @@ class StudyConfig:
         return methods
 
 
+@released()
 def study(
     dataset: Dataset,
     config: StudyConfig,

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from p5jax.core.errors import UserError
 from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.lock import released
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
@@ -110,6 +111,7 @@ class Tuned:
         return Tuned(path, manifest, backbone, _read_profile(path))
 
 
+@released()
 def tune(
     backbone: PprRun,
     split: ColdStart,

@@ -115,8 +115,9 @@ class Run:
     ) -> Run:
         """Make a new run folder, or open the one there when it was made from the same things.
 
-        UserError, naming the first difference, when the folder there was made from others and has
-        a checkpoint.
+        The folder stays locked (see core.lock). UserError, naming the first difference, when the
+        folder there was made from others and has a checkpoint; such a folder is left as it is, to
+        `write`.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = chosen_templates(config)
@@ -126,19 +127,25 @@ class Run:
 
         def write_first() -> None:
             # What a run that never trained was made from gives way to what is wanted now.
-            if RUN_FOLDER.claim(path, {}) is None or not started():
+            if RUN_FOLDER.look(path, {}) is None or not started():
+                RUN_FOLDER.claim(path, {})
                 make_vocabulary(config, dataset, templates).save(path / "vocabulary")
                 save_templates(templates, path / "templates.toml")
 
         def claim() -> None:
             RUN_FOLDER.claim(path, manifest, started=started())
-            RUN_FOLDER.write(path, manifest)  # also when it is there: the dataset may have moved
+            if not started():
+                RUN_FOLDER.write(path, manifest)
 
         distributed.from_primary(write_first)
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
         distributed.from_primary(claim)
         return Run(path, manifest, dataset, vocabulary, mesh)
+
+    def write(self) -> None:
+        """Write the manifest, which a run that is there may lack: its dataset may have moved."""
+        distributed.from_primary(lambda: RUN_FOLDER.write(self.path, self.manifest))
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:
@@ -148,7 +155,7 @@ class Run:
         """
         path = Path(path)
         manifest = RUN_FOLDER.read(path)
-        dataset = load_dataset(path, manifest, RUN_FOLDER.command)
+        dataset = load_dataset(path, manifest)
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")

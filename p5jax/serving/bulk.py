@@ -16,6 +16,7 @@ from p5jax.core.errors import Interrupted
 from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder
 from p5jax.core.interruption import Interruption
+from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
 from p5jax.parallel import distributed
 from p5jax.serving.ranker import Ranker
@@ -41,6 +42,7 @@ _SCHEMA = pa.schema(
 )
 
 
+@released()
 def rank_users(
     ranker: Ranker,
     out: str | os.PathLike[str],

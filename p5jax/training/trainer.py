@@ -14,16 +14,16 @@ import jax
 from jax.sharding import Mesh
 
 from p5jax.core.errors import Interrupted, UserError
-from p5jax.core.folder import refuse_difference
 from p5jax.core.interruption import Interruption
 from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator
-from p5jax.training.checkpoints import Checkpoints, step_folder
+from p5jax.training.checkpoints import Checkpoints
 from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
+from p5jax.training.plan import matching_progress, planned
 from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
@@ -102,14 +102,16 @@ def train(
     parameters whose paths `trainable` matches change (see training.freezing), the others keep
     every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
     resumes from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
-    what the run depends on) must be the one it was started with. `validation_batches` (this
-    process's rows) give validation/loss and, where the objective scores, validation/accuracy;
-    `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
+    what the run depends on) must be the one it was started with, but for more steps: training.plan.
+    `validation_batches` (this process's rows) give validation/loss and, where the objective scores,
+    validation/accuracy; `validate(params, step)` gives further metrics. `fsdp` as in MeshConfig.
     `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
     finite, naming the step; the last good checkpoint stays.
     """
-    tx, schedule = make_optimizer(optimizer, config.steps)
+    folder = Path(run_dir) / CHECKPOINT_FOLDER
+    made_from, length = planned(folder, fingerprint or {}, optimizer, config.steps)
+    tx, schedule = make_optimizer(optimizer, length)
     steps = Steps(
         objective,
         tx,
@@ -121,15 +123,12 @@ def train(
         fsdp=fsdp,
         trainable=trainable,
     )
-    run_dir = Path(run_dir)
     with (
         Interruption() as interruption,
-        Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c,
+        Checkpoints(folder, config.keep) as c,
         distributed.together(),  # innermost: closing checkpoints would wait for a lost process
     ):
-        loop = _Loop(
-            config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
-        )
+        loop = _Loop(config, steps, schedule, iterator, c, made_from, validate, validation_batches)
         loop.begin(params, begun or (lambda: None))
         del params
         primary = distributed.is_primary()
@@ -138,18 +137,6 @@ def train(
         ) as loop.writers:
             loop.writers.message(describe_mesh(mesh, fsdp))
             return loop.run(interruption)
-
-
-def _matching_progress(
-    checkpoints: Checkpoints, step: int, fingerprint: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The progress to resume from; UserError when it is of another run."""
-    path = step_folder(checkpoints.folder, step)
-    progress = checkpoints.progress(step)
-    if "pipeline" not in progress:
-        raise UserError(f"{path}: found no pipeline state, expected a checkpoint of this trainer")
-    refuse_difference(path, progress["fingerprint"], fingerprint)
-    return progress
 
 
 @dataclass
@@ -180,7 +167,7 @@ class _Loop:
         """Take up the last checkpoint, or start from `params`; then nothing refuses the run."""
         saved = self.checkpoints.steps()
         if saved:
-            progress = _matching_progress(self.checkpoints, saved[-1], self.fingerprint)
+            progress = matching_progress(self.checkpoints, saved[-1], self.fingerprint)
             self.state = self.checkpoints.restore(saved[-1], self.steps.abstract_state)
             self.iterator.set_state(progress["pipeline"])
             for name in _PROGRESS:

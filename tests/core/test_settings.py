@@ -68,7 +68,7 @@ LIMITS = {
     "SearchConfig": "candidates=size epochs=size patience=size users=count gradient_examples=size"
     " evidence=size accept_level=share racing_level=share_below_a_half",
     "SequenceConfig": "batch_size=size widths=size negatives=count",
-    "SoftConfig": "rank_users=count",
+    "SoftConfig": "rank_users=size",
     "StudyConfig": "seeds=size noise=share",
     "SurrogateConfig": "coefficient=any_number beam=size batch_size=size max_length=size",
     "T5Config": "vocab_size=count emb_dim=size num_heads=size num_encoder_layers=size"

@@ -263,7 +263,7 @@ def test_only_what_a_mode_names_is_trained(backbone, light):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "heavy"}, "found 'heavy', expected light, full, finetune"),
+        ({"mode": "heavy"}, "found 'heavy', expected light, full or finetune"),
         ({"batch_size": 0}, "PredictionConfig.batch_size: found 0"),
         ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 to 4294967295"),
         (

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
+from p5jax.core.lock import released
 from p5jax.core.settings import COUNT, above, check
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
@@ -28,11 +29,13 @@ from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")
 # Adam as published; the best model by its ranking of validation pairs.
+_METRICS = ("validation/HR@10", "validation/NDCG@10")
 OPTIMIZER = OptimizerConfig(schedule="constant", weight_decay=0.0)
 TRAINING = TrainConfig(
     steps=5000, validate_every=500, best_metric="validation/NDCG@10", best_mode="max"
@@ -83,6 +86,7 @@ class PretrainConfig:
             )
 
 
+@released()
 def pretrain(
     dataset: Dataset,
     config: PretrainConfig,
@@ -98,12 +102,20 @@ def pretrain(
     Interrupted by a signal. UserError when run_dir holds a run of
     other users, data or settings.
     """
+    if config.validation_users:
+        check_metric(config.training.best_metric, _METRICS)
     users = np.arange(dataset.num_users) if users is None else np.unique(users)
     mesh = make_mesh(MeshConfig()) if mesh is None else mesh
     backbone = replace(config.backbone, num_items=dataset.num_items)
     settings = _settings(config)
     run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings, mesh)
     model = run.model
+
+    def accepted() -> None:
+        run.write()
+        if begun:
+            begun(run.path)
+
     train(
         next_item_objective(model, config.loss, config.views),
         backbone_params(model, jax.random.key(config.training.seed)),
@@ -118,7 +130,7 @@ def pretrain(
         fingerprint={name: run.manifest[name] for name in ("users", "backbone", "settings")},
         validate=_validator(model, dataset, users, config) if config.validation_users else None,
         fsdp=config.fsdp,
-        begun=partial(begun, run.path) if begun else None,
+        begun=accepted,
     )
     return run
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.lock import released
 from p5jax.core.settings import COUNT, PROPER_SHARE, SIZE, check
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Dense
@@ -154,6 +155,7 @@ def classification_objective(model: ProfileClassifier) -> Objective:
     return objective
 
 
+@released()
 def predict_attribute(
     run: PprRun,
     split: ColdStart,

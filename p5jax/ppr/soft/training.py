@@ -13,7 +13,8 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
-from p5jax.core.settings import COUNT, check
+from p5jax.core.lock import released
+from p5jax.core.settings import SIZE, check
 from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
@@ -35,10 +36,12 @@ from p5jax.ppr.soft.t5_backbone import (
 from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import run_fingerprints
 
 SCHEMA = "profiles.json"
+_METRICS = ("HR@10", "NDCG@10")
 SOFT_PROMPT = OutputFolder("soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,))
 
 
@@ -57,9 +60,10 @@ class SoftConfig:
     rank_users: int = 500
 
     def __post_init__(self) -> None:
-        check(self, rank_users=COUNT)
+        check(self, rank_users=SIZE)
 
 
+@released()
 def train_soft(
     run: Run,
     soft: SoftConfig,
@@ -73,6 +77,7 @@ def train_soft(
 
     The same call resumes it. UserError when `soft.out` holds something else.
     """
+    check_metric(training.best_metric, [f"validation/{name}" for name in _METRICS])
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
     distributed.from_primary(lambda: _claim(folder, run, settings, schema))
@@ -201,6 +206,6 @@ def _validator(
         result = evaluate_family(
             run, FAMILY, PROMPT_ID, "validation", limit=limit, report=lambda line: None
         )
-        return {f"validation/{n}": float(result.metrics[n][0]) for n in ("HR@10", "NDCG@10")}
+        return {f"validation/{n}": float(result.metrics[n][0]) for n in _METRICS}
 
     return validate
