@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 # The core suite compiles in a hurry (tests/conftest.py); these test the programs that users get.
 OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 
-.PHONY: install quickstart test test-extras check docs lint clean
+.PHONY: install quickstart test test-extras check fuzz docs lint clean
 
 install: $(VENV)/installed
 
@@ -28,6 +28,11 @@ test-extras: $(VENV)/installed-extras $(BEAM)/installed
 check: $(VENV)/installed-extras $(BEAM)/installed
 	$(OPTIMIZED) $(PYTEST) -m "check and not beam"
 	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "check and beam" tests/tasks/test_tasks_cached.py
+
+# Damaged inputs of every kind of file; exit status 1 when one is not refused in a line.
+MINUTES ?= 10
+fuzz: $(VENV)/installed-test
+	$(BIN)/python tests/fuzz/campaign.py --minutes $(MINUTES)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

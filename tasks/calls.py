@@ -8,12 +8,15 @@ keeps the iterator alive. So at exit calls fail at once, and the interpreter wai
 from __future__ import annotations
 
 import atexit
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+
+from p5jax.core.errors import UserError
 
 _QUIET, _PATIENCE = 0.2, 10.0  # seconds
 _closing = threading.Event()
@@ -34,6 +37,15 @@ def numpy_function(
 
     found = tf.numpy_function(call, inputs, types, stateful=False)
     return list(found) if isinstance(found, list | tuple) else [found]  # eagerly, one is bare
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """Return the UserError that an error is or, raised in a function above, carries as text."""
+    found = str(error) if isinstance(error, UserError) else None
+    if isinstance(error, tf.errors.OpError):
+        carried = re.search(r"\bUserError: (.*)", str(error))
+        found = carried[1] if carried else None
+    return None if found is None else UserError(found.splitlines()[0])
 
 
 @atexit.register

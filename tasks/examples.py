@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import seqio
 import tensorflow as tf
 
 from p5jax.data.dataset import SPLITS
@@ -24,6 +25,8 @@ _FIELDS: Mapping[str, tf.DType] = {
     "answer": tf.string,
     "user": tf.int32,
     "item": tf.int32,
+    "user_key": tf.string,  # the dataset's own keys, for those who read what a model answered
+    "item_key": tf.string,
 }
 
 
@@ -53,12 +56,20 @@ class TaskExamples:
         return self.family.example(split, index, rng, prompt)
 
     def kinds(self) -> set[str]:
-        """Return how these examples are judged: keys of p5jax's evaluators."""
-        templates = [self.family.templates[id] for id in self.prompts] or self.family.seen
-        return {kind_of(template) for template in templates}
+        """Return how these examples are judged: keys of p5jax's evaluators.
 
-    def render(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        A prompt that no record can fill is not judged: without stars none asks for them.
+        """
+        templates = [self.family.templates[id] for id in self.prompts] or self.family.seen
+        return {
+            kind_of(template)
+            for template in templates
+            if any(self.family.size(split, template.id) for split in self.splits)
+        }
+
+    def render(self, numbers: tf.data.Dataset) -> tf.data.Dataset:
         """Add to each element's numbers the example's texts and what its metrics need."""
+        dataset = self.family.source.dataset
 
         def values(split: bytes, epoch: int, index: int) -> list[Any]:
             example = self.example(split.decode(), int(epoch), int(index))
@@ -66,20 +77,48 @@ class TaskExamples:
             about = (template.id, kind_of(template), _answer(example))
             texts = (example.inputs, example.targets, *about)
             pair = np.int32(example.user), np.int32(example.item)
-            return [*(text.encode() for text in texts), *pair]
+            keys = dataset.user_keys[example.user], dataset.item_keys[example.item]
+            return [*(t.encode() for t in texts), *pair, *(key.encode() for key in keys)]
 
-        def fields(numbers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            given = [numbers[name] for name in ("split", "epoch", "index")]
+        def fields(number: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            given = [number[name] for name in ("split", "epoch", "index")]
             types = list(_FIELDS.values())
             found = numpy_function(values, given, types)
-            return numbers | {
+            return number | {
                 name: tf.ensure_shape(value, ()) for name, value in zip(_FIELDS, found, strict=True)
             }
 
-        return dataset.map(fields, num_parallel_calls=tf.data.AUTOTUNE)
+        return numbers.map(fields, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _sizes(self, split: str) -> list[int]:
         return [self.family.size(split, prompt) for prompt in self.prompts or (None,)]
+
+
+def append_eos(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """End both with end-of-sequence, targets cut to their length, as in `p5jax train`.
+
+    Inputs that are longer than theirs end the iteration with an error: without its end a prompt
+    asks for something else.
+    """
+    limit = (sequence_length or {}).get("inputs")
+
+    def whole(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        fits = tf.debugging.assert_less(
+            tf.size(example["inputs"]),
+            limit,
+            f"a prompt is longer than its {limit} tokens: register these tasks with"
+            f" config=FamilyConfig(max_source={limit}), which shortens prompts but for their end",
+        )
+        with tf.control_dependencies([fits]):
+            return example | {"inputs": tf.identity(example["inputs"])}
+
+    if limit is not None:
+        dataset = dataset.map(whole, num_parallel_calls=tf.data.AUTOTUNE)
+    return seqio.preprocessors.append_eos_after_trim(dataset, output_features, sequence_length)
 
 
 def _answer(example: Example) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS
+from p5jax.tasks.calls import user_error
 from p5jax.tasks.examples import TaskExamples
 from p5jax.tasks.registry import examples_of, find
 
@@ -46,9 +48,10 @@ def rates(name: str) -> dict[str, float]:
 def show(name: str, split: str, count: int, inputs: int | None = None, targets: int = 64) -> str:
     """Return lengths and `count` examples of a task or mixture, as SeqIO makes them.
 
-    `inputs` and `targets` are the sequence lengths asked for, end-of-sequence included; inputs
-    are at most FamilyConfig.max_source all the same. UserError for an unknown name or a split
-    that has no examples.
+    `inputs` and `targets` are the sequence lengths asked for, end-of-sequence included. Prompts are
+    shown as they are registered with FamilyConfig.max_source = `inputs`, where that is less than
+    they have. UserError for an unknown name, a split that has no examples, or `inputs` that are too
+    few for a prompt.
     """
     every = rates(name)
     shares = {task: every[task] for task in every if split in seqio.TaskRegistry.get(task).splits}
@@ -60,9 +63,22 @@ def show(name: str, split: str, count: int, inputs: int | None = None, targets: 
     chosen = np.random.default_rng(0).choice(len(shares), count, p=_normalised(shares))
     limits = {"inputs": inputs, "targets": targets}
     for place, task in enumerate(shares):
-        for row in _rows(seqio.TaskRegistry.get(task), split, int((chosen == place).sum()), limits):
-            lines += ["", *_example_lines(task, row)]
+        rows = _rows(_within(task, inputs), split, int((chosen == place).sum()), limits)
+        try:
+            lines += [line for row in rows for line in ("", *_example_lines(task, row))]
+        except tf.errors.OpError as error:
+            raise user_error(error) or error from None
     return "\n".join(lines)
+
+
+def _within(name: str, inputs: int | None) -> seqio.Task:
+    """Return a task whose prompts have at most `inputs` tokens."""
+    task = seqio.TaskRegistry.get(name)
+    examples = examples_of(task)
+    if inputs is None or inputs >= examples.family.source.config.max_source:
+        return task
+    shorter = replace(examples, family=examples.family.with_max_source(inputs))
+    return task.replace(preprocessors=[shorter.render, *task.preprocessors[1:]])
 
 
 def _normalised(shares: Mapping[str, float]) -> np.ndarray:

@@ -3,27 +3,27 @@
 Each judges the examples of its own kinds among a task's, so that a task may mix kinds of prompts.
 A target is {"kind", "answer"}; a prediction one text, or the texts of all decodes, best first
 (t5x returns all decodes best last: turn them around).
-Every metric comes with its 95 % interval, "<metric> low" and "<metric> high", and its n.
+Every metric comes with its n and, where so few examples have one, its 95 % interval, "<metric> low"
+and "<metric> high".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.answer_evaluators import training_ratings
+from p5jax.evaluation.histories import training_ratings
+from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
-    RANKING_CUTS,
-    Interval,
-    interval_of_mean,
-    ranking_columns,
     rating_metrics,
     ratings_from_text,
     text_metrics,
 )
+from p5jax.evaluation.rank_metrics import RANKING_CUTS, ranking_columns
 
 Target = Mapping[str, str]
 Prediction = str | Sequence[str]
@@ -46,7 +46,8 @@ def stars(dataset: Dataset) -> MetricFn:
             return {}
         ratings, readable = ratings_from_text([text[0] for text in texts], mean)
         metrics = rating_metrics(ratings, np.array(answers, np.float64))
-        return _named("rating", len(answers), metrics | {"unparsable": interval_of_mean(~readable)})
+        metrics["unparsable"] = mean_interval(~readable, shares=True)
+        return _named("rating", len(answers), metrics)
 
     return metric
 
@@ -85,15 +86,11 @@ def _item_scores(
         ]
     )
     depth = max(map(len, texts))
-    columns = ranking_columns(ranks)
-    metrics = {
-        f"{name}@{k}": interval_of_mean(columns[f"{name}@{k}"])
-        for k in RANKING_CUTS
-        for name in ("HR", "NDCG")
-        if k <= depth
-    }
-    real = np.array([np.mean([text in catalogue for text in said]) for said in texts])
-    return _named("item", len(answers), metrics | {"real": interval_of_mean(real)})
+    columns = ranking_columns(ranks, len(catalogue))
+    shown = [f"{name}@{k}" for k in RANKING_CUTS if k <= depth for name in ("HR", "NDCG")]
+    means = {name: columns[name] for name in shown if name in columns}
+    means["real"] = np.array([np.mean([text in catalogue for text in said]) for said in texts])
+    return _named("item", len(answers), mean_intervals(means, shares=True))
 
 
 def choices(dataset: Dataset) -> MetricFn:
@@ -114,7 +111,7 @@ def _right(
     if not answers:
         return {}
     right = np.array([text[0] == a for text, a in zip(texts, answers, strict=True)], np.float64)
-    return _named(kind, len(answers), {metric: interval_of_mean(right)})
+    return _named(kind, len(answers), {metric: mean_interval(right, shares=True)})
 
 
 def _chosen(
@@ -131,5 +128,6 @@ def _named(what: str, n: int, metrics: Mapping[str, Interval]) -> Scores:
     scores: Scores = {}
     for name, (value, low, high) in metrics.items():
         scores[f"{what}/{name}"] = value
-        scores |= {f"{what}/{name} low": low, f"{what}/{name} high": high}
+        if math.isfinite(low) and math.isfinite(high):  # NaN is no JSON
+            scores |= {f"{what}/{name} low": low, f"{what}/{name} high": high}
     return scores | {f"{what}/n": n}

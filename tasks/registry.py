@@ -23,7 +23,7 @@ from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates
 from p5jax.runs.run import Run
 from p5jax.tasks import metrics
-from p5jax.tasks.examples import TaskExamples
+from p5jax.tasks.examples import TaskExamples, append_eos
 from p5jax.tasks.postprocessing import answer
 from p5jax.tasks.source import NumberSource
 from p5jax.tasks.vocabulary import SeqioVocabulary
@@ -83,7 +83,8 @@ def register(
         templates: "amazon", "yelp", a TOML file or P5's all_*_templates.py.
         prompts: the ids of those to use, () for all.
         families: () for all that the dataset feeds.
-        config: the sampling's parameters; max_source bounds the inputs' tokens.
+        config: the sampling's parameters; max_source bounds the inputs' tokens. Asking SeqIO for
+            shorter inputs than a prompt has is an error when that prompt comes.
 
     Raises:
         UserError: an input is absent or wrong, or the name is taken by other arguments.
@@ -216,7 +217,7 @@ def _task(name: str, examples: TaskExamples, registration: Registration) -> seqi
             examples.render,
             seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(),
-            seqio.preprocessors.append_eos_after_trim,
+            append_eos,
         ],
         output_features={"inputs": feature, "targets": feature},
         postprocess_fn=answer,

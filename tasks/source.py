@@ -9,6 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from p5jax.core.errors import UserError, nearest
 from p5jax.pipeline.mixture import permute
 from p5jax.tasks.calls import numpy_function
 
@@ -34,6 +35,15 @@ class NumberSource(seqio.DataSource):
     def supports_arbitrary_sharding(self) -> bool:
         return True
 
+    def num_input_examples(self, split: str) -> int:
+        """Return a split's examples over all epochs; UserError when the task has no such split."""
+        if split not in self.sizes:
+            raise UserError(
+                f"{self.name}: found no split {split!r}, expected one of"
+                f" {', '.join(self.sizes)}{nearest(split, self.sizes)}"
+            )
+        return int(super().num_input_examples(split))
+
     def list_shards(self, split: str) -> list[str]:
         count = -(-self.num_input_examples(split) // _SHARD)
         return [f"{self.name}-{split}-{n:05d}-of-{count:05d}" for n in range(count)]
@@ -47,7 +57,8 @@ class NumberSource(seqio.DataSource):
         **unused: object,
     ) -> tf.data.Dataset:
         """Return the numbers, int64 scalars beside the split's name; shuffled without a seed, in
-        a new random order."""
+        a new random order. UserError when the task has no such split."""
+        count = self.num_input_examples(split)
         shard = shard_info or seqio.ShardInfo(0, 1)
         order = None
         if shuffle:
@@ -67,7 +78,5 @@ class NumberSource(seqio.DataSource):
             epochs, indices = (tf.ensure_shape(each, [None]) for each in pair)
             return {"split": tf.fill(tf.shape(indices), split), "epoch": epochs, "index": indices}
 
-        numbers = tf.data.Dataset.range(
-            shard.index, self.num_input_examples(split), shard.num_shards
-        )
+        numbers = tf.data.Dataset.range(shard.index, count, shard.num_shards)
         return numbers.batch(_BLOCK).map(fields).unbatch()

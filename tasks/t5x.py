@@ -1,13 +1,15 @@
 """p5jax's own model under t5x: what the gin files of gin/t5x/ name. Needs t5x and [seqio].
 
 The module's sizes are the `T5Config` bindings that `p5jax train` takes too, its vocabulary is the
-tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`).
+tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`) and sets
+up t5x's programs as `p5jax.tasks.t5x_program` says.
 """
 
 from __future__ import annotations
 
-import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
-from collections.abc import Mapping
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,16 +17,91 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import models
 
-from gin import config as gin  # type: ignore[attr-defined]
 from p5jax.core import config
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, nearest
 from p5jax.models.t5 import T5Config, Transformer
+from p5jax.prompts.families import FamilyConfig
+from p5jax.tasks import t5x_program
 from p5jax.tasks.registry import find, vocabulary_of
 
-__all__ = ["EncoderDecoderModel", "parameters_only", "part_of", "transformer", "vocabulary_of"]
+__all__ = [
+    "EncoderDecoderModel",
+    "absolute",
+    "checkpoint",
+    "family_config",
+    "parameters_only",
+    "part_of",
+    "relative_steps",
+    "split_of",
+    "transformer",
+    "vocabulary_of",
+]
 
 config.register_configs(T5Config)
-gin.add_config_file_search_path(str(config.gin_folder()))
+t5x_program.install()
+
+
+def absolute(path: str) -> str:
+    """A folder's path as Orbax wants it: absolute, unless it is a URL (gs://...)."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def checkpoint(path: str | Sequence[str]) -> str | list[str]:
+    """The absolute path of a checkpoint, or of each of several, or of a folder of checkpoints.
+
+    UserError when there is none.
+    """
+    if not isinstance(path, str):
+        return [str(checkpoint(each)) for each in path]
+    found = absolute(path)
+    if "://" not in found and not _is_checkpoint(Path(found)):
+        raise UserError(
+            f"{path}: found no checkpoint, expected a folder such as RUN/checkpoints/checkpoint_N"
+            " or MODEL_DIR/checkpoint_N"
+        )
+    return found
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is Orbax's or t5x's own, a folder of such, or TensorFlow's, which is files."""
+    if not path.is_dir():
+        return any(path.parent.glob(f"{glob.escape(path.name)}*"))
+    inside = "state", "checkpoint", "checkpoint_*"
+    return any(next(path.glob(name), None) for name in inside)
+
+
+def family_config(lengths: Mapping[str, int] | None) -> FamilyConfig:
+    """The sampling's parameters: gin's FamilyConfig, its prompts as long as t5x lets inputs be.
+
+    lengths: t5x's TASK_FEATURE_LENGTHS, None for as long as they come. A prompt that is too long
+    loses history, not its end. UserError when FamilyConfig.max_source asks for more.
+    """
+    if lengths is None:
+        return config.build(FamilyConfig)
+    if set(lengths) != {"inputs", "targets"} or not all(
+        type(length) is int and length > 0 for length in lengths.values()
+    ):
+        expected = "{'inputs': 512, 'targets': 64} or other lengths"
+        raise UserError(f"TASK_FEATURE_LENGTHS: found {lengths}, expected {expected}")
+    made = config.build(FamilyConfig, max_source=lengths["inputs"])
+    if made.max_source > lengths["inputs"]:
+        raise UserError(
+            f"FamilyConfig.max_source: found {made.max_source}, expected at most the"
+            f" {lengths['inputs']} of TASK_FEATURE_LENGTHS['inputs']"
+        )
+    return made
+
+
+def relative_steps(total: int | None, relative: int | None, default: int) -> int | None:
+    """The steps after the checkpoint's; None where TRAIN_STEPS, which counts both, is given.
+
+    UserError when TRAIN_STEPS and TRAIN_STEPS_RELATIVE are.
+    """
+    if total is not None and relative is not None:
+        raise UserError(
+            f"TRAIN_STEPS: found {total}, expected none beside TRAIN_STEPS_RELATIVE = {relative}"
+        )
+    return default if total is None and relative is None else relative
 
 
 def part_of(mixture: str, part: str = "") -> str:
@@ -36,6 +113,15 @@ def part_of(mixture: str, part: str = "") -> str:
     name = f"{mixture}_{part}" if part else mixture
     find(name)
     return name
+
+
+def split_of(name: str, split: str) -> str:
+    """The split; UserError when neither the task nor any of the mixture's has one of that name."""
+    known = sorted(find(name).splits)
+    if split not in known:
+        expected = f"expected one of {', '.join(known)}{nearest(split, known)}"
+        raise UserError(f"SPLIT: found {split!r}, {expected}")
+    return split
 
 
 def transformer(name: str) -> Transformer:

@@ -16,8 +16,9 @@ class SeqioVocabulary(seqio.Vocabulary):
     """A p5jax vocabulary for SeqIO and t5x: the same ids, item-id tokens included.
 
     `vocab_size` is the padded size, the rows of a model's embedding table. Two of equal fingerprint
-    are equal, as t5x asks of a task's and a model's. encode_tf takes a string scalar; decode_tf
-    takes ids [..., L] and gives strings [...].
+    are equal, as t5x asks of a task's and a model's. encode_tf takes strings [...] and gives ids
+    [..., L], ragged unless of a scalar; decode_tf takes ids [..., L], ragged or not, and gives
+    strings [...].
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -46,15 +47,29 @@ class SeqioVocabulary(seqio.Vocabulary):
     def _decode(self, ids: Iterable[int]) -> str:
         return self.vocabulary.decode(ids)
 
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes | np.ndarray) -> np.ndarray:
-            # Eagerly an array of no dimensions, inside a graph bytes.
-            plain = np.asarray(text, object).item().decode("utf-8", "replace")
-            return np.array(self.vocabulary.encode(plain), np.int32)
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+        def encode(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = [self.vocabulary.encode(text.decode("utf-8", "replace")) for text in texts]
+            lengths = np.array([len(row) for row in rows], np.int64)
+            return np.array([id for row in rows for id in row], np.int32), lengths
 
-        (ids,) = numpy_function(encode, [s], [tf.int32])
+        s = tf.convert_to_tensor(s)
+        ids, lengths = numpy_function(encode, [tf.reshape(s, [-1])], [tf.int32, tf.int64])
         ids.set_shape([None])
-        return ids
+        if not s.shape.rank:  # a scalar, also where its shape is not known
+            return ids
+        lengths.set_shape([None])
+        ragged = tf.RaggedTensor.from_row_lengths(ids, lengths)
+        shape = tf.shape(s, tf.int64)
+        for axis in reversed(range(1, s.shape.rank)):
+            rows = tf.reduce_prod(shape[:axis])
+            ragged = tf.RaggedTensor.from_uniform_row_length(ragged, shape[axis], nrows=rows)
+        return ragged
+
+    def decode_tf(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        if isinstance(ids, tf.RaggedTensor):
+            ids = ids.to_tensor(self.pad_id)
+        return super().decode_tf(ids)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(rows: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ class Parts:
 
     tables: dict[str, dict[str, list]]
     item_ids: dict = field(default_factory=dict)
+    protocol: dict = field(default_factory=dict)
 
     def row(self, table: str, index: int) -> dict:
         return {name: values[index] for name, values in self.tables[table].items()}
@@ -40,6 +41,7 @@ class Parts:
             "user": pa.int32(),
             "item": pa.int32(),
             "rating": pa.float32(),
+            "source_rating": pa.float32(),
             "timestamp": pa.int64(),
             "split": pa.int8(),
         }
@@ -52,7 +54,7 @@ class Parts:
             name="test",
             format="test",
             sources=[],
-            protocol={},
+            protocol=self.protocol,
             counts={},
             item_ids=self.item_ids,
             **made,

@@ -10,6 +10,7 @@ from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
 from p5jax.cli.output import print_json, show
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
+from p5jax.data.names import TFDS_FORMATS
 
 # The defaults of `vocabulary` and `export-shards` are written again here, for their modules import
 # jax and help need not wait; tests/cli/test_commands.py compares them.
@@ -24,6 +25,8 @@ def _prepare(format: str, arguments: Namespace) -> None:
     from p5jax.data.prepare import prepare
 
     dataset = prepare(format, **vars(arguments))
+    for topic, sentence in dataset.manifest["understood"].items():
+        show(f"{topic:<12} {sentence}")
     for name, count in dataset.manifest["counts"].items():
         show(f"{name:<24} {count:>12,}")
     show(f"wrote {arguments.out}")
@@ -106,6 +109,13 @@ def _export_shards(arguments: Namespace) -> None:
 def _export_tfds_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
     add_out(parser, metavar="TFDS_DIR")
+    parser.add_argument(
+        "--file-format",
+        default=TFDS_FORMATS[0],
+        choices=TFDS_FORMATS,
+        help="array_record is read without TensorFlow, tfrecord by tfds.load and SeqIO"
+        f" (default {TFDS_FORMATS[0]})",
+    )
 
 
 def _export_tfds(arguments: Namespace) -> None:
@@ -114,7 +124,7 @@ def _export_tfds(arguments: Namespace) -> None:
     except ImportError as error:
         raise UserError(f"export-tfds: {error}; expected pip install 'p5jax[tfds]'") from error
 
-    for path in export_tables(arguments.folder, arguments.out):
+    for path in export_tables(arguments.folder, arguments.out, arguments.file_format):
         show(path)
 
 

@@ -31,9 +31,9 @@ def add_options(
     """Add one option for each field of a dataclass and of those within it, but for `skip`.
 
     A field without a default is required; a name of one letter gives `-k`; a truth value that is
-    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple of texts
-    takes one or more words, and may be given again for more. What is no number and no truth value
-    is text.
+    False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple takes one
+    or more words, and may be given again for more, or `nargs` of them. What is no number and no
+    truth value is text.
     """
     for field, annotation in _leaves(cls, skip):
         dashes = "-" if len(field.name) == 1 else "--"
@@ -46,8 +46,10 @@ def add_options(
             parser.add_argument(flag, **given)
             continue
         given["required"] = required
-        given["type"] = annotation if annotation in _METAVARS else str
-        if typing.get_origin(annotation) is tuple:
+        several = typing.get_origin(annotation) is tuple
+        kind = typing.get_args(annotation)[0] if several else annotation
+        given["type"] = kind if kind in _METAVARS else str
+        if several:
             given["nargs"] = "+"
         if "nargs" in field.metadata:
             given["nargs"] = field.metadata["nargs"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import (
@@ -18,6 +19,9 @@ from p5jax.cli.options import (
     names,
 )
 from p5jax.cli.output import note, print_computed, print_json, print_results, show, warn_of_leak
+
+if TYPE_CHECKING:
+    from p5jax.serving.recommender import Recommender
 
 # Settings of an evaluation that have no option of their own.
 _KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
@@ -50,6 +54,28 @@ def _run_option(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
 
 
+def _used_run_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    parser.add_argument(
+        "--from-step",
+        type=int,
+        metavar="N",
+        help="use the checkpoint of this step (default: the best)",
+    )
+
+
+def _opening(arguments: Namespace) -> tuple[str, int, int | None]:
+    return arguments.folder, arguments.model_parallel, arguments.from_step
+
+
+def _recommender(arguments: Namespace) -> Recommender:
+    from p5jax.runs.run import Run
+    from p5jax.serving.recommender import Recommender
+
+    run = Run.load(arguments.folder, step=arguments.from_step)
+    return Recommender.load(run, arguments.triggers)
+
+
 def _user_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--user", required=True, metavar="KEY", help="the user's key in the source data"
@@ -65,7 +91,7 @@ def _triggers_option(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     from p5jax.evaluation.settings import EvaluationConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     add_split(parser)
     parser.add_argument(
         "--families",
@@ -92,7 +118,7 @@ def _evaluate(arguments: Namespace) -> None:
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
-    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(*_opening(arguments)) as run:
         print_computed(
             lambda: evaluate(
                 run,
@@ -110,7 +136,7 @@ def _evaluate(arguments: Namespace) -> None:
 def _recommend_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
@@ -121,9 +147,7 @@ def _recommend_options(parser: ArgumentParser) -> None:
 
 
 def _recommend(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    recommender = _recommender(arguments)
     warn_of_leak(recommender.run.dataset)
     found = recommender.recommend(
         [arguments.user],
@@ -150,7 +174,7 @@ def _recommend(arguments: Namespace) -> None:
 def _rank_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     add_out(parser, RESUMES)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
@@ -164,7 +188,7 @@ def _rank(arguments: Namespace) -> None:
     from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
-    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(*_opening(arguments)) as run:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
@@ -172,7 +196,7 @@ def _rank(arguments: Namespace) -> None:
 
 
 def _explain_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     _user_option(parser)
     parser.add_argument(
         "--item", required=True, metavar="KEY", help="the item's key in the source data"
@@ -186,22 +210,18 @@ def _explain_options(parser: ArgumentParser) -> None:
 
 
 def _explain(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    recommender = _recommender(arguments)
     show(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
 
 
 def _generate_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     parser.add_argument("--text", required=True, help="the prompt")
     _triggers_option(parser)
 
 
 def _generate(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    show(Recommender.load(arguments.folder, arguments.triggers).generate(arguments.text))
+    show(_recommender(arguments).generate(arguments.text))
 
 
 def _compare_options(parser: ArgumentParser) -> None:
@@ -240,7 +260,7 @@ def _report(arguments: Namespace) -> None:
 
 
 def _export_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     add_out(parser)
     parser.add_argument(
         "--drop-whole-words",
@@ -251,8 +271,10 @@ def _export_options(parser: ArgumentParser) -> None:
 
 def _export(arguments: Namespace) -> None:
     from p5jax.jobs.export import export
+    from p5jax.runs.run import Run
 
-    export(arguments.folder, arguments.out, drop_whole_words=arguments.drop_whole_words)
+    run = Run.load(arguments.folder, step=arguments.from_step)
+    export(run, arguments.out, drop_whole_words=arguments.drop_whole_words)
     show(f"wrote {arguments.out}")
 
 

@@ -8,7 +8,7 @@ import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +73,7 @@ def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
     for binding in bindings:
         read_statements(binding)
     _gin(lambda: gin.parse_config(bindings))
-    _refuse_unused_macros()
+    refuse_unused_macros()
 
 
 class _Part(io.StringIO):
@@ -174,9 +174,14 @@ def _where(lines: list[str]) -> str:
     return ""
 
 
-def _refuse_unused_macros() -> None:
+def refuse_unused_macros(used_before: Collection[str] = ()) -> None:
+    """Raise UserError, naming the nearest, for a macro that is set but that nothing uses.
+
+    used_before: those that are right although other bindings have taken the place of their uses.
+    """
     text = gin.config_str(max_line_length=10**6)
     defined, used = set(_MACRO_DEFINED.findall(text)), set(_MACRO_USED.findall(text))
+    used.update(used_before)
     for name in sorted(defined - used):
         raise UserError(f"macro {name} is set but nothing uses it{nearest(name, used)}")
 

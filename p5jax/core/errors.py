@@ -9,11 +9,18 @@ from collections.abc import Iterable
 from typing import Any
 
 _SYSTEM_ERROR = re.compile(r"(?:\[errno |^\[Errno |os_error_code=')(\d+)")
-_LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; one line says what was found and what was expected."""
+    """A mistake in what the user gave; one line says what was found and what was expected.
+
+    What a terminal would not print, a line end in a key of a file, say, is written as an escape.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        super().__init__(text)
 
 
 class Unwritten(UserError):
@@ -41,6 +48,15 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value as a message shows it: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; a number of thousands of digits
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def in_words(error: Exception) -> str:
     """Return what an error says on one line, an OSError's file first where it names one.
 
@@ -50,12 +66,3 @@ def in_words(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     code = _SYSTEM_ERROR.search(str(error))
     return os.strerror(int(code[1])) if code else " ".join(str(error).split())
-
-
-def shown(value: object) -> str:
-    """Return a value as messages show it: its beginning, where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

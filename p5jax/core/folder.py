@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError, shown
 from p5jax.core.files import remove_left_overs, replace_text
+from p5jax.core.kinds import refuse_other
 from p5jax.core.lock import LOCK, hold
 
 _WHERE = ("path", "relative")  # keys that tell where a thing lies, not which it is
@@ -31,6 +33,7 @@ class OutputFolder:
     the key `version_key`, "" for a manifest without one. command: what makes such folders.
     begun: beginnings of the names of files that are written before the manifest: a folder with
     only these, hidden or not, is one whose making was cut short, and may be claimed.
+    contents: the kind of the manifest (see core.kinds), without its version.
     """
 
     kind: str
@@ -39,6 +42,7 @@ class OutputFolder:
     command: str
     version_key: str = "format_version"
     begun: tuple[str, ...] = ()
+    contents: Any = dict[str, Any]
 
     def is_at(self, path: str | os.PathLike[str]) -> bool:
         """Return whether a folder has a manifest of this kind's name."""
@@ -49,20 +53,19 @@ class OutputFolder:
         file = Path(path) / self.manifest
         if not file.is_file():
             raise UserError(f"{path}: not a {self.kind} (no {self.manifest}); see {self.command}")
-        try:
-            manifest: Any = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict):
-                raise TypeError(f"a {type(manifest).__name__}")
-            found = manifest[self.version_key] if self.version_key else self.version
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{file}: found {error!r}, expected what {self.command} writes"
-            ) from error
-        if found != self.version:
-            raise UserError(
-                f"{file}: found {self.version_key} {found!r}, expected {self.version};"
-                f" {self.command} makes it new"
-            )
+        manifest = read_json(file, Any, f"what {self.command} writes")
+        versions = {self.version_key: self.version} if self.version_key else {}
+        if not isinstance(manifest, dict) or not versions.keys() <= manifest.keys():
+            found = "no " + self.version_key if isinstance(manifest, dict) else shown(manifest)
+            raise UserError(f"{file}: found {found}, expected what {self.command} writes")
+        for key, version in versions.items():
+            if manifest[key] != version or type(manifest[key]) is not int:
+                raise UserError(
+                    f"{file}: found {key} {shown(manifest[key])}, expected {version};"
+                    f" {self.command} makes it new"
+                )
+        contents = {key: value for key, value in manifest.items() if key not in versions}
+        refuse_other(file, contents, self.contents)
         return manifest
 
     def claim(

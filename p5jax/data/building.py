@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,16 @@ import pyarrow as pa
 
 from p5jax.core.errors import UserError
 from p5jax.data import splits
-from p5jax.data.dataset import TRAIN, write_dataset
-from p5jax.data.explanations import explanation_columns, extract_feature_words, sample_texts
+from p5jax.data.dataset import COLUMNS, SOURCE_RATING, TRAIN, write_dataset
+from p5jax.data.explanations import (
+    EXTRACTED,
+    explanation_columns,
+    extract_feature_words,
+    sample_texts,
+)
 from p5jax.data.item_ids import assign_item_ids
-from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
+from p5jax.data.readers.raw import ITEM_COLUMNS, LineErrors, RawData
 from p5jax.data.schemes import is_leaky, scheme_named
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
@@ -46,23 +54,48 @@ def build_dataset(
     k_core: int = 5,
     scheme: str = "sequential",
     seed: int = 0,
+    rating_scale: Sequence[float] | None = None,
+    min_rating: float | None = None,
+    ratings: bool = True,
+    skip_bad_lines: bool = False,
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
-    Of repeated reviews and pairs the earliest is kept; then the k-core is taken. Each user's last
-    interaction is the test pair, the one before it the validation pair. A feature list that is not
-    given is extracted from training reviews. Ratings outside 1 … 5 are mapped linearly to that
-    range, and all are rounded to whole stars. UserError when a user has fewer than three
-    interactions or the k-core is empty.
+    Interactions rated below `min_rating`, or not rated, are left out first. Of repeated reviews and
+    pairs the earliest is kept; then the k-core is taken. Each user's last interaction is the test
+    pair, the one before it the validation pair. A feature list that is not given is extracted from
+    training reviews.
+
+    Ratings become whole stars by the scale that is stated, or that training ratings follow. A row
+    is a malformed line when its rating is outside a stated scale, or when it is a training row
+    outside a recognised one; a held-out rating outside a recognised one is none. Without a
+    scale, and without `ratings`, there are no stars. UserError when a user has fewer than three
+    interactions, the k-core is empty, or a line is malformed and not skipped.
     """
     if k_core < 1 or seed < 0:
         raise UserError(
             f"prepare: found k-core {k_core} and seed {seed}, expected at least 1 and at least 0"
         )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
-    unique = _drop_repeats(raw, counts)
-    kept = _number(raw, _filter(raw, unique, k_core, counts), scheme, seed)
-    interactions, stars_from = _interactions(raw, kept)
+    errors = LineErrors(skip_bad_lines)
+    stated = RatingScale(*rating_scale) if rating_scale else None
+    of_format = RatingScale(*raw.rating_scale) if raw.rating_scale else None
+    asked = RatingOptions(stated, of_format, learned=ratings)
+    rows = _rated(raw, min_rating, counts)
+    limit = stated or WIDEST  # a number that single precision cannot hold is infinite here
+    rows = _without(raw, rows, rows[limit.outside(raw.rating[rows])], limit, errors)
+    while True:
+        core = _filter(raw, _drop_repeats(raw, rows, counts), k_core, counts)
+        kept = _number(raw, core, scheme, seed)
+        training = kept.split == TRAIN
+        found = fit_ratings(raw.rating[kept.rows], training, asked)
+        outside = found.outside(raw.rating[kept.rows])
+        if found.scale is None or not (outside & training).any():
+            break
+        # Their users' last training rows are held out now, so the scale is looked for again.
+        rows = _without(raw, rows, kept.rows[outside & training], found.scale, errors)
+    counts["skipped_lines"] += errors.skipped
+    interactions = _interactions(raw, kept, found)
     reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
     ids = _item_ids(raw, kept, scheme, seed)
     counts |= _sizes(kept, reviews)
@@ -77,7 +110,8 @@ def build_dataset(
             "time_unit": raw.time_unit,
             "user_numbers": "source order" if is_leaky(scheme) else "random",
             "seed": seed,
-            "stars_from": stars_from,
+            "ratings": found.entry,
+            "min_rating": min_rating,
             "features": features,
         },
         counts=counts,
@@ -86,20 +120,51 @@ def build_dataset(
         interactions=interactions,
         reviews=reviews,
         item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
+        understood={**raw.understood, "ratings": found.told(int(outside.sum()), errors.skipped)},
     )
     return counts
 
 
-def _drop_repeats(raw: RawData, counts: dict[str, int]) -> np.ndarray:
-    """Return the rows [N'] that are kept, one per (user, item), in source order."""
-    keeper = splits.first_of_pairs(raw.user, raw.item, raw.timestamp)
-    rows = np.arange(len(keeper))
+def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndarray:
+    """Return the rows [N'] with a rating of `least` or more, all of them where it is None."""
+    if least is None:
+        return np.arange(len(raw.user))
+    if np.isnan(raw.rating).all():
+        raise UserError(f"{raw.name}: found no rating, expected some of {least:g} or more")
+    rows = np.flatnonzero(raw.rating >= least)
+    counts["below_min_rating"] = len(raw.user) - len(rows)
+    return rows
+
+
+def _without(
+    raw: RawData,
+    rows: np.ndarray,
+    outside: np.ndarray,
+    scale: RatingScale,
+    errors: LineErrors,
+) -> np.ndarray:
+    """Return `rows` without those whose rating is outside the scale, which `errors` counts."""
+    path = Path(raw.sources[0]["path"] if raw.sources else raw.name)
+    for row in np.sort(outside).tolist():
+        errors.report(
+            path,
+            int(raw.line[row]) or row + 1,
+            f"found a rating of {raw.rating[row]:g}, expected {scale}; --rating-scale LOW HIGH"
+            " states another scale, --skip-bad-lines leaves out what is outside",
+        )
+    return np.setdiff1d(rows, outside)
+
+
+def _drop_repeats(raw: RawData, rows: np.ndarray, counts: dict[str, int]) -> np.ndarray:
+    """Return those of `rows` [N'] that are kept, one per (user, item), in source order."""
+    keeper = rows[splits.first_of_pairs(raw.user[rows], raw.item[rows], raw.timestamp[rows])]
     repeats = rows[keeper != rows]
-    involved = np.union1d(repeats, keeper[repeats])
+    first = keeper[keeper != rows]
+    involved = np.union1d(repeats, first)
     texts = dict(zip(involved.tolist(), _contents(raw, involved), strict=True))
-    seen = {row: {texts[row]} for row in keeper[repeats].tolist()}
+    seen = {row: {texts[row]} for row in first.tolist()}
     duplicates = 0
-    for row, kept in zip(repeats.tolist(), keeper[repeats].tolist(), strict=True):
+    for row, kept in zip(repeats.tolist(), first.tolist(), strict=True):
         duplicates += texts[row] in seen[kept]
         seen[kept].add(texts[row])
     counts["duplicate_reviews"] = duplicates
@@ -161,26 +226,20 @@ def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
     return _Kept(rows, user, item, users, items, splits.leave_one_out(user))
 
 
-def _interactions(raw: RawData, kept: _Kept) -> tuple[pa.Table, list[float] | None]:
-    """Return the interactions table, and the source's rating range where it is not 1..5 stars."""
-    rating = raw.rating[kept.rows]
-    known = rating[~np.isnan(rating)]
-    scale = None
-    if len(known) and (known.min() < 1 or known.max() > 5):
-        low, high = float(known.min()), float(known.max())
-        scale = [low, high]
-        rating = 1 + 4 * (rating - low) / max(high - low, 1e-9)
-    rating = np.floor(rating + 0.5).astype(np.float32)
-    table = pa.table(
-        {
-            "user": kept.user,
-            "item": kept.item,
-            "rating": pa.array(rating, pa.float32(), mask=np.isnan(rating)),
-            "timestamp": raw.timestamp[kept.rows],
-            "split": kept.split,
-        }
-    )
-    return table, scale
+def _interactions(raw: RawData, kept: _Kept, ratings: Ratings) -> pa.Table:
+    """Return the interactions table, with the source's ratings where the stars are others."""
+    source = raw.rating[kept.rows]
+    stars = ratings.stars(source)
+    columns = {
+        "user": kept.user,
+        "item": kept.item,
+        "rating": pa.array(stars, pa.float32(), mask=np.isnan(stars)),
+        "timestamp": raw.timestamp[kept.rows],
+        "split": kept.split,
+    }
+    if ratings.how != "left out" and not np.array_equal(source, stars, equal_nan=True):
+        columns[SOURCE_RATING] = pa.array(source, pa.float32(), mask=np.isnan(source))
+    return pa.table(columns)
 
 
 def _reviews(
@@ -198,14 +257,14 @@ def _reviews(
         training = text.filter(pa.array(kept.split[rows] == TRAIN))
         features = extract_feature_words(sample_texts(training))
     feature, sentence = explanation_columns(text, features)
-    table = interactions.take(rows)
+    table = interactions.select(COLUMNS["interactions"].names).take(rows)
     for name, column in zip(
         ("headline", "text", "feature", "sentence"),
         (headline, text, feature, sentence),
         strict=True,
     ):
         table = table.append_column(name, column)
-    source = "extracted from training reviews" if raw.feature_words is None else "given"
+    source = EXTRACTED if raw.feature_words is None else "given"
     return table, {"source": source, "count": len(features)}, int(copies.sum())
 
 

@@ -7,32 +7,89 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.files import replaced_folder
 from p5jax.core.folder import OutputFolder
+from p5jax.core.kinds import Checksum, Count
 from p5jax.core.lock import LOCK
+from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
 from p5jax.data.names import SPLITS as SPLITS
 
-DATASET_FOLDER = OutputFolder("dataset folder", "manifest.json", 1, "p5jax data prepare")
 TABLES = ("users", "items", "interactions", "reviews")
 TRAIN, VALIDATION, TEST = 0, 1, 2
+SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
+
+
+class _Source(TypedDict):
+    path: str
+    bytes: Count
+    sha256: Checksum
+
+
+class _Ids(TypedDict):
+    scheme: str
+    seed: NotRequired[int]
+    leaky: bool
+
+
+class _Checksums(TypedDict):
+    users: Checksum
+    items: Checksum
+    interactions: Checksum
+    reviews: Checksum
+
+
+class _Manifest(TypedDict):
+    name: str
+    format: str
+    sources: list[_Source]
+    protocol: dict[str, Any]
+    counts: dict[str, Count]
+    item_ids: _Ids
+    understood: NotRequired[dict[str, str]]
+    tables: _Checksums
+
+
+DATASET_FOLDER = OutputFolder(
+    "dataset folder", "manifest.json", 1, "p5jax data prepare", contents=_Manifest
+)
+
+_PAIR = pa.schema(
+    [
+        pa.field("user", pa.int32(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),
+        pa.field("rating", pa.float32()),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("split", pa.int8(), nullable=False),
+    ]
+)
+
+
+def _texts(*names: str, nullable: bool = True) -> list[pa.Field]:
+    return [pa.field(name, pa.string(), nullable) for name in names]
+
 
 COLUMNS = {
-    "users": ("user", "key", "name"),
-    "items": ("item", "key", "title", "brand", "categories", "price", "item_id"),
-    "interactions": ("user", "item", "rating", "timestamp", "split"),
-    "reviews": (
-        *("user", "item", "rating", "timestamp", "split"),
-        *("headline", "text", "feature", "sentence"),
+    "users": pa.schema([_PAIR.field("user"), *_texts("key", nullable=False), *_texts("name")]),
+    "items": pa.schema(
+        [
+            _PAIR.field("item"),
+            *_texts("key", nullable=False),
+            *_texts("title", "brand", "categories", "price"),
+            *_texts("item_id", nullable=False),
+        ]
     ),
+    "interactions": _PAIR,
+    "reviews": pa.schema([*_PAIR, *_texts("headline", "text", "feature", "sentence")]),
 }
 
 
@@ -70,14 +127,9 @@ class Dataset:
         """Read a dataset folder; UserError when it is absent, of another format or damaged."""
         path = Path(path)
         manifest = DATASET_FOLDER.read(path)
-        checksums = manifest.get("tables")
-        if not isinstance(checksums, dict):
-            raise UserError(
-                f"{path / DATASET_FOLDER.manifest}: found no tables, expected their checksums"
-            )
+        checksums = manifest["tables"]
         tables = {
-            name: _read_table(path / f"{name}.parquet", name, checksums.get(name))
-            for name in TABLES
+            name: _read_table(path / f"{name}.parquet", name, checksums[name]) for name in TABLES
         }
         return Dataset(path, manifest, tables)
 
@@ -96,7 +148,7 @@ class Dataset:
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        """The prompt families this dataset can feed."""
+        """The prompt families this dataset can feed, by what its training rows have."""
         needed = {name: kind.needs for name, kind in FAMILIES.items()}
         return tuple(
             name
@@ -105,8 +157,11 @@ class Dataset:
         )
 
     def _has(self, table: str, column: str) -> bool:
-        values = getattr(self, table)[column]
-        return bool(values.null_count < len(values))
+        rows = getattr(self, table)
+        present = pc.is_valid(rows[column])
+        if "split" in rows.column_names:
+            present = pc.and_(present, pc.equal(rows["split"], TRAIN))
+        return bool(pc.any(present).as_py())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -150,18 +205,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_table(file: Path, name: str, checksum: str | None) -> pa.Table:
+def _read_table(file: Path, name: str, checksum: str) -> pa.Table:
     if not file.is_file():
         raise UserError(f"{file}: missing from the dataset folder")
     if _sha256(file) != checksum:
         raise UserError(
             f"{file}: contents differ from the manifest's checksum; prepare the dataset again"
         )
-    table = pq.read_table(file)
-    missing = [column for column in COLUMNS[name] if column not in table.column_names]
-    if missing:
-        raise UserError(f"{file}: column {missing[0]!r} is missing")
-    return table.combine_chunks()
+    return read_parquet(file, COLUMNS[name], f"the {name} of a dataset").combine_chunks()
 
 
 def write_dataset(
@@ -177,10 +228,12 @@ def write_dataset(
     interactions: pa.Table,
     reviews: pa.Table,
     item_ids: dict[str, Any],
+    understood: dict[str, str] | None = None,
 ) -> None:
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
-    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file.
+    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file;
+    `understood` is RawData's.
     UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
@@ -197,6 +250,7 @@ def write_dataset(
             "protocol": protocol,
             "item_ids": item_ids,
             "counts": counts,
+            "understood": understood or {},
             "tables": {table: _sha256(partial / f"{table}.parquet") for table in TABLES},
         }
         DATASET_FOLDER.write(partial, manifest)

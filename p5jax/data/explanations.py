@@ -16,6 +16,7 @@ MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
 MAX_FEATURES = 500
 SAMPLE = 200_000  # reviews that an extracted list is made from, at most
 BATCH = 20_000
+EXTRACTED = "extracted from training reviews"  # where the manifest says a list comes from
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # A sentence ends at its mark before a space, at a line end, or where the space was lost ("so.It").

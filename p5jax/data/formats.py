@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from p5jax.core.settings import SIZE, check
+from p5jax.core.errors import UserError, shown
+from p5jax.core.settings import SIZE, Range, check
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
@@ -34,6 +35,21 @@ class PrepareOptions:
         default=5,
         metadata={"metavar": "K", "help": "keep users and items with K interactions or more"},
     )
+    rating_scale: tuple[float, float] | None = field(
+        default=None,
+        metadata={
+            "nargs": 2,
+            "metavar": ("LOW", "HIGH"),
+            "help": "the lowest and the highest rating (default: recognised from training ratings)",
+        },
+    )
+    min_rating: float | None = field(
+        default=None,
+        metadata={"metavar": "X", "help": "keep interactions with a rating of X or more only"},
+    )
+    ratings: bool = field(
+        default=True, metadata={"help": "learn from ratings, or from interactions alone"}
+    )
     item_ids: str = field(
         default="sequential",
         metadata={"metavar": "SCHEME", "help": f"how items are named: {', '.join(SCHEMES)}"},
@@ -44,7 +60,12 @@ class PrepareOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self, k_core=SIZE, item_ids=SCHEMES)
+        check(self, k_core=SIZE, item_ids=SCHEMES, rating_scale=Range(), min_rating=Range())
+        scale = self.rating_scale
+        if scale is not None and scale[0] >= scale[1]:
+            raise UserError(
+                f"rating_scale: found {shown(scale)}, expected the lowest and the highest rating"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

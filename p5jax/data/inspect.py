@@ -23,6 +23,7 @@ def inspect(dataset: Dataset) -> str:
             f"source     {source['path']} ({source['bytes']:,} bytes)"
             for source in manifest["sources"]
         ),
+        *_block("understood", manifest.get("understood", {})),
         *_block("protocol", manifest["protocol"]),
         *_block("counts", manifest["counts"]),
         *_lengths(dataset),

@@ -1,7 +1,8 @@
 """The leak checks of a dataset.
 
-A leak is anything by which a held-out (user, item) pair could reach training, or by which the
-held-out pairs are not the ones the protocol names. Each kind found is one line with a count and an
+A leak is anything by which a held-out (user, item) pair, or what it says, could reach training, or
+by which the held-out pairs are not the ones the protocol names. What preparing fitted is fitted
+again beside other held-out rows. Each kind found is one line with a count and an
 example. A `released` numbering is reported as leaky, but is no leak of the split.
 """
 
@@ -13,19 +14,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
-from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, assign_item_ids, id_tokens
+from p5jax.data.held_out import with_other_held_out
+from p5jax.data.item_ids import ID_TOKEN, id_tokens
+from p5jax.data.refitting import refitted_ids, refitted_stars
 from p5jax.data.schemes import SCHEMES
 
 
 def find_leaks(dataset: Dataset) -> list[str]:
     """Return a line for each kind of leak or broken table; empty when the dataset is sound."""
     leaks = broken_tables(dataset)
-    broken = bool(leaks)
-    if not broken:
-        leaks += _order_leaks(dataset) + _interaction_leaks(dataset) + _review_leaks(dataset)
-    return leaks + _id_leaks(dataset, recompute=not broken)
+    if leaks:
+        return leaks + _id_leaks(dataset)
+    leaks = _order_leaks(dataset) + _interaction_leaks(dataset) + _review_leaks(dataset)
+    leaks += _id_leaks(dataset)
+    other = with_other_held_out(dataset)
+    if dataset.id_scheme in SCHEMES and not SCHEMES[dataset.id_scheme].leaky:
+        leaks += refitted_ids(dataset, other)
+    return leaks + refitted_stars(dataset, other)
 
 
 def broken_tables(dataset: Dataset) -> list[str]:
@@ -154,8 +160,8 @@ def _review_leaks(dataset: Dataset) -> list[str]:
     )
 
 
-def _id_leaks(dataset: Dataset, recompute: bool) -> list[str]:
-    """Ids that are ambiguous, badly formed, mislabelled or not made from training alone."""
+def _id_leaks(dataset: Dataset) -> list[str]:
+    """Ids that are ambiguous, badly formed or mislabelled."""
     ids, name = dataset.item_ids, dataset.id_scheme
     if name not in SCHEMES:
         return [f"item ids: unknown scheme {name!r}, expected one of {', '.join(SCHEMES)}"]
@@ -179,34 +185,4 @@ def _id_leaks(dataset: Dataset, recompute: bool) -> list[str]:
             break
     if dataset.id_tokens != id_tokens(text or "" for text in ids):
         lines.append("item ids: the dataset's id tokens are not those its ids use")
-    if recompute and not scheme.leaky:
-        lines += _recomputed_ids(dataset)
     return lines
-
-
-def _recomputed_ids(dataset: Dataset) -> list[str]:
-    """Make the ids again from training interactions and the recorded seed, and compare."""
-    recorded = dataset.manifest["item_ids"]
-    if not isinstance(recorded.get("seed"), int):
-        return ["item ids: the manifest records no seed, so they cannot be made again"]
-    bounds = zip(dataset.offsets[:-1], dataset.offsets[1:] - 2, strict=True)
-    try:
-        again = assign_item_ids(
-            dataset.id_scheme,
-            [dataset.sequence_items[start:stop] for start, stop in bounds],
-            dataset.num_items,
-            source_numbers=None,
-            seed=recorded["seed"],
-            clusters=ClusterConfig(**recorded["clusters"]) if "clusters" in recorded else None,
-        )
-    except (UserError, TypeError) as error:
-        return [f"item ids: cannot be made again ({error})"]
-    differing = [item for item, text in enumerate(dataset.item_ids) if text != again[item]]
-    if not differing:
-        return []
-    item = differing[0]
-    return [
-        f"item ids: {len(differing)} of {dataset.num_items} differ from {dataset.id_scheme} ids "
-        f"made from training interactions only, e.g. {dataset.item_keys[item]} is "
-        f"{dataset.item_ids[item]!r}, made again {again[item]!r}"
-    ]

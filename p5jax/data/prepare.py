@@ -23,7 +23,8 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
         format: one of FORMATS: "amazon", "recbole", "sequences" or "synthetic".
         out: the folder to write; a dataset that is there is replaced.
         options: those of the format, see p5jax.data.formats; k_core=5, item_ids="sequential",
-            seed=0 and skip_bad_lines=False for all. amazon: reviews=, metadata=, feature_words=.
+            seed=0, rating_scale=None or (low, high), min_rating=None, ratings=True and
+            skip_bad_lines=False for all. amazon: reviews=, metadata=, feature_words=.
             recbole: folder=. sequences: sequences=, datamaps=, items=.
 
     Raises:
@@ -36,6 +37,10 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
         k_core=chosen.k_core,
         scheme=chosen.item_ids,
         seed=chosen.seed,
+        rating_scale=chosen.rating_scale,
+        min_rating=chosen.min_rating,
+        ratings=chosen.ratings,
+        skip_bad_lines=chosen.skip_bad_lines,
     )
     return Dataset.load(folder)  # by its name: a new folder stands where `out` was
 

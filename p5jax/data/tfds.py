@@ -1,6 +1,6 @@
-"""TFDS builders: a dataset folder's tables, and raw Amazon reviews, as ArrayRecord files.
+"""TFDS builders: a dataset folder's tables, and raw Amazon reviews.
 
-Needs the extra `[tfds]`; nothing here imports TensorFlow, neither to write nor to read:
+Needs the extra `[tfds]`. Files are ArrayRecord's, which are written and read without TensorFlow:
 
     from p5jax.data.tfds import AmazonConfig, AmazonReviews, export_tables, write_files
 
@@ -12,14 +12,18 @@ Needs the extra `[tfds]`; nothing here imports TensorFlow, neither to write nor 
     import tensorflow_datasets as tfds
     tfds.data_source("p5jax_dataset/instruments-reviews", split="train", data_dir="tfds")[0]
 
-Rows keep the source's order. TFDS has no missing values: a missing text is "", a rating NaN.
+Or they are TFRecord's, for `tfds.load` and `seqio.TfdsDataSource`; those need TensorFlow, which is
+in the extra `[seqio]`. Rows keep the source's order. TFDS has no missing values: a missing text is
+"", a rating NaN.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
+import json
 import os
 import re
 import tempfile
@@ -36,10 +40,10 @@ from absl import logging
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS, TABLES, Dataset
+from p5jax.data.names import TFDS_FORMATS
 from p5jax.data.readers.amazon import read_amazon
 from p5jax.data.readers.raw import ITEM_COLUMNS, RawData, describe_source
 
-_VERSION = tfds.core.Version("1.0.0")
 _BATCH = 4096  # rows that are Python objects at a time
 _REVIEW_TYPES = {
     "user": pa.string(),
@@ -79,7 +83,7 @@ class DatasetTables(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "p5jax_dataset"
-    VERSION = _VERSION
+    VERSION = tfds.core.Version("1.1.0")
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -96,7 +100,9 @@ class DatasetTables(tfds.core.GeneratorBasedBuilder):
         dataset, table = self._dataset, self._table
         types = dict(zip(table.column_names, table.schema.types, strict=True))
         metadata = {"fingerprint": dataset.fingerprint, "manifest": dataset.manifest}
-        return _info(self, f"{dataset.name}: its {self.builder_config.table}.", types, metadata)
+        citation = _CITATION if dataset.manifest["format"] == "amazon" else None
+        description = f"{dataset.name}: its {self.builder_config.table}."
+        return _info(self, description, types, metadata, citation)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         table = self._table
@@ -130,7 +136,7 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "p5jax_amazon_reviews"
-    VERSION = _VERSION
+    VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = _HOW_TO_GET
     BUILDER_CONFIGS = [  # noqa: RUF012  TFDS reads a list
         AmazonConfig(
@@ -183,10 +189,15 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("_split_generators makes the examples")
 
 
-def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+def export_tables(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    file_format: str = TFDS_FORMATS[0],
+) -> list[Path]:
     """Write every table of a dataset folder below the TFDS folder `out`; return their folders.
 
-    Files that exist are not written again. UserError when they are those of another dataset.
+    Files that exist are not written again. UserError when they are those of another dataset or in
+    another format, and when TFRecord files are asked for without TensorFlow.
     """
     dataset = Dataset.load(folder)
     name = re.sub(r"[^\w-]", "_", dataset.name)
@@ -201,25 +212,49 @@ def export_tables(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
                 f"{builder.data_path}: found a dataset of fingerprint {found[:12]}, expected"
                 f" {dataset.fingerprint[:12]}; choose another folder"
             )
-        paths.append(write_files(builder))
+        paths.append(write_files(builder, file_format=file_format))
     return paths
 
 
 def write_files(
-    builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike[str] | None = None
+    builder: tfds.core.DatasetBuilder,
+    manual_dir: str | os.PathLike[str] | None = None,
+    file_format: str = TFDS_FORMATS[0],
 ) -> Path:
     """Write a builder's files, beside and then renamed, unless they are there; return their folder.
 
-    UserError when the raw files in `manual_dir` are absent or wrong.
+    UserError when the raw files in `manual_dir` are absent or wrong, the files that are there have
+    another format, or TensorFlow, which writes TFRecord files, is not installed.
     """
+    _check_format(builder, file_format)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and manual_dir is None:
         raise UserError("manual_dir: found none, expected the folder of the raw files")
     config = tfds.download.DownloadConfig(
         manual_dir=None if manual_dir is None else os.fspath(manual_dir), try_download_gcs=False
     )
     with tempfile.TemporaryDirectory() as unused, _quiet():
-        builder.download_and_prepare(download_dir=unused, download_config=config)
+        builder.download_and_prepare(
+            download_dir=unused, download_config=config, file_format=file_format
+        )
     return Path(builder.data_path)
+
+
+def _check_format(builder: tfds.core.DatasetBuilder, file_format: str) -> None:
+    if file_format not in TFDS_FORMATS:
+        expected = f"expected {' or '.join(TFDS_FORMATS)}"
+        raise UserError(f"file format: found {file_format!r}, {expected}")
+    written = Path(builder.data_path) / "dataset_info.json"
+    if written.is_file():
+        found = json.loads(written.read_text())["fileFormat"]
+        if found != file_format:
+            raise UserError(
+                f"{builder.data_path}: found {found} files, expected {file_format}; choose another"
+                " folder"
+            )
+    if file_format == "tfrecord" and importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            "file format: tfrecord needs TensorFlow; expected pip install 'p5jax[tfds,seqio]'"
+        )
 
 
 @contextlib.contextmanager
@@ -244,7 +279,7 @@ def _info(
     info = tfds.core.DatasetInfo(
         builder=builder,
         description=description,
-        features=tfds.features.FeaturesDict({n: _feature(t) for n, t in types.items()}),
+        features=tfds.features.FeaturesDict({n: _feature(n, t) for n, t in types.items()}),
         metadata=tfds.core.MetadataDict(metadata),
         citation=citation,
         disable_shuffling=True,  # row n stays row n
@@ -253,7 +288,9 @@ def _info(
     return info
 
 
-def _feature(kind: pa.DataType) -> Any:
+def _feature(name: str, kind: pa.DataType) -> Any:
+    if name == "split":
+        return tfds.features.ClassLabel(names=list(SPLITS))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return tfds.features.Text()
     return np.dtype(kind.to_pandas_dtype())

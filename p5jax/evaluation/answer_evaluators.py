@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.evaluation.histories import training_ratings
+from p5jax.evaluation.intervals import mean_interval
 from p5jax.evaluation.metrics import (
-    interval_of_mean,
     rating_columns,
     rating_metrics,
     ratings_from_text,
@@ -32,15 +32,6 @@ from p5jax.prompts.sampling import whole_stars
 RATING_TEXTS = tuple(str(n) for n in range(1, 6)) + tuple(
     f"{n // 10}.{n % 10}" for n in range(10, 51)
 )
-
-
-def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users, items and whole stars of the rated training interactions, each [N]."""
-    table = dataset.interactions
-    ratings = table["rating"].to_numpy().astype(np.float64)
-    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
-    stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
-    return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
 
 
 def rating_result(
@@ -148,7 +139,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     result.metrics.update(
         {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}
     )
-    result.metrics["unparsable"] = interval_of_mean(~readable)
+    result.metrics["unparsable"] = mean_interval(~readable, shares=True)
     result.examples.extend(
         (e.inputs, f"{p:.2f} (said {s!r})", f"{e.answer:g}")
         for e, p, s in zip(examples[:EXAMPLES_SHOWN], predictions, said, strict=False)
@@ -211,7 +202,7 @@ def evaluate_choice(task: Task) -> FamilyResult:
         task.template.id,
         task.template.seen,
         len(examples),
-        {"accuracy": interval_of_mean(right)},
+        {"accuracy": mean_interval(right, shares=True)},
         table,
         list(shown),
         "choice",

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow.compute as pc
 
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
+from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import broken_tables, find_leaks
 from p5jax.data.schemes import is_leaky
 from p5jax.evaluation import baselines
+from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 from p5jax.evaluation.rank_metrics import ranking_table
 
 
 def audit(dataset: Dataset) -> dict[str, Any]:
     """Check a dataset and measure the baselines on its test split.
 
+    What was fitted is fitted again beside held-out rows that differ in every field.
     Returns a JSON-able dict: leaks (lines, empty when sound), item_ids (scheme, leaky), baselines
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
-    broken = broken_tables(dataset)
+    leaks, broken = find_leaks(dataset), broken_tables(dataset)
+    if not leaks:
+        leaks = find_fitted_leaks(dataset, with_other_held_out(dataset))
     tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.BASELINES)
     information: dict[str, Any] = {}
     if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():
-            tables[name] = ranking_table(ranks)
+            tables[name] = ranking_table(ranks, dataset.num_items)
         information["id_arithmetic_in_training"] = (
-            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"))
+            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"), dataset.num_items)
             if tables["id_arithmetic"]
             else None
         )
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     return {
-        "leaks": find_leaks(dataset),
+        "leaks": leaks,
         "item_ids": {"scheme": dataset.id_scheme, "leaky": is_leaky(dataset.id_scheme)},
         "baselines": tables,
         "information": information,
@@ -75,6 +81,9 @@ def format_audit(result: dict[str, Any]) -> str:
     """Return an audit as text: leaks first, then ids, baselines and information."""
     leaks, ids, counts = result["leaks"], result["item_ids"], result["counts"]
     lines = [f"leaks: {len(leaks) or 'none'}", *(f"  LEAK {leak}" for leak in leaks)]
+    if not leaks:
+        again = ", ".join(("stars", "item ids", "explanations", *FITTED))
+        lines.append(f"the same beside other held-out rows, changed in every field: {again}")
     leaky = "leaky: may hold the held-out order" if ids["leaky"] else "not leaky"
     lines.append(f"item ids: {ids['scheme']} ({leaky})")
     for table in ("interactions", "reviews", "explanations"):
@@ -92,9 +101,12 @@ def format_audit(result: dict[str, Any]) -> str:
         if table is None:
             lines.append(f"  {name:<16}" + f"{'-':>9}" * len(metrics))
             continue
-        low, high = table["intervals"]["HR@10"]
-        cells = "".join(f"{table[metric]:>9.4f}" for metric in metrics)
-        lines.append(f"  {name:<16}{cells}   {low:.4f} - {high:.4f}")
+        cells = "".join(
+            f"{table[metric]:>9.4f}" if metric in table else f"{'-':>9}" for metric in metrics
+        )
+        low, high = table["intervals"].get("HR@10", (math.nan, math.nan))
+        ends = "-" if math.isnan(low) else f"{low:.4f} - {high:.4f}"
+        lines.append(f"  {name:<16}{cells}   {ends}")
     repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
     if repeated and any(repeated.values()):
         lines += [

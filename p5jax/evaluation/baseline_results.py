@@ -8,8 +8,8 @@ import numpy as np
 
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.evaluation import baselines
-from p5jax.evaluation.answer_evaluators import rating_result, text_result, training_ratings
-from p5jax.evaluation.histories import Histories
+from p5jax.evaluation.answer_evaluators import rating_result, text_result
+from p5jax.evaluation.histories import Histories, training_ratings
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult

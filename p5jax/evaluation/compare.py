@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.core.text_table import aligned
+from p5jax.evaluation.intervals import interval_and_p_value, resampled_means
 from p5jax.evaluation.results import FamilyResult, has_leaky_ids, load_results
 
 RESAMPLES = 5000
-_CHUNK = 250  # resamples at a time: bounds the memory for many users
 _MEANS = (
     *("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"),
     *("ROUGE-1", "ROUGE-2", "ROUGE-L", "sentence BLEU-2", "sentence BLEU-4", "accuracy"),
@@ -42,32 +43,6 @@ class Difference:
     low: float
     high: float
     p_value: float
-
-
-def resampled_means(values_NxF: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Means of the columns [N, F] over users sampled with replacement -> [resamples, F]."""
-    rng = np.random.default_rng(seed)
-    n = len(values_NxF)
-    means = []
-    for start in range(0, resamples, _CHUNK):
-        counts = [
-            np.bincount(rng.integers(n, size=n), minlength=n)
-            for _ in range(min(_CHUNK, resamples - start))
-        ]
-        means.append(np.array(counts, np.float64) @ values_NxF / n)
-    return np.concatenate(means)
-
-
-def interval_and_p_value(differences: np.ndarray) -> tuple[float, float, float]:
-    """The middle 95 % of resampled differences [R], and a two-sided p-value.
-
-    p is twice the share of resamples on the other side of zero, ties counted half, and never below
-    one resample (Efron and Tibshirani 1993, chapter 15).
-    """
-    low, high = np.quantile(differences, (0.025, 0.975))
-    below = (differences < 0).mean() + (differences == 0).mean() / 2
-    p_value = min(1.0, max(2 * min(below, 1 - below), 1 / len(differences)))
-    return float(low), float(high), float(p_value)
 
 
 def compare_results(
@@ -179,10 +154,4 @@ def format_comparison(differences: Sequence[Difference]) -> str:
                 *(f"{d.difference:+.4f}", interval, f"{d.p_value:.4f}"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned(rows, left=3))

@@ -114,6 +114,18 @@ def evaluate_family(
     return _EVALUATORS[kind](task)
 
 
+def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, float]:
+    """HR@10 and NDCG@10 of at most `limit` validation users over the whole catalogue, silently.
+
+    For the records of a training; a metric that means nothing for the catalogue's size is absent.
+    """
+    result = evaluate_family(
+        run, "sequential", prompt_id, "validation", limit=limit, report=lambda line: None
+    )
+    names = [name for name in ("HR@10", "NDCG@10") if name in result.metrics]
+    return {f"validation/{name}": result.metrics[name][0] for name in names}
+
+
 @released()
 def evaluate_run(
     run: RunLike,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from p5jax.data.dataset import Dataset
+from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.prompts.sampling import whole_stars
 
 HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
 PAIRS_PER_FLUSH = 4_000_000
@@ -66,6 +67,15 @@ BaselineScorer = Callable[[Histories], sp.csr_array]
 def training_counts(dataset: Dataset) -> np.ndarray:
     """Return how often each item occurs in training sequences, [I]."""
     return np.bincount(dataset.sequence_items[in_training(dataset)], minlength=dataset.num_items)
+
+
+def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return users, items and whole stars of the rated training interactions, each [N]."""
+    table = dataset.interactions
+    ratings = table["rating"].to_numpy().astype(np.float64)
+    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
+    stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
+    return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
 
 
 def in_training(dataset: Dataset) -> np.ndarray:

@@ -8,66 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from p5jax.evaluation.rank_metrics import hit_rate, mean_interval, mrr, ndcg
+from p5jax.evaluation.intervals import (
+    Z95,
+    Columns,
+    Interval,
+    bootstrap_interval,
+    mean_interval,
+    mean_intervals,
+)
 
-Interval = tuple[float, float, float]  # value, low and high end of the 95 % interval
-Columns = dict[str, np.ndarray]  # metric name -> one value per user
-
-RANKING_CUTS = (1, 5, 10)
-INTERVAL_RESAMPLES = 1000
-_Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")
 _LEADING_RATING = re.compile(r"\s*\d+(\.\d+)?\s*,\s*")
-
-
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float],
-    n: int,
-    *,
-    resamples: int = INTERVAL_RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap of `statistic`, a function of how often each of n users is sampled.
-
-    Returns the ends of the 95 % interval (Efron 1979); the same seed gives the same interval. One
-    user has none (nan).
-    """
-    if n < 2:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    values = [
-        statistic(np.bincount(rng.integers(n, size=n), minlength=n)) for _ in range(resamples)
-    ]
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def interval_of_mean(values: np.ndarray) -> Interval:
-    """Mean of per-user values with its normal 95 % interval."""
-    value, low, high = mean_interval(np.asarray(values, np.float64))
-    return float(value), float(low), float(high)
-
-
-def ranking_columns(ranks: np.ndarray) -> Columns:
-    """HR@k and NDCG@k at 1, 5, 10 and MRR per user, from 0-based ranks (np.inf: unranked)."""
-    columns: Columns = {}
-    for k in RANKING_CUTS:
-        columns[f"HR@{k}"] = np.asarray(hit_rate(ranks, k), np.float64)
-        columns[f"NDCG@{k}"] = np.asarray(ndcg(ranks, k), np.float64)
-    columns["MRR"] = np.asarray(mrr(ranks), np.float64)
-    return columns
-
-
-def mean_metrics(columns: Columns) -> dict[str, Interval]:
-    """Mean and 95 % interval of each per-user column."""
-    return {name: interval_of_mean(values) for name, values in columns.items()}
 
 
 def _distinct_share(groups: Sequence[Sequence[Hashable]], size: int) -> Interval:
@@ -75,16 +33,17 @@ def _distinct_share(groups: Sequence[Sequence[Hashable]], size: int) -> Interval
 
     A resampling bootstrap repeats users and so undercounts distinct values; leaving out one user
     loses exactly the values that only this user has, which gives the jackknife in closed form.
-    One user has no interval (nan).
+    Where each user loses equally many, one user among them, there is no interval (nan).
     """
     seen: Counter[Hashable] = Counter()
     for group in groups:
         seen.update(set(group))
     lost = np.array([sum(seen[value] == 1 for value in set(group)) for group in groups], np.float64)
+    value = len(seen) / size
+    if np.ptp(lost) == 0:
+        return value, float("nan"), float("nan")
     error = np.sqrt((len(groups) - 1) / len(groups) * np.square(lost - lost.mean()).sum())
-    if len(groups) < 2:
-        return len(seen) / size, float("nan"), float("nan")
-    value, margin = len(seen) / size, _Z95 * float(error) / size
+    margin = Z95 * float(error) / size
     return value, max(0.0, value - margin), min(1.0, value + margin)
 
 
@@ -127,12 +86,12 @@ def rating_columns(predictions: np.ndarray, answers: np.ndarray) -> Columns:
 
 
 def rating_metrics(predictions: np.ndarray, answers: np.ndarray) -> dict[str, Interval]:
-    """RMSE with a bootstrap interval and MAE with a normal one."""
+    """RMSE and MAE with bootstrap intervals."""
     columns = rating_columns(predictions, answers)
     squared = columns["squared_error"]
     n = len(squared)
     low, high = bootstrap_interval(lambda counts: float(np.sqrt(counts @ squared / n)), n)
-    _, *mae_ends = interval_of_mean(columns["absolute_error"])
+    _, *mae_ends = mean_interval(columns["absolute_error"], shares=False)
     return {
         "RMSE": (float(root_mean_squared_error(answers, predictions)), low, high),
         "MAE": (float(mean_absolute_error(answers, predictions)), mae_ends[0], mae_ends[1]),
@@ -187,5 +146,6 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     """Corpus BLEU-2/4, ROUGE-1/2/L (percent) and the share of distinct texts."""
     columns = text_columns(predictions, references)
     metrics = {f"BLEU-{n}": corpus_bleu(predictions, references, n) for n in (2, 4)}
-    metrics |= {name: interval_of_mean(columns[name]) for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L")}
+    rouge = {name: columns[name] for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L")}
+    metrics |= mean_intervals(rouge, shares=False)
     return metrics | {"distinct": distinct(predictions)}

@@ -5,12 +5,13 @@ A rank is the number of candidates that score strictly better; np.inf means "not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from p5jax.evaluation.intervals import Columns, mean_intervals
+
+RANKING_CUTS = (1, 5, 10)
 LIST_LENGTH = 10  # of the lists that are kept and that coverage counts
 
 
@@ -33,40 +34,28 @@ def mrr(ranks: np.ndarray) -> np.ndarray:
     return 1 / (np.asarray(ranks, np.float64) + 1)
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Return (mean, low, high): the normal-approximation interval of a per-user mean.
+def ranking_columns(ranks: np.ndarray, ranked: int) -> Columns:
+    """HR@k and NDCG@k at 1, 5, 10 and MRR per user, from ranks [U] among `ranked` items.
 
-    The half width is z * s / sqrt(n) with the sample standard deviation s; fewer than two values
-    have no interval (nan bounds), and none have no mean.
+    A hit within k of no more than k items is certain, so such hit rates are left out, and of a
+    single item every metric is.
     """
-    values = np.asarray(values, np.float64)
-    n = len(values)
-    if n == 0:
-        return float("nan"), float("nan"), float("nan")
-    mean = float(values.mean())
-    if n == 1:
-        return mean, float("nan"), float("nan")
-    half = NormalDist().inv_cdf(0.5 + level / 2) * float(values.std(ddof=1)) / n**0.5
-    return mean, mean - half, mean + half
+    columns: Columns = {}
+    if ranked < 2:
+        return columns
+    for k in RANKING_CUTS:
+        if k < ranked:
+            columns[f"HR@{k}"] = hit_rate(ranks, k)
+        columns[f"NDCG@{k}"] = ndcg(ranks, k)
+    columns["MRR"] = mrr(ranks)
+    return columns
 
 
-def ranking_table(ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
-    """Return {"n", "HR@k"…, "NDCG@k"…, "MRR", "intervals": {metric: [low, high]}} of ranks [U].
-
-    Metrics are means over users; NDCG@1 equals HR@1 and is left out.
-    """
-    ranks = np.asarray(ranks, np.float64)
-    per_user = {}
-    for k in ks:
-        per_user[f"HR@{k}"] = hit_rate(ranks, k)
-        if k > 1:
-            per_user[f"NDCG@{k}"] = ndcg(ranks, k)
-    per_user["MRR"] = mrr(ranks)
-    table: dict[str, Any] = {"n": len(ranks)}
-    intervals = {}
-    for name, values in per_user.items():
-        mean, low, high = mean_interval(values)
-        table[name] = mean
-        intervals[name] = [low, high]
-    table["intervals"] = intervals
-    return table
+def ranking_table(ranks: np.ndarray, ranked: int) -> dict[str, Any]:
+    """Return {"n", the means of `ranking_columns`, "intervals": {metric: [low, high]}}."""
+    metrics = mean_intervals(ranking_columns(ranks, ranked), shares=True)
+    return {
+        "n": len(ranks),
+        **{name: value for name, (value, _, _) in metrics.items()},
+        "intervals": {name: [low, high] for name, (_, low, high) in metrics.items()},
+    }

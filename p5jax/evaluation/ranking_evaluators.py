@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from p5jax.evaluation.metrics import coverage, mean_metrics, ranking_columns
-from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.evaluation.intervals import mean_intervals
+from p5jax.evaluation.metrics import coverage
+from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
 from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.ranking import id_trie, rank, score_all, score_items
@@ -44,10 +45,10 @@ def ranking_result(
     lists = [lists[position][:LIST_LENGTH] for position in order]
     if kind == "catalogue":
         ranks = np.where(ranks < LIST_LENGTH, ranks, np.inf)
-    columns = ranking_columns(ranks)
+    columns = ranking_columns(ranks, candidates or num_items)
     if certified:
         columns["certified"] = np.asarray(certified, np.float64)[order]
-    metrics = mean_metrics(columns)
+    metrics = mean_intervals(columns, shares=True)
     if kind == "catalogue":
         metrics["coverage"] = coverage(lists, num_items)
     table = pa.table(

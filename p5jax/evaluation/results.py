@@ -7,15 +7,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError
 from p5jax.core.files import replaced_folder
 from p5jax.core.folder import as_json
-from p5jax.evaluation.metrics import Interval
+from p5jax.core.kinds import Count, FileName, refuse_other
+from p5jax.core.tables import read_parquet, write_parquet
+from p5jax.core.text_table import aligned
+from p5jax.evaluation.intervals import Interval, format_value
 
 SUMMARY = "summary.json"
 EXAMPLES_SHOWN = 3  # of each result
@@ -39,6 +42,34 @@ SHOWN_METRICS = {
     "text": ("BLEU-2", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "distinct"),
     "choice": ("accuracy",),
 }
+
+
+_Interval = tuple[float | None, float | None, float | None]
+
+
+class _Row(TypedDict):
+    family: str
+    prompt: str
+    kind: Literal["catalogue", "candidates", "yes_no", "rating", "text", "choice"]
+    baseline: bool
+    seen: bool | None
+    n: Count
+    candidates: Count
+    metrics: dict[str, _Interval]
+    examples: list[tuple[str, str, str]]
+    file: FileName
+
+
+class _Document(TypedDict):
+    leaky_item_ids: NotRequired[bool]
+    results: list[_Row]
+
+
+# Metrics stand beside the pair, a column each; these are what was said.
+_NO_METRICS = {"prediction", "reference", "text", "top"}
+_SCHEMA = pa.schema(
+    [pa.field("user", pa.int32(), nullable=False), pa.field("item", pa.int32(), nullable=False)]
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +144,7 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     merged = _merged(_previous(folder, header), results)
     with replaced_folder(folder) as partial:
         for result in merged:
-            pq.write_table(result.per_user, partial / result.file, compression="zstd")
+            write_parquet(partial / result.file, result.per_user)
         document = {**header, "results": summary(merged)}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
@@ -152,11 +183,9 @@ def _document(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: not found, expected the results of p5jax evaluate (without --limit)"
         )
-    try:
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        document["results"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: found {error!r}, expected a summary of results") from error
+    document: dict[str, Any] = read_json(file, dict[str, Any], "a summary of results")
+    own = {name: document[name] for name in _Document.__annotations__ if name in document}
+    refuse_other(file, own, _Document)  # beside them is the header of what was evaluated
     return document
 
 
@@ -166,22 +195,24 @@ def has_leaky_ids(folder: Path) -> bool:
 
 
 def load_results(folder: Path) -> list[FamilyResult]:
-    """Read what `write_results` wrote; UserError when it is absent or incomplete."""
-    try:
-        return [_read(folder, row) for row in _document(folder)["results"]]
-    except KeyError as error:
-        raise UserError(
-            f"{folder / SUMMARY}: found no {error}, expected what this version of p5jax evaluate "
-            "writes; evaluate again"
-        ) from error
+    """Read what `write_results` wrote; UserError when it is absent, damaged or of another
+    version."""
+    return [_read(folder, row) for row in _document(folder)["results"]]
 
 
-def _read(folder: Path, row: dict[str, Any]) -> FamilyResult:
-    file = folder / row["file"]
-    if not file.is_file():
-        raise UserError(f"{file}: not found, expected the file that {SUMMARY} names")
+def _read(folder: Path, row: _Row) -> FamilyResult:
+    table = read_parquet(folder / row["file"], _SCHEMA, f"the file that {SUMMARY} names")
+    if table.num_rows != row["n"]:
+        found = f"{table.num_rows} rows, expected the {row['n']} of {SUMMARY}"
+        raise UserError(f"{folder / row['file']}: found {found}")
+    for name in set(table.column_names) - _NO_METRICS:
+        column = table[name]
+        kinds = pa.types.is_floating, pa.types.is_integer
+        if column.null_count or not any(kind(column.type) for kind in kinds):
+            found = f"column {name!r} of type {column.type}, {column.null_count} values missing"
+            raise UserError(f"{folder / row['file']}: found {found}, expected numbers")
 
-    def interval(values: list[float | None]) -> Interval:
+    def interval(values: _Interval) -> Interval:
         value, low, high = (math.nan if v is None else v for v in values)
         return value, low, high
 
@@ -191,7 +222,7 @@ def _read(folder: Path, row: dict[str, Any]) -> FamilyResult:
         seen=row["seen"],
         n=row["n"],
         metrics={name: interval(values) for name, values in row["metrics"].items()},
-        per_user=pq.read_table(file),
+        per_user=table,
         examples=[(e[0], e[1], e[2]) for e in row["examples"]],
         kind=row["kind"],
         baseline=row["baseline"],
@@ -202,21 +233,17 @@ def _read(folder: Path, row: dict[str, Any]) -> FamilyResult:
 def format_results(results: Sequence[FamilyResult]) -> str:
     """The results as text: a table per family and kind, prompts first, then the baselines.
 
-    Each value stands with half the width of its 95 % interval, "-" where there is none.
+    Below each value stands its 95 % interval, "-" where there is none.
     """
     tables = []
     for members in by_table(results):
         names = [n for n in SHOWN_METRICS[members[0].kind] if any(n in m.metrics for m in members)]
         rows = [("", "n", *names)]
         for member in members:
-            rows.append((member.label, str(member.n), *(_cell(member, n) for n in names)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [members[0].title]
-        for row in rows:
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  " + "  ".join(cells).rstrip())
-        tables.append("\n".join(lines))
+            cells = [_cells(member, name) for name in names]
+            rows.append((member.label, str(member.n), *(value for value, _ in cells)))
+            rows.append(("", "", *(ends for _, ends in cells)))
+        tables.append("\n  ".join([members[0].title, *aligned(rows)]))
     return "\n\n".join(tables)
 
 
@@ -228,10 +255,7 @@ def by_table(results: Sequence[FamilyResult]) -> list[list[FamilyResult]]:
     return list(tables.values())
 
 
-def _cell(result: FamilyResult, name: str) -> str:
+def _cells(result: FamilyResult, name: str) -> tuple[str, str]:
     if name not in result.metrics:
-        return "-"
-    value, low, high = result.metrics[name]
-    digits = 2 if name.startswith(("BLEU", "ROUGE")) else 4
-    half = "-" if math.isnan(low) else f"{(high - low) / 2:.{digits}f}"
-    return f"{value:.{digits}f} ±{half}"
+        return "-", ""
+    return format_value(result.metrics[name], 2 if name.startswith(("BLEU", "ROUGE")) else 4)

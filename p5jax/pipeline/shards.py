@@ -11,20 +11,36 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, refuse_difference
+from p5jax.core.kinds import Count, FileName
 from p5jax.pipeline.batching import Tokens
 
 if TYPE_CHECKING:
     from p5jax.pipeline.samples import RenderedSamples
 
+
+_File = TypedDict("_File", {"draws": Count, "bytes": Count})  # noqa: UP013  as earlier versions
+_Manifest = TypedDict(  # noqa: UP013
+    "_Manifest",
+    {
+        "stream": dict[str, Any],
+        "epochs": Count,
+        "draws": Count,
+        "shards": Count,
+        "dtype": Literal["<u2", "<u4"],
+        "files": NotRequired[dict[FileName, _File]],
+    },
+)
 SHARD_FOLDER = OutputFolder(
-    "folder of shards", "manifest.json", 1, "p5jax data export-shards", version_key="shard_format"
+    *("folder of shards", "manifest.json", 1, "p5jax data export-shards"),
+    version_key="shard_format",
+    contents=_Manifest,
 )
 # Windows read thousands of records in a row: groups are read six times as fast as single records,
 # and compress to two thirds of their size.
@@ -93,6 +109,11 @@ def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Sh
                 " export the shards again"
             )
     shards = Shards(folder, manifest)
+    if shards.period != manifest["draws"] or not shards.period:
+        raise UserError(
+            f"{folder}/{SHARD_FOLDER.manifest}: found files of {shards.period} samples, expected"
+            f" {manifest['draws']}, one or more"
+        )
     # The manifest cannot tell that the code which renders has changed.
     for position in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
         (read,), (expected,) = shards(position, 1), rendered(position, 1)

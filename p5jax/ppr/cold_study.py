@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from jax.sharding import Mesh
 
+from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.core.folder import OutputFolder
+from p5jax.core.kinds import Checksum
 from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.core.settings import SHARE, SIZE, check
@@ -42,7 +44,6 @@ from p5jax.training.checkpoints import params_fingerprint
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 Made = TypeVar("Made")
-STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study")
 PER_USER, SECONDS = "per_user.parquet", "seconds.json"
 PRETRAINED = "pretrain"  # the pre-trained model as it is
 STUDY_ABLATIONS: Mapping[str, Mapping[str, Any]] = {
@@ -85,6 +86,15 @@ class StudyConfig:
         for share in self.noise:
             methods[noise_method(share)] = replace(light, profile_noise=share)
         return methods
+
+
+class _Manifest(TypedDict):
+    dataset: Checksum
+    settings: StudyConfig
+    source: Checksum | None
+
+
+STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study", contents=_Manifest)
 
 
 @released()
@@ -208,7 +218,7 @@ class _Seed:
     def _add_seconds(self, name: str, more: float) -> float:
         """Add the seconds of a start to those of the earlier ones; return the sum."""
         file = self.folder / SECONDS
-        seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        seconds = _read_seconds(file) if file.is_file() else {}
         seconds[name] = round(seconds.get(name, 0.0) + more, 1)
         text = json.dumps(seconds, indent=1) + "\n"
         if distributed.is_primary():
@@ -233,11 +243,16 @@ def folder_name(method: str) -> str:
     return method.replace(", ", "-").replace(" ", "-").replace("%", "")
 
 
+def _read_seconds(file: Path) -> dict[str, float]:
+    seconds: dict[str, float] = read_json(file, dict[str, float], "the seconds of a study's parts")
+    return seconds
+
+
 def total_seconds(folder: str | Path) -> dict[str, float]:
     """The seconds of each part of a study, summed over its seeds."""
     total: dict[str, float] = {}
     for file in sorted(Path(folder).glob(f"seed-*/{SECONDS}")):
-        for name, seconds in json.loads(file.read_text()).items():
+        for name, seconds in _read_seconds(file).items():
             total[name] = round(total.get(name, 0.0) + seconds, 1)
     return total
 

@@ -8,17 +8,21 @@ only.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.documents import read_json
+from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.files import replace_text
+from p5jax.core.kinds import built
 from p5jax.core.progress import Report, print_progress
 from p5jax.core.settings import SIZE, at_least, check
 from p5jax.data.dataset import COLUMNS, Dataset
@@ -53,6 +57,13 @@ class Attribute:
     name: str
     categories: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in itertools.pairwise(self.edges)):
+            raise UserError(f"edges: found {shown(self.edges)}, expected them ascending")
+        if len(set(self.categories)) < len(self.categories) or (self.categories and self.edges):
+            found = shown(self.categories)
+            raise UserError(f"categories: found {found}, expected distinct ones, or edges")
 
     @property
     def size(self) -> int:
@@ -154,25 +165,12 @@ class ProfileSchema:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> ProfileSchema:
         """Read what `save` wrote; UserError when it is absent or something else."""
-        path = Path(path)
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            version = document["format_version"]
-            attributes = tuple(
-                Attribute(
-                    str(row["name"]),
-                    tuple(str(category) for category in row["categories"]),
-                    tuple(float(edge) for edge in row["edges"]),
-                )
-                for row in document["attributes"]
-            )
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}, expected a profile schema") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: found {error!r}, expected a profile schema") from error
+        document = read_json(path, dict[str, Any], "a profile schema")
+        version = document.pop("format_version", None)
         if version != FORMAT_VERSION:
-            raise UserError(f"{path}: found format version {version}, expected {FORMAT_VERSION}")
-        return ProfileSchema(attributes)
+            found = f"format version {shown(version)}"
+            raise UserError(f"{path}: found {found}, expected {FORMAT_VERSION}, a profile schema's")
+        return built(path, ProfileSchema, document)
 
 
 def fit_profiles(dataset: Dataset, users: np.ndarray, config: ProfileConfig) -> ProfileSchema:
@@ -181,7 +179,7 @@ def fit_profiles(dataset: Dataset, users: np.ndarray, config: ProfileConfig) -> 
     UserError for a named attribute that is absent, has too many categories or no known value, and
     when no column can be an attribute.
     """
-    own = COLUMNS["users"]
+    own = COLUMNS["users"].names
     available = [name for name in dataset.users.column_names if name not in own]
     fitted = []
     for name in config.attributes or available:

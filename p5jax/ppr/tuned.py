@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -16,14 +16,16 @@ from jax.sharding import Mesh
 from p5jax.core.errors import UserError
 from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.kinds import Checksum, built
 from p5jax.core.lock import released
+from p5jax.core.tables import read_array
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
 from p5jax.ppr.backbone.model import backbone_axes
 from p5jax.ppr.backbone.run import PprRun, backbone_entry
 from p5jax.ppr.cold.evaluation import rank_cases
-from p5jax.ppr.cold.protocol import ColdStart
+from p5jax.ppr.cold.protocol import ColdStart, ColdStartConfig
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.model import BACKBONE, PromptedModel, PromptedScorer
 from p5jax.ppr.profiles import ProfileSchema
@@ -35,13 +37,28 @@ from p5jax.ppr.tuning import (
     tuning_objective,
     validation_users,
 )
-from p5jax.runs.manifest import found_at
+from p5jax.runs.manifest import BackboneEntry, found_at
 from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 SCHEMA, VECTORS = "profiles.json", "vectors.npy"
-TUNED = OutputFolder("tuned model", "tuned.json", 1, "p5jax ppr tune", begun=(SCHEMA, VECTORS))
+
+
+class _Manifest(TypedDict):
+    backbone: BackboneEntry
+    dataset: Checksum
+    protocol: ColdStartConfig
+    profile: ProfileSchema | Checksum
+    tune: TuneConfig
+    prompt: PromptConfig
+
+
+TUNED = OutputFolder(
+    *("tuned model", "tuned.json", 1, "p5jax ppr tune"),
+    begun=(SCHEMA, VECTORS),
+    contents=_Manifest,
+)
 Profile = ProfileSchema | np.ndarray  # attributes, or vectors float32 [U, X]
 
 
@@ -53,11 +70,11 @@ class Tuned:
     ) -> None:
         self.path, self.manifest, self.backbone = path, manifest, backbone
         self.schema = profile if isinstance(profile, ProfileSchema) else None
-        self.config = TuneConfig(**manifest["tune"])
+        self.config = built(path, TuneConfig, manifest["tune"])
         self.features, sizes = _features(profile, backbone, self.config)
         self.model = PromptedModel(
             backbone.model.config,
-            PromptConfig(**manifest["prompt"]),
+            built(path, PromptConfig, manifest["prompt"]),
             sizes,
             MODES[self.config.mode].prompted,
         )
@@ -108,7 +125,10 @@ class Tuned:
                 f"{path}: tuned from a backbone with parameters {entry['params'][:12]};"
                 f" {backbone.path} has {found[:12]}"
             )
-        return Tuned(path, manifest, backbone, _read_profile(path))
+        profile = _read_profile(path, backbone.dataset.num_users)
+        if as_json(_profile_entry(profile)) != manifest["profile"]:
+            raise UserError(f"{path}: its profiles differ from those that it was tuned with")
+        return Tuned(path, manifest, backbone, profile)
 
 
 @released()
@@ -213,14 +233,19 @@ def _manifest(
             "backbone": backbone_entry(backbone, folder),
             "dataset": backbone.dataset.fingerprint,
             "protocol": asdict(split.config),
-            "profile": asdict(profile)
-            if isinstance(profile, ProfileSchema)
-            else params_fingerprint({"vectors": profile}),
+            "profile": _profile_entry(profile),
             "tune": asdict(config),
             "prompt": asdict(prompt),
         }
     )
     return manifest
+
+
+def _profile_entry(profile: Profile) -> dict[str, Any] | str:
+    """What a manifest says of profiles."""
+    if isinstance(profile, ProfileSchema):
+        return asdict(profile)
+    return params_fingerprint({"vectors": profile})
 
 
 def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
@@ -235,8 +260,7 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     TUNED.write(folder, manifest)
 
 
-def _read_profile(path: Path) -> Profile:
+def _read_profile(path: Path, users: int) -> Profile:
     if (path / VECTORS).is_file():
-        vectors: np.ndarray = np.load(path / VECTORS)
-        return vectors
+        return read_array(path / VECTORS, np.float32, (users, None), "profile vectors of all users")
     return ProfileSchema.load(path / SCHEMA)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from p5jax.core.errors import UserError
+from p5jax.core.documents import read_text
+from p5jax.core.errors import UserError, shown
 from p5jax.prompts.template import PromptTemplate
 
 _TASKS = {
@@ -62,16 +63,16 @@ def import_p5_templates(path: str | os.PathLike[str]) -> dict[str, PromptTemplat
     anything but assignments of literals to dicts.
     """
     path = Path(path)
+    text = read_text(path, "a P5 template file")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; expected a P5 template file") from None
+        tree = ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}; expected Python literals") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; expected UTF-8 Python text") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        cause = str(error) if isinstance(error, ValueError) else "values within values without end"
+        raise UserError(f"{path}: found {cause}; expected Python literals") from None
     templates: dict[str, PromptTemplate] = {}
-    for record in _records(path, tree):
+    for record in _records(path, text, tree):
         template = _template(path, record)
         if template.id in templates:
             raise UserError(f"{path}:{record.lines['id']}: found prompt {template.id} twice")
@@ -81,9 +82,10 @@ def import_p5_templates(path: str | os.PathLike[str]) -> dict[str, PromptTemplat
     return _hold_out(templates)
 
 
-def _records(path: Path, tree: ast.Module) -> list[_Record]:
+def _records(path: Path, text: str, tree: ast.Module) -> list[_Record]:
     """Follow the file's assignments and return the dicts that hold a template."""
     records: list[_Record] = []
+    lines = text.splitlines()
     named: dict[str, _Record] = {}
     for node in tree.body:
         match node:
@@ -100,23 +102,23 @@ def _records(path: Path, tree: ast.Module) -> list[_Record]:
             ) if name in named:
                 if isinstance(value, ast.Name) and value.id in named:
                     continue  # a template entering its group, or a group its file's table
-                named[name].values[key] = _literal(path, value)
+                named[name].values[key] = _literal(path, lines, value)
                 named[name].lines[key] = node.lineno
             case _:
-                found = ast.unparse(node).splitlines()[0][:60]
+                found = shown(lines[node.lineno - 1].strip(), 60)
                 raise UserError(
-                    f"{path}:{node.lineno}: found {found!r}, expected name = {{}}"
+                    f"{path}:{node.lineno}: found {found}, expected name = {{}}"
                     " or name['key'] = literal"
                 )
     return [record for record in records if record.values]
 
 
-def _literal(path: Path, value: ast.expr) -> Any:
+def _literal(path: Path, lines: list[str], value: ast.expr) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        found = ast.unparse(value)[:60]
-        raise UserError(f"{path}:{value.lineno}: found {found!r}, expected a literal") from None
+        found = shown(lines[value.lineno - 1].strip(), 60)
+        raise UserError(f"{path}:{value.lineno}: found {found}, expected a literal") from None
 
 
 def _template(path: Path, record: _Record) -> PromptTemplate:

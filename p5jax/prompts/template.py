@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
+from p5jax.core.kinds import is_text
 from p5jax.data.families import ABOUT, FAMILIES, ITEM
 
 LIST_SEPARATOR = " , "
@@ -42,6 +43,10 @@ class PromptTemplate:
     zero_shot: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("id", "inputs", "targets"):
+            text = getattr(self, name)
+            if not is_text(text):
+                raise UserError(f"prompt {self.id!r}: {name}: found {shown(text)}, expected text")
         if self.family not in FAMILIES:
             self._refuse(f"found family {self.family!r}, expected one of {', '.join(FAMILIES)}")
         if self.zero_shot and self.seen:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.documents import read_toml
+from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.files import replace_text
 from p5jax.prompts.template import PromptTemplate
 
@@ -30,18 +30,8 @@ def load_templates(name_or_path: str | os.PathLike[str]) -> dict[str, PromptTemp
         from p5jax.prompts.p5_import import import_p5_templates  # it builds on this module
 
         return import_p5_templates(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        known = nearest(os.fspath(name_or_path), SHIPPED)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path}: {reason}; expected amazon, yelp or a template file{known}"
-        ) from None
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
+    known = nearest(os.fspath(name_or_path), SHIPPED)
+    tables, text = read_toml(path, f"amazon, yelp or a template file{known}")
     if not tables:
         raise UserError(f"{path}: found no prompts, expected at least one")
     lines = text.splitlines()
@@ -72,13 +62,13 @@ def _place(path: Path, lines: list[str], id: str) -> str:
 
 def _from_table(id: str, table: Any, place: str) -> PromptTemplate:
     if not isinstance(table, dict):
-        raise UserError(f"{place}: found {id} = {table!r}, expected a table per prompt")
+        raise UserError(f"{place}: found {id} = {shown(table)}, expected a table per prompt")
     for key, value in table.items():
         if key not in _KEYS:
             raise UserError(f"{place}: found key {key!r}{nearest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key]):
             expected = _KEYS[key].__name__
-            raise UserError(f"{place}: found {key} = {value!r}, expected a {expected}")
+            raise UserError(f"{place}: found {key} = {shown(value)}, expected a {expected}")
     for key in ("family", "inputs", "targets"):
         if key not in table:
             raise UserError(f"{place}: prompt {id} has no {key}")

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from p5jax.core.errors import UserError
+from p5jax.core.documents import read_json_lines
+from p5jax.core.kinds import Count
 from p5jax.evaluation.results import SUMMARY, load_results
 from p5jax.reports.charts import curves
 from p5jax.runs.run import Run
-from p5jax.triggers.evaluation import COMPARED_METRICS
+from p5jax.triggers.evaluation import compared_metrics
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import HISTORY, TRIGGER_FOLDER, load_triggers
+
+
+class _Round(TypedDict):
+    round: Count
+    epoch: Count
+    kind: str
+    slot: Count
+    accepted: bool
+    value: float
+    gain: NotRequired[float]
+    p_value: NotRequired[float]
+    scored: NotRequired[Count]
+    candidates: NotRequired[list[Count]]
+    winner: NotRequired[int]
+    changed: NotRequired[Count]
+    seconds: float
 
 
 def triggers_section(folder: str | os.PathLike[str], run: Run) -> str:
@@ -24,11 +40,7 @@ def triggers_section(folder: str | os.PathLike[str], run: Run) -> str:
     `p5jax triggers evaluate` has been run; UserError as `load_triggers`."""
     folder = Path(folder)
     prompt, manifest = load_triggers(folder, run), TRIGGER_FOLDER.read(folder)
-    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()[: manifest["round"]]
-    try:
-        history = [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{folder / HISTORY}: found {error}, expected a round a line") from error
+    history = read_json_lines(folder / HISTORY, _Round, "a round a line")[: manifest["round"]]
     changed = int((prompt.users != prompt.default).any(axis=1).sum())
     state = "finished" if manifest["finished"] else "unfinished"
     parts = [
@@ -52,11 +64,11 @@ def triggers_section(folder: str | os.PathLike[str], run: Run) -> str:
     for split in ("test", "validation"):
         results = folder / "evaluation" / f"triggers-{split}"
         if (results / SUMMARY).is_file():
-            parts.append(_gains(results, prompt.family, split))
+            parts.append(_gains(results, split))
     return "".join(parts)
 
 
-def _changes(history: list[dict[str, Any]]) -> str:
+def _changes(history: list[_Round]) -> str:
     rows = [
         f"<tr><td>{r['round']}<td>{r['kind']}<td>{r['slot'] + 1}<td>{r['gain']:+.5f}"
         f"<td>{r.get('p_value', float('nan')):.4f}"
@@ -67,7 +79,7 @@ def _changes(history: list[dict[str, Any]]) -> str:
     return f"<h3>Accepted changes</h3><table>{header}{''.join(rows)}</table>"
 
 
-def _gains(folder: Path, family: str, split: str) -> str:
+def _gains(folder: Path, split: str) -> str:
     """How many users gain and lose against the seen manual prompt, by metric."""
     by_id = {result.prompt_id: result for result in load_results(folder)}
     found = by_id.pop(PROMPT_ID)
@@ -75,7 +87,7 @@ def _gains(folder: Path, family: str, split: str) -> str:
     keys = [("user", "ascending"), ("item", "ascending")]
     before, after = (result.per_user.sort_by(keys) for result in (manual, found))
     rows = []
-    for name in COMPARED_METRICS[family]:
+    for name in compared_metrics(found):
         gain = after[name].to_numpy() - before[name].to_numpy()
         better, worse = int((gain > 0).sum()), int((gain < 0).sum())
         rows.append(

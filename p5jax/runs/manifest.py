@@ -5,10 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from p5jax.core.errors import UserError
+from p5jax.core.kinds import Checksum
 from p5jax.data.dataset import DATASET_FOLDER, Dataset, tables_fingerprint
+
+
+class DatasetEntry(TypedDict):
+    """What a manifest says of its dataset."""
+
+    path: str
+    relative: str
+    name: str
+    fingerprint: Checksum
+    id_scheme: str
+    leaky: bool
+
+
+class BackboneEntry(TypedDict):
+    """What a manifest says of a backbone."""
+
+    path: str
+    relative: str
+    params: Checksum
 
 
 def dataset_entry(dataset: Dataset, folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import os
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.kinds import Checksum, built
 from p5jax.core.settings import SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
@@ -24,11 +25,23 @@ from p5jax.parallel import distributed
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.prompts.template_files import load_templates, save_templates
-from p5jax.runs.manifest import dataset_entry, load_dataset
+from p5jax.runs.manifest import DatasetEntry, dataset_entry, load_dataset
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.checkpoints import available_steps, restore_on_mesh
 from p5jax.training.trainer import CHECKPOINT_FOLDER
+
+
+class _Manifest(TypedDict):
+    dataset: DatasetEntry
+    vocabulary: Checksum
+    vocabulary_source: str
+    templates: Checksum
+    families: list[str]
+    family_config: FamilyConfig
+    model: T5Config
+    initial_checkpoint: str
+
 
 RUN_FOLDER = OutputFolder(
     "run folder",
@@ -36,6 +49,7 @@ RUN_FOLDER = OutputFolder(
     1,
     "p5jax train",
     begun=("vocabulary", "templates.toml"),
+    contents=_Manifest,
 )
 
 
@@ -74,19 +88,19 @@ class Run:
         dataset: Dataset,
         vocabulary: Vocabulary,
         mesh: Mesh | None = None,
+        step: int | None = None,
     ):
         self.path = path
+        self.step = step
         self.mesh = mesh
         self.manifest = manifest
         self.dataset = dataset
         self.vocabulary = vocabulary
         self.templates: dict[str, PromptTemplate] = load_templates(str(path / "templates.toml"))
-        self.family_config = FamilyConfig(**manifest["family_config"])
+        self.family_config = built(path, FamilyConfig, manifest["family_config"])
         word_starts = np.packbits(vocabulary.word_starts).tobytes()
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in manifest["model"].items()
-        }
-        self.model = Transformer(T5Config(**fields, word_starts=word_starts))
+        sizes = built(path, T5Config, manifest["model"])
+        self.model = Transformer(dataclasses.replace(sizes, word_starts=word_starts))
 
     @cached_property
     def families(self) -> dict[str, Family]:
@@ -98,14 +112,18 @@ class Run:
 
     @cached_property
     def params(self) -> Params:
-        """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
+        """The parameters of `step`, or else the best checkpoint's.
+
+        They are on the mesh by their logical axes if there is one.
+        """
         shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
-        axes = param_axes(self.model)
-        return dict(restore_on_mesh(self.path / CHECKPOINT_FOLDER, shapes, axes, self.mesh))
+        axes, folder = param_axes(self.model), self.path / CHECKPOINT_FOLDER
+        which = "best" if self.step is None else self.step
+        return dict(restore_on_mesh(folder, shapes, axes, self.mesh, which))
 
     def with_params(self, params: Params) -> Run:
         """Return the same run with other parameters of its model."""
-        other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh)
+        other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh, self.step)
         other.__dict__ |= {"families": self.families, "params": params}
         return other
 
@@ -148,10 +166,13 @@ class Run:
         distributed.from_primary(lambda: RUN_FOLDER.write(self.path, self.manifest))
 
     @staticmethod
-    def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:
+    def load(
+        path: str | os.PathLike[str], mesh: Mesh | None = None, step: int | None = None
+    ) -> Run:
         """Open a run folder; UserError when it, its dataset or its vocabulary does not match.
 
-        On a mesh its model is evaluated and ranks over all its devices, else on the first.
+        On a mesh its model is evaluated and ranks over all its devices, else on the first. step:
+        of the checkpoint whose parameters it has, None for the best.
         """
         path = Path(path)
         manifest = RUN_FOLDER.read(path)
@@ -159,7 +180,13 @@ class Run:
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")
-        return Run(path, manifest, dataset, vocabulary, mesh)
+        if vocabulary.padded_size != manifest["model"]["vocab_size"]:
+            sizes = f"{manifest['model']['vocab_size']}, expected {vocabulary.padded_size}"
+            raise UserError(f"{path}/{RUN_FOLDER.manifest}: model: vocab_size: found {sizes}")
+        run = Run(path, manifest, dataset, vocabulary, mesh, step)
+        if _fingerprint(run.templates) != manifest["templates"]:
+            raise UserError(f"{path}/templates.toml: differs from what the model was trained with")
+        return run
 
 
 def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
@@ -184,6 +211,11 @@ def make_vocabulary(
     return Vocabulary.train(texts, config.vocabulary_size, dataset.id_tokens)
 
 
+def _fingerprint(templates: dict[str, PromptTemplate]) -> str:
+    prompts = json.dumps([dataclasses.asdict(template) for template in templates.values()])
+    return hashlib.sha256(prompts.encode()).hexdigest()
+
+
 def _manifest(
     config: RunConfig,
     dataset: Dataset,
@@ -196,12 +228,11 @@ def _manifest(
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
     del fields["word_starts"]
-    prompts = json.dumps([dataclasses.asdict(t) for t in templates.values()])
     manifest = {
         "dataset": dataset_entry(dataset, config.run_dir),
         "vocabulary": vocabulary.fingerprint,
         "vocabulary_source": config.vocabulary or f"{config.vocabulary_size} pieces",
-        "templates": hashlib.sha256(prompts.encode()).hexdigest(),
+        "templates": _fingerprint(templates),
         "families": list(make_families(dataset, templates, vocabulary, family_config, asked)),
         "family_config": dataclasses.asdict(family_config),
         "model": fields,

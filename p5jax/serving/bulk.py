@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from p5jax.core.errors import Interrupted
-from p5jax.core.files import replaced
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.folder import OutputFolder
 from p5jax.core.interruption import Interruption
 from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
+from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.parallel import distributed
 from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
@@ -68,7 +67,7 @@ def rank_users(
     config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
-    waiting = distributed.from_primary(lambda: _claimed(out, manifest, len(parts)))
+    waiting = distributed.from_primary(lambda: _claimed(out, manifest, list(map(len, parts))))
     done = len(order) - sum(len(parts[number]) for number in waiting)
     progress = Progress("ranking", "users", len(order), report, done)
     with Interruption() as interruption:
@@ -84,7 +83,7 @@ def rank_users(
                 rows += _rows(ranker, config, users, [prompts[user] for user in users])
                 progress.add(len(users))
             if distributed.is_primary():
-                _write_part(_file(out, number), rows)
+                write_parquet(_file(out, number), pa.Table.from_pylist(rows, _SCHEMA))
         stop = distributed.agreed_signal(interruption.signal)
         if stop is not None:
             raise Interrupted(stop, "finished all files, then stopped")
@@ -94,16 +93,21 @@ def _file(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.parquet"
 
 
-def _write_part(file: Path, rows: list[dict[str, Any]]) -> None:
-    with replaced(file) as beside:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), beside, compression="zstd")
+def _claimed(out: Path, manifest: dict[str, Any], rows: list[int]) -> list[int]:
+    """Claim the folder and return the numbers of the parts that it lacks.
 
-
-def _claimed(out: Path, manifest: dict[str, Any], parts: int) -> list[int]:
-    """Claim the folder and return the numbers of the parts that it lacks."""
+    UserError for a part that is there and damaged.
+    """
     if RANKING_FOLDER.claim(out, manifest) is None:
         RANKING_FOLDER.write(out, manifest)
-    return [number for number in range(parts) if not _file(out, number).is_file()]
+    there = [number for number in range(len(rows)) if _file(out, number).is_file()]
+    for file, expected in ((_file(out, number), rows[number]) for number in there):
+        found = read_parquet(file, _SCHEMA, "recommendations; delete it to make it again").num_rows
+        if found != expected:
+            raise UserError(
+                f"{file}: found {found} rows, expected {expected}; delete it to make it again"
+            )
+    return [number for number in range(len(rows)) if number not in there]
 
 
 def _rows(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import sentencepiece
@@ -18,13 +18,22 @@ import sentencepiece
 from p5jax.core.errors import UserError
 from p5jax.core.files import replaced_folder
 from p5jax.core.folder import OutputFolder
+from p5jax.core.kinds import Checksum, Count
 from p5jax.data.item_ids import ID_TOKEN
 
 NUM_SENTINELS = 100
 WORD_MARK = "\u2581"  # SentencePiece's word-boundary mark
 MODEL_FILE = "sentencepiece.model"
+
+
+class _Manifest(TypedDict):
+    fingerprint: Checksum
+    pieces: Count
+    id_tokens: list[str]
+
+
 VOCABULARY_FOLDER = OutputFolder(
-    "vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"
+    *("vocabulary", "vocabulary.json", 1, "p5jax data vocabulary", "format"), contents=_Manifest
 )
 
 _PRINTABLE = "".join(map(chr, range(33, 127)))
@@ -57,7 +66,7 @@ class Vocabulary:
                 raise UserError(f"id token: found {token!r}, expected a form like '<c0_12>'")
         if len(set(self.id_tokens)) != len(self.id_tokens):
             raise UserError("id tokens: found a token twice, expected distinct tokens")
-        self._model = model
+        self.model = model
         self._pieces = _load_model(model, source)
         self.num_pieces: int = self._pieces.get_piece_size()
         self._first_id_token: int = self.num_pieces + NUM_SENTINELS
@@ -118,7 +127,7 @@ class Vocabulary:
         if folder.exists() and not (folder / VOCABULARY_FOLDER.manifest).exists():
             raise UserError(f"{folder}: exists, expected a vocabulary or no folder")
         with replaced_folder(folder) as new:
-            (new / MODEL_FILE).write_bytes(self._model)
+            (new / MODEL_FILE).write_bytes(self.model)
             manifest = {
                 "fingerprint": self.fingerprint,
                 "pieces": self.num_pieces,
@@ -130,10 +139,8 @@ class Vocabulary:
     def load(cls, folder: str | os.PathLike[str]) -> Vocabulary:
         """Read what `save` wrote; UserError when it is absent, damaged or of another format."""
         path, manifest = Path(folder) / VOCABULARY_FOLDER.manifest, VOCABULARY_FOLDER.read(folder)
-        fingerprint, id_tokens = manifest.get("fingerprint"), manifest.get("id_tokens")
-        if not isinstance(fingerprint, str) or not isinstance(id_tokens, list):
-            raise UserError(f"{path}: found no fingerprint and id_tokens, expected both")
-        vocabulary = cls.from_model(Path(folder) / MODEL_FILE, id_tokens)
+        fingerprint = manifest["fingerprint"]
+        vocabulary = cls.from_model(Path(folder) / MODEL_FILE, manifest["id_tokens"])
         if vocabulary.fingerprint != fingerprint:
             raise UserError(
                 f"{path}: found fingerprint {fingerprint[:12]}, expected"
@@ -162,7 +169,7 @@ class Vocabulary:
         return ids
 
     def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes, tuple[str, ...]]]:
-        return Vocabulary, (self._model, self.id_tokens)
+        return Vocabulary, (self.model, self.id_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` up to the first end-of-sequence, without special tokens.

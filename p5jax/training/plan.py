@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.folder import differences, refuse_difference
-from p5jax.training.checkpoints import Checkpoints, available_steps, read_progress, step_folder
+from p5jax.core.folder import differences
+from p5jax.training.checkpoints import available_steps, read_progress, step_folder
 from p5jax.training.optimizer import OptimizerConfig
 
 _STEPS = (".steps", "steps")  # ends of the key of TrainConfig.steps in a fingerprint
@@ -42,18 +42,6 @@ def planned(
             )
         return there, old
     return fingerprint, steps
-
-
-def matching_progress(
-    checkpoints: Checkpoints, step: int, fingerprint: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The progress to resume from; UserError when it is of another run."""
-    path = step_folder(checkpoints.folder, step)
-    progress = checkpoints.progress(step)
-    if "pipeline" not in progress:
-        raise UserError(f"{path}: found no pipeline state, expected a checkpoint of this trainer")
-    refuse_difference(path, progress["fingerprint"], fingerprint)
-    return progress
 
 
 def check_metric(best_metric: str, names: Collection[str]) -> None:

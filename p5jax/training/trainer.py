@@ -23,7 +23,8 @@ from p5jax.pipeline.epochs import EpochIterator
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.plan import matching_progress, planned
+from p5jax.training.plan import planned
+from p5jax.training.resuming import newest_whole
 from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
@@ -101,10 +102,10 @@ def train(
     `objective` says what is minimised (see training.step; for a T5, its `batch_sums`). Only the
     parameters whose paths `trainable` matches change (see training.freezing), the others keep
     every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
-    resumes from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
-    what the run depends on) must be the one it was started with, but for more steps: training.plan.
-    `validation_batches` (this process's rows) give validation/loss and, where the objective scores,
-    validation/accuracy; `validate(params, step)` gives further metrics. `fsdp` as in MeshConfig.
+    resumes from the latest that is whole, bit for bit as if it had not stopped; its `fingerprint`
+    (JSON-able: what the run depends on) must be the one it was started with, but for more steps
+    (training.plan). `validation_batches` (this process's rows) give validation/loss and, where the
+    objective scores, validation/accuracy, and `validate(params, step)` others. `fsdp`: MeshConfig.
     `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
     finite, naming the step; the last good checkpoint stays.
@@ -165,10 +166,9 @@ class _Loop:
 
     def begin(self, params: Any, begun: Callable[[], object]) -> None:
         """Take up the last checkpoint, or start from `params`; then nothing refuses the run."""
-        saved = self.checkpoints.steps()
-        if saved:
-            progress = matching_progress(self.checkpoints, saved[-1], self.fingerprint)
-            self.state = self.checkpoints.restore(saved[-1], self.steps.abstract_state)
+        if self.checkpoints.steps():
+            abstract = self.steps.abstract_state
+            progress, self.state = newest_whole(self.checkpoints, abstract, self.fingerprint)
             self.iterator.set_state(progress["pipeline"])
             for name in _PROGRESS:
                 setattr(self, name, progress.get(name, getattr(self, name)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from p5jax.core.documents import read_json_lines
 from p5jax.core.errors import UserError, in_words
 from p5jax.core.files import replace_text
 from p5jax.training.quiet import quiet_background
@@ -102,15 +103,14 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All complete records of a metrics.jsonl, in order."""
-    records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # a line cut off by a kill
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+    """All complete records of a metrics.jsonl, in order; none where there is no file.
+
+    UserError naming the line that is no record. A last one that a kill cut off is none.
+    """
+    records = read_json_lines(path, dict[str, float | None], "a record of metrics")
+    for number, record in enumerate(records, 1):
+        if type(record.get("step")) is not int:
+            raise UserError(f"{path}:{number}: found no step, expected a record of metrics")
     return records
 
 

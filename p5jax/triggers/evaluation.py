@@ -15,6 +15,7 @@ from scipy import stats
 from p5jax.core.errors import Unwritten, UserError
 from p5jax.core.lock import released
 from p5jax.core.progress import Report
+from p5jax.core.text_table import aligned
 from p5jax.evaluation.compare import Difference, compare_results
 from p5jax.evaluation.evaluators import (
     DEFAULTS,
@@ -23,8 +24,8 @@ from p5jax.evaluation.evaluators import (
     baseline_results,
     evaluate_family,
 )
+from p5jax.evaluation.intervals import format_value, mean_intervals
 from p5jax.evaluation.keeping import keep_results, reserve
-from p5jax.evaluation.metrics import interval_of_mean
 from p5jax.evaluation.task import RunLike
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
@@ -196,7 +197,7 @@ def compared(
 ) -> PromptComparison:
     """One kind of prompt, of several seeds, beside the seen manual prompt."""
     average = averaged_over_seeds(members)
-    names = COMPARED_METRICS[reference.family]
+    names = compared_metrics(reference)
     over_seeds = {
         name: interval_over_seeds(
             [_mean(member, name) - _mean(reference, name) for member in members]
@@ -234,6 +235,12 @@ def interval_over_seeds(differences: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(differences) - half), float(np.mean(differences) + half)
 
 
+def compared_metrics(result: FamilyResult) -> list[str]:
+    """Those that mean something for the number of candidates."""
+    names = COMPARED_METRICS[result.family]
+    return [name for name in names if name in result.per_user.column_names]
+
+
 def _mean(result: FamilyResult, name: str) -> float:
     return float(np.mean(result.per_user[name].to_numpy()))
 
@@ -241,23 +248,21 @@ def _mean(result: FamilyResult, name: str) -> float:
 def format_prompt_comparison(rows: Sequence[PromptComparison]) -> str:
     """A table: each kind's means, and under them the difference from the seen manual prompt with
     its 95 % intervals, over users and over seeds."""
-    names = COMPARED_METRICS[rows[0].result.family]
+    names = compared_metrics(rows[0].result)
     lines: list[tuple[str, ...]] = [(f"{rows[0].result.family}, n = {rows[0].result.n}", *names)]
     for row in rows:
-        means = [interval_of_mean(row.result.per_user[name].to_numpy()) for name in names]
-        cells = [f"{value:.4f} ±{(high - low) / 2:.4f}" for value, low, high in means]
-        lines.append((f"  {row.kind} ({', '.join(row.prompts)})", *cells))
+        columns = {name: row.result.per_user[name].to_numpy() for name in names}
+        means = mean_intervals(columns, shares=row.result.kind != "text")
+        shown = [format_value(means[name]) for name in names]
+        lines.append((f"  {row.kind} ({', '.join(row.prompts)})", *(value for value, _ in shown)))
+        lines.append(("", *(ends for _, ends in shown)))
         if row.differences and row.kind != "seen manual":
             cells = [_difference(row.differences[name]) for name in names]
             lines.append(("    - seen manual", *cells))
         if row.over_seeds:
-            ends = (row.over_seeds[name] for name in names)
-            lines.append(("    over seeds", *(f"[{low:+.4f}, {high:+.4f}]" for low, high in ends)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
+            spans = (row.over_seeds[name] for name in names)
+            lines.append(("    over seeds", *(f"[{low:+.4f}, {high:+.4f}]" for low, high in spans)))
+    return "\n".join(aligned(lines))
 
 
 def _difference(difference: Difference) -> str:

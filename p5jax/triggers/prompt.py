@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError
-from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder
+from p5jax.core.kinds import Checksum, Count, FileName, built
+from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
 from p5jax.prompts.families import Family, make_families
@@ -24,16 +24,60 @@ from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.checkpoints import params_fingerprint
-from p5jax.triggers.layout import PROMPT_ID, Layout
+from p5jax.triggers.layout import PROMPT_ID, TRIGGER_FAMILIES, Layout
+from p5jax.triggers.settings import SearchConfig
 from p5jax.triggers.templates import trigger_template
 
 HISTORY = "history.jsonl"  # a line for each round
+_USERS = pa.schema(
+    [
+        pa.field("user", pa.string(), nullable=False),
+        pa.field("tokens", pa.list_(pa.field("element", pa.int32())), nullable=False),
+    ]
+)
+
+
+class Identity(TypedDict):
+    """Fingerprints of what trigger tokens, and soft prompts, depend on."""
+
+    params: Checksum
+    vocabulary: Checksum
+    dataset: Checksum
+
+
+class Progress(TypedDict):
+    """How far a search is, between two rounds; see triggers.state.SearchState."""
+
+    round: Count
+    epoch: Count
+    left: Count
+    idle: Count
+    changed: bool
+    tried: list[Count]
+
+
+class _Manifest(TypedDict):
+    family: Literal[TRIGGER_FAMILIES]  # type: ignore[valid-type]
+    layout: Layout
+    task_tokens: list[Count]
+    default_user_tokens: list[Count]
+    prompt: str
+    users: FileName
+    identity: Identity
+    fingerprint: NotRequired[Checksum]  # of the tokens; earlier versions wrote none
+    round: Count
+    state: Progress
+    settings: SearchConfig
+    finished: bool
+
+
 TRIGGER_FOLDER = OutputFolder(
     "trigger search",
     "triggers.json",
     1,
     "p5jax triggers search",
     begun=(HISTORY, "users-"),
+    contents=_Manifest,
 )
 
 
@@ -56,7 +100,8 @@ class TriggerPrompt:
     def fingerprint(self) -> str:
         """SHA-256 of all its tokens."""
         tokens = (self.task, self.default, self.users)
-        return hashlib.sha256(b"".join(part.tobytes() for part in tokens)).hexdigest()
+        parts = (np.asarray(part, np.int32).tobytes() for part in tokens)
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def slots(self, users: np.ndarray) -> np.ndarray:
         """The trigger tokens of users [n]: [n, P]."""
@@ -119,6 +164,7 @@ def save_triggers(
         "prompt": template.inputs,
         "users": table,
         "identity": dict(prompt.fingerprints),
+        "fingerprint": prompt.fingerprint,
         **progress,
     }
     TRIGGER_FOLDER.write(folder, manifest)
@@ -139,45 +185,40 @@ def _write_users(
             "words": pa.array([words[user] for user in changed], pa.string()),
         }
     )
-    with replaced(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    write_parquet(path, table)
 
 
 def load_triggers(folder: str | os.PathLike[str], run: Run) -> TriggerPrompt:
     """Read a prompt for a run; UserError when it was found with another model or is damaged."""
     manifest = TRIGGER_FOLDER.read(folder)
     file = Path(folder) / TRIGGER_FOLDER.manifest
-    try:
-        layout = Layout(**manifest["layout"])
-        task = np.array(manifest["task_tokens"], np.int32)
-        default = np.array(manifest["default_user_tokens"], np.int32)
-        family, found, table = manifest["family"], manifest["identity"], manifest["users"]
-        shapes = (task.shape, default.shape)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: found {error!r}, expected a prompt of trigger tokens") from error
-    if shapes != ((layout.task_tokens,), (layout.user_tokens,)):
-        raise UserError(f"{file}: found tokens of shapes {shapes}, expected those of its layout")
+    layout = built(file, Layout, manifest["layout"])
+    tokens = [np.array(manifest[key], np.int64) for key in ("task_tokens", "default_user_tokens")]
+    lengths = tuple(map(len, tokens))
+    if lengths != (layout.task_tokens, layout.user_tokens):
+        raise UserError(f"{file}: found {lengths} tokens, expected those of its layout")
+    found = manifest["identity"]
     for name, expected in run_fingerprints(run).items():
-        if found.get(name) != expected:
-            was = str(found.get(name))[:12]
+        if found[name] != expected:
+            was = found[name][:12]
             raise UserError(
                 f"{folder}: its tokens were found with {name} {was}, this run has {expected[:12]}"
             )
-    _check_tokens(file, np.concatenate([task, default]), run.vocabulary)
-    users = _read_users(Path(folder) / table, default, run)
-    return TriggerPrompt(family, layout, task, default, users, found)
+    _check_tokens(file, np.concatenate(tokens), run.vocabulary)
+    task, default = (part.astype(np.int32) for part in tokens)
+    users = _read_users(Path(folder) / manifest["users"], default, run)
+    prompt = TriggerPrompt(manifest["family"], layout, task, default, users, found)
+    if manifest.get("fingerprint", prompt.fingerprint) != prompt.fingerprint:
+        raise UserError(f"{folder}: its tokens differ from those that were saved; search again")
+    return prompt
 
 
 def _read_users(path: Path, default: np.ndarray, run: Run) -> np.ndarray:
     users = np.tile(default, (run.dataset.num_users, 1))
-    try:
-        table = pq.read_table(path)
-        keys, rows = table["user"].to_pylist(), table["tokens"].to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        cause = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: found {cause}; expected the users' table of triggers") from error
+    table = read_parquet(path, _USERS, "the users' table of triggers")
+    keys, rows = table["user"].to_pylist(), table["tokens"].to_pylist()
     for number, (key, row) in enumerate(zip(keys, rows, strict=True)):
-        if row is None or len(row) != len(default):
+        if len(row) != len(default) or None in row:
             raise UserError(f"{path}: row {number}: found {row}, expected {len(default)} tokens")
         users[run.dataset.user_index(key)] = row
     _check_tokens(path, users.ravel(), run.vocabulary)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from p5jax.triggers.layout import Layout
-from p5jax.triggers.prompt import TriggerPrompt
+from p5jax.triggers.prompt import Progress, TriggerPrompt
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,12 @@ class SearchState:
         return SearchState(prompt, tried=(0,) * prompt.layout.user_tokens)
 
     @staticmethod
-    def from_json(progress: Mapping[str, Any], prompt: TriggerPrompt) -> SearchState:
+    def from_json(progress: Progress, prompt: TriggerPrompt) -> SearchState:
         """The state whose `to_json` and tokens were saved."""
-        return SearchState(
-            prompt,
-            round=progress["round"],
-            epoch=progress["epoch"],
-            left=progress["left"],
-            idle=progress["idle"],
-            changed=progress["changed"],
-            tried=tuple(progress["tried"]),
-        )
+        fields: dict[str, Any] = {**progress, "tried": tuple(progress["tried"])}
+        return SearchState(prompt, **fields)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Progress:
         """All but the tokens, which are saved as a prompt."""
         return {
             "round": self.round,

@@ -148,6 +148,11 @@ BAD = {
     "empty user": (review_2014(" ", "a"), r"field 'reviewerID': found ' ', expected a non-empty"),
     "time text": (review_2014("u", "a", 5, "May"), r"field 'unixReviewTime': found 'May'"),
     "huge time": (review_2014("u", "a", 5, 10**300), r"field 'unixReviewTime': found 1e\+300"),
+    "endless": ("[" * 9000, r"not JSON \(values within values without end\)"),
+    "endless rating": (review_2014("u", "a", 10**400), r"field 'overall': found 1000"),
+    "digits": ('{"overall": ' + "9" * 5000, r"not JSON \(Exceeds the limit"),
+    "surrogate": (review_2014("\ud800", "a"), r"field 'reviewerID': found '.ud800'"),
+    "line end in a key": ({"a\nb": 1}, r"field 'reviewerID' is missing, found a.nb$"),
     "number as text": (review_2014("u", "a", reviewText=7), r"field 'reviewText': found 7"),
 }
 

@@ -57,6 +57,12 @@ def test_time_decides_and_ties_stay_in_source_order(tmp_path):
     assert data.user_names[user] == "N u"
 
 
+def test_what_was_understood_is_in_the_manifest(tmp_path):
+    told = {"times": "seconds", "links": "warning: few match"}
+    data = prepared(raw_of(SQUARE, understood=told), tmp_path, k_core=1)
+    assert told.items() <= data.manifest["understood"].items()
+
+
 def test_repeats_are_dropped_and_counted_apart(tmp_path):
     again = [
         ("u", "a", 4.0, 0, None, None),  # the very same row: a duplicate
@@ -130,15 +136,16 @@ def test_other_rating_scales_become_stars(tmp_path):
         for u in "uvw"
         for t, (i, stars) in enumerate(zip("abc", (0, 5, 10), strict=True))
     ]
-    data = prepared(raw_of(rows), tmp_path, k_core=3)
+    data = prepared(raw_of(rows), tmp_path, k_core=3, rating_scale=(0, 10))
     assert Counter(data.interactions["rating"].to_pylist()) == {1: 3, 3: 3, 5: 3}
-    assert data.manifest["protocol"]["stars_from"] == [0, 10]
+    assert data.interactions["source_rating"].to_pylist() == [0, 5, 10] * 3
+    assert data.manifest["protocol"]["ratings"] == {"scale": [0, 10], "how": "stated"}
     halves = [
         (u, i, s, t)
         for u in "uvw"
         for t, (i, s) in enumerate(zip("abc", (1.5, 4, 4.4), strict=True))
     ]
-    data = prepared(raw_of(halves), tmp_path, k_core=3)
+    data = prepared(raw_of(halves), tmp_path, k_core=3, rating_scale=(1, 5))
     assert Counter(data.interactions["rating"].to_pylist()) == {2: 3, 4: 6}
     none = [(u, i, math.nan, t) for u in "uvw" for t, i in enumerate("abc")]
     data = prepared(raw_of(none), tmp_path, k_core=3)

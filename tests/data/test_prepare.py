@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from p5jax.cli.main import main
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.formats import FORMATS, PrepareOptions
@@ -40,6 +41,15 @@ def test_prepare_writes_and_returns_the_dataset(tmp_path):
     assert (made.id_scheme, made.manifest["protocol"]["k_core"]) == ("token", 3)
     assert made.manifest["protocol"]["seed"] == 3
     assert made.fingerprint == Dataset.load(tmp_path / "d").fingerprint
+
+
+def test_the_command_prints_what_was_understood_in_ten_lines_at_most(tmp_path, capsys):
+    assert main(["data", "prepare", "synthetic", "--out", str(tmp_path / "d")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    understood = Dataset.load(tmp_path / "d").manifest["understood"]
+    assert 1 <= len(understood) <= 10
+    for (topic, sentence), line in zip(understood.items(), printed, strict=False):
+        assert line.split(maxsplit=1) == [topic, sentence]
 
 
 def test_one_file_may_stand_for_a_list_of_one(tmp_path):

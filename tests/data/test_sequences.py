@@ -92,6 +92,8 @@ def test_a_short_table_row_is_named(files):
     ("maps", "message"),
     [
         ("{", "expected a datamaps JSON file"),
+        ("[" * 9000, "found values within values without end; expected a datamaps JSON file"),
+        ('{"id2user": {"1": "a", "1": "b"}, "id2item": {}}', "found key '1' twice"),
         ('{"id2user": {}}', "field 'id2item' is missing"),
         ('{"id2user": {"1": "A"}, "id2item": {}}', "field 'id2user': found None for 2"),
         (
@@ -107,7 +109,7 @@ def test_bad_datamaps(files, maps, message):
 
 
 def test_missing_and_empty_files(files, tmp_path):
-    with pytest.raises(UserError, match="no such file, expected a datamaps"):
+    with pytest.raises(UserError, match="No such file or directory; expected a datamaps"):
         read_sequences(files["seq.txt"], tmp_path / "none.json")
     files["seq.txt"].write_text("")
     with pytest.raises(UserError, match=r"seq\.txt: found an empty file"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from p5jax.cli import main as cli
+from p5jax.cli.main import COMMANDS
 from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
@@ -145,6 +147,83 @@ def test_an_export_needs_no_tensorflow_either(world, tmp_path):
     words = ["data", "export-tfds", str(world.path), "--out", str(tmp_path)]
     printed = without_tensorflow(program, *words).split()
     assert [(Path(path) / "features.json").is_file() for path in printed] == [True] * 4
+
+
+@pytest.fixture(scope="module")
+def records(world, tmp_path_factory):
+    """The world's tables as TFRecord files."""
+    pytest.importorskip("tensorflow")
+    out = tmp_path_factory.mktemp("tfrecord") / "tfds"
+    words = ["data", "export-tfds", str(world.path), "--out", str(out)]
+    assert cli.main([*words, "--file-format", "tfrecord"]) == 0
+    return out
+
+
+def plain(row: dict) -> dict:
+    return {n: value.decode() if isinstance(value, bytes) else value for n, value in row.items()}
+
+
+def test_tfds_load_and_seqio_read_tfrecord_files(world, records):
+    """The rows of the Parquet files, in their order."""
+    import seqio
+    import tensorflow_datasets as tfds
+
+    rows = pq.read_table(world.path / "interactions.parquet").to_pylist()
+    name = f"p5jax_dataset/{world.name}-interactions"
+    for number, split in enumerate(SPLITS):
+        expected = [filled(row) for row in rows if row["split"] == number]
+        found = tfds.load(name, split=split, data_dir=records).as_numpy_iterator()
+        assert [filled(plain(row)) for row in found] == expected
+        source = seqio.TfdsDataSource(f"{name}:1.1.0", tfds_data_dir=str(records))
+        assert source.num_input_examples(split) == len(expected)
+        found = source.get_dataset(split, shuffle=False).as_numpy_iterator()
+        assert [filled(plain(row)) for row in found] == expected
+
+
+def test_the_default_format_is_the_library_s():
+    arguments = COMMANDS["data export-tfds"].parse(["d", "--out", "o"])
+    for function in (export_tables, write_files):
+        default = inspect.signature(function).parameters["file_format"].default
+        assert arguments.file_format == default == "array_record"
+
+
+def test_tfrecord_files_and_others_are_not_mixed(world, records, tmp_path):
+    with pytest.raises(UserError, match=r"found tfrecord files, expected array_record; choose"):
+        export_tables(world.path, records)
+    with pytest.raises(UserError, match=r"file format: found 'riegeli', expected array_record or"):
+        export_tables(world.path, tmp_path, "riegeli")
+    assert not list(tmp_path.rglob("*.riegeli*"))
+
+
+def test_tfrecord_files_need_tensorflow(world, tmp_path):
+    program = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "tensorflow" else find(name, *more)
+from p5jax.cli import main
+print(main.main(sys.argv[1:]))
+"""
+    words = ["data", "export-tfds", str(world.path), "--out", str(tmp_path)]
+    command = [sys.executable, "-c", FORBID + program, *words, "--file-format", "tfrecord"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.splitlines()[-1] == "2"
+    assert "tfrecord needs TensorFlow; expected pip install 'p5jax[tfds,seqio]'" in done.stderr
+    assert not list(tmp_path.rglob("*tfrecord*"))
+
+
+def test_splits_have_names_and_amazon_data_its_citation(world, tmp_path):
+    config = TableConfig(name="x", folder=str(world.path), table="reviews")
+    info = DatasetTables(config=config, data_dir=tmp_path).info
+    assert info.features["split"].names == list(SPLITS)
+    assert [info.features["split"].str2int(name) for name in SPLITS] == [0, 1, 2]
+    assert not info.citation  # synthetic
+    lines = [OLD_REVIEWS[0] | {"asin": f"B{n}", "unixReviewTime": n} for n in (1, 2, 3)]
+    write_lines(tmp_path / "a.json", lines)
+    raw = read_raw("amazon", reviews=[tmp_path / "a.json"])
+    build_dataset(raw, tmp_path / "amazon", k_core=1)
+    config = TableConfig(name="y", folder=str(tmp_path / "amazon"), table="items")
+    info = DatasetTables(config=config, data_dir=tmp_path).info
+    assert "he2016ups" in info.citation
 
 
 def test_what_is_no_dataset_is_one_line(world, tmp_path, capsys, monkeypatch):

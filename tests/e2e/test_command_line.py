@@ -316,6 +316,22 @@ def test_one_prompt_asked_for_leaves_the_other_families_out(world, tmp_path):
     assert list(p5jax.load(tmp_path / "run").run.families) == ["sequential"]
 
 
+@pytest.mark.check
+def test_a_dataset_without_ratings_trains_and_evaluates_the_other_families(tmp_path, capsys):
+    dataset, run = tmp_path / "d", tmp_path / "r"
+    assert main(["data", "prepare", "synthetic", "--no-ratings", "--out", str(dataset)]) == 0
+    assert train(dataset, run, 2) == 0
+    captured = capsys.readouterr()
+    assert "the dataset has no ratings, so no rating family" in captured.out + captured.err
+    assert main(["evaluate", str(run), "--limit", "4"]) == 0
+    (folder,) = (run / "evaluation").iterdir()
+    results = json.loads((folder / "summary.json").read_text())["results"]
+    assert {result["family"] for result in results} == set(FAMILIES) - {"rating"}
+    assert "rating" not in {result["kind"] for result in results}
+    assert "'rating'" in refused(capsys, "evaluate", str(run), "--families", "rating")
+    assert main(["data", "audit", str(dataset)]) == 0
+
+
 def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
     key = world.user_keys[0]
     assert "did you mean" in refused(capsys, "recommend", str(run), "--user", key + "x")
@@ -323,6 +339,9 @@ def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
         capsys, "recommend", str(run), "--user", key, "-k", "0"
     )
     assert "not a run folder" in refused(capsys, "recommend", str(tmp_path), "--user", key)
+    step = ("--from-step", "99")
+    assert "no step 99, expected one of" in refused(capsys, "generate", str(run), "--text=a", *step)
+    assert "no step 99" in refused(capsys, "evaluate", str(run), "--prompts", "2-3", *step)
     assert "2-99" in refused(capsys, "evaluate", str(run), "--prompts", "2-99")
     assert "ratng" in refused(capsys, "evaluate", str(run), "--families", "ratng")
     assert "families: found none" in refused(capsys, "evaluate", str(run), "--families", "")

@@ -7,10 +7,12 @@ import json
 import pytest
 from damaged_world import DAMAGES, USERS, sound
 
-from p5jax.data.dataset import TEST
+from p5jax.data.dataset import TEST, Dataset
+from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import find_leaks
 from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.baselines import BASELINES
+from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 
 
 @pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
@@ -57,3 +59,28 @@ def test_repeated_words_are_information(tmp_path):
     repeated = result["information"]["held_out_reviews_repeating_a_training_review"]
     assert repeated == {"headline": 1, "text": 0}
     assert "1 headlines, 0 texts" in format_audit(result)
+
+
+READS = {
+    "item": lambda dataset: [dataset.sequence(user)[-1] for user in range(dataset.num_users)],
+    "rating": lambda dataset: [dataset.interactions["rating"].to_numpy().mean()],
+    "time": lambda dataset: [dataset.interactions["timestamp"].to_numpy().max()],
+    "headline": lambda dataset: dataset.reviews["headline"].to_pylist(),
+    "text": lambda dataset: dataset.reviews["text"].to_pylist(),
+    "feature": lambda dataset: dataset.reviews["feature"].to_pylist(),
+    "sentence": lambda dataset: dataset.reviews["sentence"].to_pylist(),
+}
+
+
+def test_what_reads_a_held_out_field_is_a_leak(world, monkeypatch):
+    for name, reads in READS.items():
+        monkeypatch.setitem(FITTED, name, reads)
+    leaks = audit(world)["leaks"]
+    assert [leak.split(":")[0] for leak in leaks] == list(READS)
+
+
+def test_negatives_that_know_the_held_out_items_are_a_leak(world, monkeypatch):
+    """In P5's published sampling an item that is never a negative is a held-out one."""
+    monkeypatch.setattr(Dataset, "history", lambda self, user, split: self.sequence(user))
+    (leak,) = find_fitted_leaks(world, with_other_held_out(world))
+    assert leak.startswith("training prompts: ")

@@ -208,7 +208,7 @@ def test_equal_candidates_fall_by_place(tmp_path):
     rng = np.random.default_rng(0)
     lists = np.stack([rng.permutation([2, *range(3, 52)]) for _ in range(300)])
     ranks = candidate_ranks(dataset, "test", lists)["popularity"]
-    assert abs(ranking_table(ranks)["HR@10"] - 0.2) < 0.08
+    assert abs(ranking_table(ranks, 100)["HR@10"] - 0.2) < 0.08
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -273,7 +273,7 @@ def test_published_figures(shared, tmp_path, category):
     found = baseline_ranks(dataset, "test")
     assert time.perf_counter() - start < 60
     for name, figures in PUBLISHED[category].items():
-        table = ranking_table(found[name])
+        table = ranking_table(found[name], 100)
         assert [table[metric] for metric in METRICS] == pytest.approx(figures, abs=5e-4), name
         assert table["n"] == len(lines)
 

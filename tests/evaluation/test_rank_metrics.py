@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
-from p5jax.evaluation.rank_metrics import hit_rate, mean_interval, mrr, ndcg, ranking_table
+from p5jax.evaluation.rank_metrics import hit_rate, mrr, ndcg, ranking_columns, ranking_table
 
 USERS, CANDIDATES = 40, 30
 
@@ -49,33 +49,6 @@ def test_by_hand():
     np.testing.assert_allclose(mrr(ranks), [1, 1 / 2, 1 / 5, 1 / 6, 0])
 
 
-def test_interval_by_hand():
-    # mean 0.25, sample variance 4 * (0.25 * 0.75) / 3 = 0.25, standard error 0.25
-    mean, low, high = mean_interval(np.array([0.0, 0.0, 0.0, 1.0]))
-    assert (mean, low, high) == pytest.approx(
-        (0.25, 0.25 - 1.959964 * 0.25, 0.25 + 1.959964 * 0.25)
-    )
-    wide = mean_interval(np.array([0.0, 0.0, 0.0, 1.0]), level=0.99)
-    assert wide[2] - wide[0] == pytest.approx(2.575829 * 0.25)
-
-
-def test_interval_covers_the_true_mean():
-    rng = np.random.default_rng(0)
-    covered = [
-        low <= 0.3 <= high
-        for _, low, high in (mean_interval(rng.random(400) < 0.3) for _ in range(1000))
-    ]
-    assert 0.93 < np.mean(covered) < 0.97
-
-
-def test_interval_of_too_few_values():
-    assert all(math.isnan(x) for x in mean_interval(np.array([])))
-    mean, low, high = mean_interval(np.array([0.5]))
-    assert mean == 0.5
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
 @given(st.lists(st.one_of(st.integers(0, 50), st.just(math.inf)), min_size=1, max_size=30))
 def test_properties(ranks):
     ranks = np.array(ranks, float)
@@ -85,8 +58,18 @@ def test_properties(ranks):
     np.testing.assert_array_equal(ndcg(ranks, 1), hit_rate(ranks, 1))
 
 
+def test_columns_by_hand():
+    columns = ranking_columns(np.array([0, 3, 9, 10, np.inf]), 100)
+    np.testing.assert_array_equal(columns["HR@1"], [1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(columns["HR@5"], [1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(columns["HR@10"], [1, 1, 1, 0, 0])
+    expected = [1, 1 / math.log2(5), 1 / math.log2(11), 0, 0]
+    np.testing.assert_allclose(columns["NDCG@10"], expected)
+    np.testing.assert_allclose(columns["MRR"], [1, 1 / 4, 1 / 10, 1 / 11, 0])
+
+
 def test_table():
-    table = ranking_table(np.array([0, 7, 20, np.inf]))
+    table = ranking_table(np.array([0, 7, 20, np.inf]), 100)
     assert table["n"] == 4
     assert (table["HR@1"], table["HR@5"], table["HR@10"]) == (0.25, 0.25, 0.5)
     assert table["NDCG@10"] == pytest.approx((1 + 1 / math.log2(9)) / 4)
@@ -94,3 +77,12 @@ def test_table():
     low, high = table["intervals"]["HR@10"]
     assert low < 0.5 < high
     assert set(table["intervals"]) == set(table) - {"n", "intervals"}
+
+
+def test_a_hit_that_is_certain_is_no_figure():
+    ranks = np.array([0, 1, 2])
+    assert set(ranking_columns(ranks, 10)) == set(ranking_columns(ranks, 11)) - {"HR@10"}
+    assert "HR@5" not in ranking_columns(ranks, 5)
+    assert set(ranking_columns(np.zeros(2), 2)) == {"HR@1", "NDCG@1", "NDCG@5", "NDCG@10", "MRR"}
+    assert ranking_columns(np.zeros(3), 1) == {}
+    assert ranking_table(np.zeros(3), 1) == {"n": 3, "intervals": {}}

@@ -43,12 +43,15 @@ def configure(world, run):
         "DATASET": repr(str(world.path)),
         "VOCABULARY": repr(str(run.path / "vocabulary")),
         "p5jax.tasks.register.families": ("rating", "sequential"),
+        "TASK_FEATURE_LENGTHS": LENGTHS,
         "BEAM": 3,
         **{f"T5Config.{name}": size for name, size in SIZES.items()},
     }
     gin.clear_config()
     file = str(gin_folder() / "t5x" / "model.gin")
-    gin.parse_config_files_and_bindings([file], [f"{name} = {v}" for name, v in values.items()])
+    bindings = [f"{name} = {v}" for name, v in values.items()]
+    # Not finalized: what t5x's programs take is not used here.
+    gin.parse_config_files_and_bindings([file], bindings, finalize_config=False)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +177,19 @@ def test_a_part_of_the_mixture_is_named_by_its_suffix(model):
         adapter.part_of("p5_synthetic", "sequental")
 
 
+def test_a_split_is_one_that_there_is(model):
+    assert adapter.split_of("p5_synthetic", "validation") == "validation"
+    assert adapter.split_of("p5_synthetic_sequential_2_13", "test") == "test"
+    expected = r"SPLIT: found 'tset', expected one of test, train, validation; did you mean test"
+    with pytest.raises(UserError, match=expected):
+        adapter.split_of("p5_synthetic", "tset")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_decoder_layers": 3}, r"found no array decoder/layers_2, .*another T5Config"),
-        ({"whole_words": False}, r"found whole_word_embedder, for which"),
+        ({"whole_words": False}, r"found whole_word_embedder, which this T5Config does not have"),
     ],
 )
 def test_fine_tuning_refuses_a_checkpoint_of_other_parameters(run, model, changes, message):

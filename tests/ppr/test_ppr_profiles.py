@@ -153,7 +153,7 @@ def test_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "No such file or directory, expected a profile schema"),
+        (None, "No such file or directory; expected a profile schema"),
         ("{", "expected a profile schema"),
         ("[]", "expected a profile schema"),
         (json.dumps({"format_version": 9, "attributes": []}), "found format version 9, expected 1"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
+from p5jax.data.held_out import with_other_held_out
 from p5jax.ppr.backbone.sequences import (
     SequenceConfig,
     SequenceIterator,
@@ -217,3 +218,12 @@ def test_right_aligned_and_the_hash_of_users():
             SequenceConfig(widths=bad)
     with pytest.raises(UserError, match="SequenceConfig.seed: found -1, expected 0 to"):
         SequenceConfig(seed=-1)
+
+
+def test_batches_and_negatives_are_the_same_whatever_is_held_out(world):
+    config = SequenceConfig(batch_size=32, negatives=4)
+    one, two = (epoch(iterator(data, config)) for data in (world, with_other_held_out(world)))
+    assert any(batch["negatives"].any() for batch in one)
+    for first, second in zip(one, two, strict=True):
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])

@@ -167,7 +167,7 @@ def test_folders_of_others_are_refused(run, world, tmp_path):
     with pytest.raises(UserError, match="choose another"):
         trained(run, tmp_path / "soft", steps=2)
     (tmp_path / "soft" / "soft.json").write_text("{}")
-    with pytest.raises(UserError, match="KeyError.*expected what p5jax ppr soft writes"):
+    with pytest.raises(UserError, match="found no format_version, expected what p5jax ppr soft"):
         load_soft(tmp_path / "soft", run)
     with pytest.raises(UserError, match=r"no soft\.json"):
         load_soft(run.path, run)

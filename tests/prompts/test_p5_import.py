@@ -163,7 +163,15 @@ def test_a_template_without_a_key_is_refused(write):
         import_p5_templates(write(text))
 
 
-@pytest.mark.parametrize("text", ["template = {", "x = {}\n", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("template = {", "x = {}\n", "\x00"),
+        "t = {}\nt['id'] = " + "-" * 3000 + "1",
+        "t = " + "(" * 3000,
+        FILE.replace("'{} : {} next'", "'\\ud800 {} : {} next'"),
+    ],
+)
 def test_files_that_are_not_templates(write, text):
     with pytest.raises(UserError, match=r"all_templates\.py"):
         import_p5_templates(write(text))

@@ -198,6 +198,9 @@ def test_bad_templates_are_refused(changes, message):
         ("a = 1\n", "expected a table per prompt"),
         ("a = = 1\n", "line 1"),
         ("", "found no prompts"),
+        (f'["1-1"]\nfamily = {"9" * 5000}\n', "Exceeds the limit (4300 digits)"),
+        (f'["1-1"]\nfamily = 0x{"f" * 5000}\n', "found family = a int that is too large to show"),
+        ("a = " + "[" * 3000, "found values within values without end"),
     ],
 )
 def test_bad_files_name_file_and_line(tmp_path, text, message):

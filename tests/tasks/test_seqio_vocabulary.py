@@ -45,6 +45,23 @@ def test_the_adaptor_gives_the_vocabularys_ids_and_texts(adaptor, text):
     assert adaptor.decode_tf(rows).numpy().tolist() == [plain.decode(ids).encode(), b""]
 
 
+def test_strings_of_any_shape(adaptor):
+    """A vector gives ragged rows, a matrix ragged rows of rows; decoding gives the strings back."""
+    texts = ["<c0_1><c1_2>", "", "the item", "the"]
+    ids = [adaptor.vocabulary.encode(text) for text in texts]
+    vector = adaptor.encode_tf(tf.constant(texts))
+    assert vector.to_list() == ids
+    assert adaptor.decode_tf(vector).numpy().tolist() == [text.encode() for text in texts]
+    matrix = tf.constant([texts[:2], texts[2:]])
+    assert adaptor.encode_tf(matrix).to_list() == [ids[:2], ids[2:]]
+    inside = tf.data.Dataset.from_tensors(matrix).map(adaptor.encode_tf)
+    assert next(iter(inside)).to_list() == [ids[:2], ids[2:]]
+    assert adaptor.encode_tf(tf.constant([], tf.string)).to_list() == []
+    unknown = tf.TensorSpec(None, tf.string)  # as tf.numpy_function gives it
+    scalar = tf.function(adaptor.encode_tf, input_signature=[unknown])(tf.constant(texts[0]))
+    assert scalar.numpy().tolist() == ids[0]
+
+
 def test_the_adaptors_sizes_and_equality(adaptor, world_vocabulary):
     plain = adaptor.vocabulary
     assert (adaptor.pad_id, adaptor.eos_id, adaptor.unk_id, adaptor.bos_id) == (0, 1, 2, None)

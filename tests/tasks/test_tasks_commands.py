@@ -91,8 +91,10 @@ def tokens(native, world_vocabulary):
     return examples, inputs, targets, sorted(map(len, inputs))[len(inputs) // 2]
 
 
-def test_show_a_task(named, tokens, world_vocabulary, capsys):
+def test_show_a_task(named, native, tokens, world_vocabulary, capsys):
+    """A prompt that is longer than --inputs is shown as max_source = --inputs makes it."""
     examples, inputs, targets, middle = tokens
+    short = native["sequential"].with_max_source(middle)
     name = "p5_synthetic_sequential_2_3"
     options = ["-n", "4", "--split", "test", "--inputs", str(middle), "--targets", "2"]
     assert main(["tasks", "show", name, *options, *named]) == 0
@@ -101,10 +103,12 @@ def test_show_a_task(named, tokens, world_vocabulary, capsys):
     assert len(places) == 4
     for epoch, index in places:
         assert epoch == "0"
-        example, ids = examples[int(index)], inputs[int(index)]
+        example = short.example("test", int(index), None, "2-3")
+        assert example.inputs.split()[-3:] == examples[int(index)].inputs.split()[-3:]
         assert f"  inputs   {example.inputs}\n" in out
         assert f"  targets  {example.targets}\n" in out
-        shown = ids if len(ids) <= middle else [*ids[: middle - 1], 1]
+        shown = [*world_vocabulary.encode(example.inputs), 1]
+        assert len(shown) <= middle
         pieces = " ".join(map(world_vocabulary.piece, shown))
         assert f"{len(shown):4d} ids {pieces}\n" in out
     for name, rows, limit in (("inputs ", inputs, middle), ("targets", targets, 2)):
@@ -114,6 +118,11 @@ def test_show_a_task(named, tokens, world_vocabulary, capsys):
         mean = sum(lengths) / len(lengths)
         line = f"{name}  mean {mean:6.1f}  longest {max(lengths):4d}  truncated to {limit}"
         assert f"  {line}: {cut:.1%}\n" in out
+
+
+def test_a_prompt_that_cannot_be_shown_is_one_line(named, capsys):
+    command = ["tasks", "show", "p5_synthetic_sequential_2_3", "--inputs", "4", *named]
+    assert re.search(r"prompt 2-3: needs \d+ tokens, 4 are allowed", failure(capsys, command))
 
 
 def test_show_counts_what_rendering_drops(world, world_vocabulary, tokens, tmp_path):

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from p5jax.prompts.families import FamilyConfig
 
@@ -70,9 +71,9 @@ def test_ranking_from_one_decode(judged, world):
     assert found["item/HR@1"] == pytest.approx(0.5)
     assert found["item/real"] == pytest.approx(0.75)
     assert "item/HR@5" not in found  # one decode says nothing about five
-    half = 1.959964 * math.sqrt(0.25 * 120 / 119 / 120)
-    assert found["item/HR@1 high"] == pytest.approx(0.5 + half, abs=1e-6)
-    assert found["item/HR@1 low"] == pytest.approx(0.5 - half, abs=1e-6)
+    wilson = binomtest(60, 120).proportion_ci(method="wilson")
+    assert found["item/HR@1 high"] == pytest.approx(wilson.high)
+    assert found["item/HR@1 low"] == pytest.approx(wilson.low)
 
 
 def test_ranking_from_all_decodes(judged, world):
@@ -152,3 +153,18 @@ def test_direct_yes_is_a_recall(judged):
     assert {e["answer"] for e in examples} == {b"yes"}
     assert found["yes_no/recall"] == pytest.approx(2 / 3)
     assert "yes_no/accuracy" not in found
+
+
+def test_one_example_has_no_interval_that_is_not_a_number(world):
+    """NaN is no JSON, and one example says nothing about a spread."""
+    from p5jax.tasks import metrics
+
+    said = {"rating": ("4", "5"), "text": ("a b", "a b c"), "catalogue": ("x", "y")}
+    said |= {"choice": ("yes", "no"), "yes_no": ("yes", "yes")}
+    judges = (metrics.stars, metrics.sentences, metrics.items, metrics.choices)
+    for judge in (*judges, metrics.held_out_yes):
+        for kind, (answer, text) in said.items():
+            found = judge(world)([{"kind": kind, "answer": answer}], [text])
+            assert json.loads(json.dumps(found, allow_nan=False)) == found
+            assert found.get(f"{kind}/n", 1) == 1
+    assert metrics.stars(world)([{"kind": "rating", "answer": "4"}], ["5"])["rating/RMSE"] == 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 
+import pyarrow.parquet as pq
 import pytest
 from native_stream import EPOCHS, LENGTHS, PIPELINE, check_rows
 
+from p5jax.core.errors import UserError
 from p5jax.data.dataset import SPLITS
 from p5jax.prompts.template_files import load_templates
 
 pytestmark = pytest.mark.extras
 seqio = pytest.importorskip("seqio", reason="needs seqio (make test-extras)")
+
+import tensorflow as tf  # noqa: E402
 
 from p5jax.tasks.registry import examples_of  # noqa: E402
 
@@ -73,6 +77,38 @@ def test_shards_part_the_stream_before_it_is_rendered(small, monkeypatch):
     assert len(rendered) == total
     size = total // EPOCHS
     assert [[divmod(n, size) for n in range(shard, total, 3)] for shard in range(3)] == found
+
+
+def test_no_prompt_loses_its_end(small, native, world_vocabulary):
+    """Inputs that are too short for a prompt are an error, and the longest that fits is whole."""
+    task = seqio.get_mixture_or_task(f"{small}_sequential")
+    family = native["sequential"]
+    prompts = [family.example("test", index).inputs for index in range(family.size("test"))]
+    longest = max(len(world_vocabulary.encode(prompt)) + 1 for prompt in prompts)
+    short, enough = ({"inputs": n, "targets": 8} for n in (longest - 1, longest))
+    rows = list(task.get_dataset(enough, "test", shuffle=False).as_numpy_iterator())
+    assert [row["inputs"].tolist() for row in rows] == [
+        [*world_vocabulary.encode(prompt), 1] for prompt in prompts
+    ]
+    message = f"longer than its {longest - 1} tokens: register .*max_source={longest - 1}"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(task.get_dataset(short, "test", shuffle=False).as_numpy_iterator())
+
+
+def test_an_unknown_split_is_one_line(small):
+    task = seqio.get_mixture_or_task(f"{small}_review")
+    expected = r"^p5_small_review: found no split 'tset', expected one of train, .*mean test\?$"
+    for wrong in (task.get_dataset, lambda n, split: task.num_input_examples(split)):
+        with pytest.raises(UserError, match=expected):
+            wrong(LENGTHS, "tset")
+
+
+def test_examples_name_their_users_and_items(small, world):
+    rows = seqio.get_mixture_or_task(f"{small}_rating").get_dataset(LENGTHS, "test", shuffle=False)
+    users, items = (pq.read_table(world.path / f"{t}.parquet")["key"] for t in ("users", "items"))
+    for row in rows.as_numpy_iterator():
+        assert row["user_key"].decode() == users[int(row["user"])].as_py()
+        assert row["item_key"].decode() == items[int(row["item"])].as_py()
 
 
 def test_lengths_cut_targets_before_their_end(small):

@@ -8,6 +8,8 @@ from native_stream import CONFIG, EPOCHS, LENGTHS, PIPELINE, SEED, check_rows
 from gin import config as gin
 from p5jax.cli.main import main
 from p5jax.core.errors import UserError
+from p5jax.data.building import build_dataset
+from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.text.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.extras
@@ -36,6 +38,23 @@ def test_registering_a_choice_of_prompts(world, vocabulary_folder):
     suffixes = ("", "_zeroshot", "_2_1", "_2_3", "_2_13")
     assert tasks == {f"p5_few_sequential{suffix}" for suffix in suffixes}
     assert [t.name for t in seqio.MixtureRegistry.get(name).tasks] == ["p5_few_sequential"]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # such as a mean of no rating
+def test_without_ratings_nothing_asks_for_them(tmp_path, vocabulary_folder):
+    raw = synthetic_raw(users=60, items=40, seed=0)
+    build_dataset(raw, tmp_path / "d", ratings=False)
+    p5jax.tasks.register(tmp_path / "d", vocabulary_folder, config=CONFIG, name="unrated")
+    tasks = {task for task in seqio.TaskRegistry.names() if task.startswith("p5_unrated")}
+    assert {"p5_unrated_sequential", "p5_unrated_review", "p5_unrated_direct"} < tasks
+    assert not [task for task in tasks if "rating" in task]
+    judges = {
+        str(metric) for task in tasks for metric in seqio.get_mixture_or_task(task).metric_fns
+    }
+    assert judges
+    assert not [judge for judge in judges if "stars" in judge]
+    with pytest.raises(UserError, match=r"rating asked for, but the dataset .* has no ratings"):
+        p5jax.tasks.register(tmp_path / "d", vocabulary_folder, families=["rating"], name="other")
 
 
 @pytest.mark.parametrize(

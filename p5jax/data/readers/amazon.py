@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import html
-import json
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from p5jax.core.documents import parse_json
+from p5jax.core.kinds import is_text
 from p5jax.data.explanations import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.raw import (
@@ -31,6 +32,7 @@ TAG = re.compile(r"<[^<>]{0,200}>")
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
 _Record = dict[str, Any]  # one line's fields
+STARS = (1.0, 5.0)  # of every version
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
 
 
@@ -59,6 +61,7 @@ def read(options: AmazonOptions) -> RawData:
     raw = read_amazon(
         file_paths(options.reviews),
         file_paths(options.metadata),
+        rating_scale=options.rating_scale or STARS,
         skip_bad_lines=options.skip_bad_lines,
     )
     words = file_path(options.feature_words)
@@ -73,12 +76,14 @@ def read_amazon(
     metadata: Sequence[Path] = (),
     *,
     name: str | None = None,
+    rating_scale: Sequence[float] = STARS,
     skip_bad_lines: bool = False,
 ) -> RawData:
     """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
 
     The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
-    times in milliseconds). Metadata of items without a review is ignored.
+    times in milliseconds). Metadata of items without a review is ignored. rating_scale: the lowest
+    and the highest rating that a line may have.
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
@@ -90,7 +95,7 @@ def read_amazon(
             try:
                 record = _json_object(line)
                 fields = NEW if NEW.user in record and OLD.user not in record else OLD
-                _add_review(rows, names, record, fields, versions, (path, number))
+                _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
             except BadLine as problem:
                 errors.report(path, number, problem)
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))
@@ -106,6 +111,7 @@ def read_amazon(
         user_columns={"name": names},
         item_columns=columns,
         time_unit="millisecond" if NEW.user in versions else "second",
+        rating_scale=STARS,
         sources=[describe_source(path) for path in (*reviews, *metadata)],
         skipped_lines=errors.skipped,
     )
@@ -118,8 +124,8 @@ def _name_of(path: Path) -> str:
 
 def _json_object(line: str) -> _Record:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise BadLine(f"found a line that is not JSON ({error}), expected a JSON object") from error
     if not isinstance(record, dict):
         raise BadLine(f"found {type(record).__name__}, expected a JSON object")
@@ -131,14 +137,17 @@ def _add_review(
     names: list[str | None],
     record: _Record,
     fields: _Fields,
+    scale: Sequence[float],
     versions: dict[str, tuple[Path, int]],
     place: tuple[Path, int],
 ) -> None:
     user = _key(record, fields.user)
     item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
     rating = _number(record, fields.rating)
-    if not 1 <= rating <= 5:
-        raise BadLine(f"field {fields.rating!r}: found {rating:g}, expected 1 to 5")
+    if not scale[0] <= rating <= scale[1]:
+        raise BadLine(
+            f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
+        )
     time = parse_time(_number(record, fields.time), fields.time)
     if fields.user not in versions:
         if versions:
@@ -159,7 +168,7 @@ def _add_review(
 
 def _key(record: _Record, field: str) -> str:
     value = _required(record, field)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_text(value):
         raise BadLine(f"field {field!r}: found {_shown(value)}, expected a non-empty string")
     return value.strip()
 
@@ -171,7 +180,8 @@ def _number(record: _Record, field: str) -> float:
             value = float(value)
         except ValueError:
             raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    largest = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= largest:
         raise BadLine(f"field {field!r}: found {_shown(value)}, expected a number")
     return value
 
@@ -230,7 +240,7 @@ def _add_metadata(columns: dict[str, list[str | None]], items: dict[str, int], l
 def _metadata_object(line: str) -> _Record:
     """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as json_error:
         try:
             record = ast.literal_eval(line)

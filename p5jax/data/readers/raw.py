@@ -24,6 +24,7 @@ TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pa
 CHUNK = 50_000  # texts held as Python strings before they move to Arrow
 PROGRESS_SECONDS = 5.0
 PROGRESS_STEP = 4096  # units between two looks at the clock
+WARNING = "warning: "  # begins a sentence of `RawData.understood` that a person must look at
 LATEST = 2**62
 
 Item = TypeVar("Item")
@@ -36,9 +37,13 @@ class RawData:
     user, item: int32 [N], numbered by first appearance; rating: float32 [N], NaN where the source
     has none; timestamp: int64 [N] in `time_unit`; headline, text: Arrow strings [N].
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
-    U or I values, None where unknown. source_numbers: the source's own item numbering, if it has
+    U or I values, None where unknown. line: uint32 [N], the line of each row in the first source, 0
+    where it is not known. rating_scale: the lowest and the highest rating that the format has, if
+    it says so. source_numbers: the source's own item numbering, if it has
     one. feature_words: a given feature list, most frequent first; None: extract one.
-    sources: path, bytes and sha256 of each file.
+    sources: path, bytes and sha256 of each file. understood: what the reader took the source for,
+    a topic ("times", "ratings", ...) and one plain sentence, which begins with WARNING where it may
+    not be what the user meant; with what `build_dataset` adds, ten topics at most.
     """
 
     name: str
@@ -54,10 +59,13 @@ class RawData:
     user_columns: dict[str, list[str | None]]
     item_columns: dict[str, list[str | None]]
     time_unit: str
+    line: np.ndarray
+    rating_scale: tuple[float, float] | None = None
     source_numbers: list[str] | None = None
     feature_words: list[str] | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
     skipped_lines: int = 0
+    understood: dict[str, str] = field(default_factory=dict)
 
 
 class RowCollector:
@@ -68,7 +76,7 @@ class RowCollector:
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
-        self.rating, self.timestamp = array("f"), array("q")
+        self.rating, self.timestamp, self.line = array("f"), array("q"), array("I")
         self._pending: dict[str, list[str | None]] = {"headline": [], "text": []}
         self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
 
@@ -83,6 +91,8 @@ class RowCollector:
         timestamp: int,
         headline: str | None = None,
         text: str | None = None,
+        *,
+        line: int = 0,
     ) -> int:
         """Append one row (rating NaN when the source has none); return the user's index."""
         index = self.users.setdefault(user, len(self.users))
@@ -90,6 +100,7 @@ class RowCollector:
         self.item.append(self.items.setdefault(item, len(self.items)))
         self.rating.append(rating)
         self.timestamp.append(timestamp)
+        self.line.append(line)
         self._pending["headline"].append(headline)
         self._pending["text"].append(text)
         if len(self._pending["text"]) == CHUNK:
@@ -109,9 +120,11 @@ class RowCollector:
         user_columns: dict[str, list[str | None]],
         item_columns: dict[str, list[str | None]],
         time_unit: str,
+        rating_scale: tuple[float, float] | None = None,
         source_numbers: list[str] | None = None,
         sources: list[dict[str, Any]] | None = None,
         skipped_lines: int = 0,
+        understood: dict[str, str] | None = None,
     ) -> RawData:
         """Return the collected rows with the users' and items' columns."""
         self._flush()
@@ -129,9 +142,12 @@ class RowCollector:
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=time_unit,
+            line=np.array(self.line, np.uint32),
+            rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],
             skipped_lines=skipped_lines,
+            understood=understood or {},
         )
 
 

@@ -68,7 +68,8 @@ def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool 
         try:
             rating = math.nan if rating_at is None else _number(values[rating_at], RATING)
             time = number if time_at is None else parse_time(_number(values[time_at], TIME), TIME)
-            rows.add(_key(values[user_at], USER), _key(values[item_at], ITEM), rating, time)
+            user, item = _key(values[user_at], USER), _key(values[item_at], ITEM)
+            rows.add(user, item, rating, time, line=number)
         except BadLine as problem:
             errors.report(inter, number, problem)
     sources = [inter]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError
+from p5jax.core.kinds import is_text
 from p5jax.data.formats import SequencesOptions, file_path
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
@@ -26,6 +27,7 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
 QUOTED_LIST = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 ROW_START = re.compile(r"[0-9]+\t")
+_LARGEST_DATAMAPS = 1 << 30  # bytes
 UNKNOWN_CELLS = {"unknown", "none", "nan", ""}
 
 
@@ -108,12 +110,7 @@ def _parse_number(word: str) -> int:
 def _key_maps(path: Path | None) -> tuple[dict[str, str] | None, dict[str, str] | None]:
     if path is None:
         return None, None
-    try:
-        maps = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected a datamaps JSON file") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: found {error}, expected a datamaps JSON file") from error
+    maps = read_json(path, object, "a datamaps JSON file", _LARGEST_DATAMAPS)
     for field in ("id2user", "id2item"):
         if not isinstance(maps, dict) or not isinstance(maps.get(field), dict):
             raise UserError(f"{path}: field {field!r} is missing, expected an object number -> key")
@@ -124,7 +121,7 @@ def _map_key(keys: dict[str, str] | None, number: int, path: Path | None, field:
     if keys is None:
         return str(number)
     key = keys.get(str(number))
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key or not is_text(key):
         raise UserError(f"{path}: field {field!r}: found {key!r} for {number}, expected its key")
     return key
 

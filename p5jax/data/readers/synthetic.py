@@ -164,6 +164,7 @@ def synthetic_raw(
         user_columns=people.columns,
         item_columns=catalogue.columns,
         time_unit="second",
+        understood={"source": "an invented world: reviews with 1 to 5 stars and times in seconds"},
     )
 
 

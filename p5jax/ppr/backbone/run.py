@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.kinds import Count, built
 from p5jax.core.lock import released
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
@@ -23,11 +24,26 @@ from p5jax.parallel import distributed
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.sequences import users_fingerprint
-from p5jax.runs.manifest import dataset_entry, load_dataset
+from p5jax.runs.manifest import DatasetEntry, dataset_entry, load_dataset
 from p5jax.training.checkpoints import available_steps, params_fingerprint, restore_on_mesh
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
-BACKBONE_RUN = OutputFolder("pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain")
+
+class _Users(TypedDict):
+    count: Count
+    hash: str
+
+
+class _Manifest(TypedDict):
+    dataset: DatasetEntry
+    users: _Users
+    backbone: BackboneConfig
+    settings: dict[str, Any]
+
+
+BACKBONE_RUN = OutputFolder(
+    "pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain", contents=_Manifest
+)
 
 
 class PprRun:
@@ -37,7 +53,7 @@ class PprRun:
         self, path: Path, manifest: dict[str, Any], dataset: Dataset, mesh: Mesh | None = None
     ) -> None:
         self.path, self.manifest, self.dataset, self.mesh = path, manifest, dataset, mesh
-        self.model = Backbone(BackboneConfig(**manifest["backbone"]))
+        self.model = Backbone(built(path, BackboneConfig, manifest["backbone"]))
 
     @cached_property
     def params(self) -> Params:

@@ -14,21 +14,31 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.files import replaced
-from p5jax.evaluation.compare import (
-    RESAMPLES,
-    Difference,
+from p5jax.core.tables import read_parquet, write_parquet
+from p5jax.core.text_table import aligned
+from p5jax.evaluation.compare import RESAMPLES, Difference
+from p5jax.evaluation.intervals import (
+    Interval,
+    format_value,
     interval_and_p_value,
+    mean_intervals,
     resampled_means,
 )
-from p5jax.evaluation.metrics import Interval, mean_metrics
 from p5jax.ppr.cold.evaluation import KEYS, METRICS
 
 COLD_TABLE_METRICS = ("AUC", "HR@5", "NDCG@5", "HR@10", "NDCG@10")
 RANKING_TITLES = {"candidates": "among frozen negatives", "catalogue": "among the whole catalogue"}
+
+_TYPES = {"seed": pa.int64(), "user": pa.int32()}
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, _TYPES.get(name, pa.string()), nullable=False) for name in KEYS),
+        pa.field("cases", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in METRICS),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def summarise(table: pa.Table, reference: str, *, seed: int = 0) -> list[ColdRow
                     seeds=len(np.unique(own.seed)),
                     users=len(users),
                     cases=own.cases,
-                    metrics=mean_metrics(dict(zip(METRICS, users.T, strict=True))),
+                    metrics=mean_intervals(dict(zip(METRICS, users.T, strict=True)), shares=True),
                     spread=own.spread(),
                     differences=differences.get(name, {}),
                 )
@@ -175,9 +185,9 @@ def _means(group: np.ndarray, values_NxF: np.ndarray) -> np.ndarray:
 
 
 def format_cold_rows(rows: Sequence[ColdRow], metrics: Sequence[str] = COLD_TABLE_METRICS) -> str:
-    """The rows as text: a table per kind and ranking, means with half their 95 % interval.
+    """The rows as text: a table per kind and ranking, means and below them their 95 % intervals.
 
-    Below a mean come its difference from the reference (95 % interval, two-sided p) and, with
+    Then come its difference from the reference (95 % interval, two-sided p) and, with
     several seeds, the standard deviation of the seeds' means.
     """
     tables: dict[tuple[str, str], list[ColdRow]] = {}
@@ -190,8 +200,8 @@ def _format_table(rows: Sequence[ColdRow], metrics: Sequence[str]) -> str:
     first = rows[0]
     cells: list[tuple[str, ...]] = [("", *metrics)]
     for row in rows:
-        values = [row.metrics[name] for name in metrics]
-        cells.append((row.method, *(f"{v:.4f} ±{(high - low) / 2:.4f}" for v, low, high in values)))
+        values, ends = zip(*(format_value(row.metrics[name]) for name in metrics), strict=True)
+        cells += [(row.method, *values), ("", *ends)]
         if row.differences:
             found = [row.differences[name] for name in metrics]
             changes = (
@@ -201,35 +211,19 @@ def _format_table(rows: Sequence[ColdRow], metrics: Sequence[str]) -> str:
             cells.append((f"  - {first.method}", *changes))
         if row.spread:
             cells.append(("  sd over seeds", *(f"{row.spread[name]:.4f}" for name in metrics)))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     seeds = f"{first.seeds} seed{'s' * (first.seeds > 1)}"
     title = f"{first.kind}, {RANKING_TITLES[first.ranking]}"
     lines = [f"{title}: {first.cases} cases of {first.users} users, {seeds}"]
-    for label, *texts in cells:
-        right = [text.rjust(width) for text, width in zip(texts, widths[1:], strict=True)]
-        lines.append("  " + "  ".join([label.ljust(widths[0]), *right]).rstrip())
-    return "\n".join(lines)
+    return "\n  ".join([*lines, *aligned(cells)])
 
 
 def write_per_user(path: str | os.PathLike[str], table: pa.Table) -> None:
     """Write per-user results as Parquet, under another name first, then renamed to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    write_parquet(path, table)
 
 
 def read_per_user(path: str | os.PathLike[str]) -> pa.Table:
     """Read `evaluate_cold`'s table as written; UserError when it is absent or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: not found, expected per-user results of p5jax ppr evaluate")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: {reason}; expected per-user results") from error
-    missing = [name for name in (*KEYS, "cases", *METRICS) if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing, expected per-user results")
-    return table
+    return read_parquet(path, _SCHEMA, "per-user results of p5jax ppr evaluate")

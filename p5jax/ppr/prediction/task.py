@@ -13,8 +13,8 @@ import pyarrow as pa
 from sklearn.metrics import accuracy_score, f1_score
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.compare import RESAMPLES, interval_and_p_value, resampled_means
-from p5jax.evaluation.metrics import Interval
+from p5jax.evaluation.compare import RESAMPLES
+from p5jax.evaluation.intervals import Interval, interval_and_p_value, resampled_means
 from p5jax.ppr.backbone.sequences import right_aligned
 from p5jax.ppr.cold.protocol import ColdStart
 from p5jax.ppr.profiles import Profiles

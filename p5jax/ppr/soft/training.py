@@ -6,16 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.kinds import Count, built
 from p5jax.core.lock import released
 from p5jax.core.settings import SIZE, check
-from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
 from p5jax.parallel import distributed
@@ -27,7 +28,6 @@ from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, ProfileSchema, fit_profiles
 from p5jax.ppr.soft.t5_backbone import (
     ARGUMENTS,
-    FAMILY,
     PROMPT_ID,
     TRAINABLE,
     SoftBackbone,
@@ -38,11 +38,35 @@ from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
-from p5jax.triggers.prompt import run_fingerprints
+from p5jax.triggers.prompt import Identity, run_fingerprints
 
 SCHEMA = "profiles.json"
 _METRICS = ("HR@10", "NDCG@10")
-SOFT_PROMPT = OutputFolder("soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,))
+
+
+class _Text(TypedDict):
+    text: str
+    rank_users: Count
+
+
+class _Settings(TypedDict):
+    SoftConfig: _Text
+    PromptConfig: PromptConfig
+    ProfileConfig: ProfileConfig
+    PipelineConfig: PipelineConfig
+    OptimizerConfig: OptimizerConfig
+    TrainConfig: TrainConfig
+
+
+class _Manifest(TypedDict):
+    identity: Identity
+    profile: ProfileSchema
+    settings: _Settings
+
+
+SOFT_PROMPT = OutputFolder(
+    "soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,), contents=_Manifest
+)
 
 
 @dataclass(frozen=True)
@@ -142,8 +166,8 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     folder = Path(folder)
     manifest = SOFT_PROMPT.read(folder)
     for name, expected in run_fingerprints(run).items():
-        if manifest["identity"].get(name) != expected:
-            was = str(manifest["identity"].get(name))[:12]
+        if manifest["identity"][name] != expected:
+            was = manifest["identity"][name][:12]
             raise UserError(
                 f"{folder}: its prompt was trained with {name} {was}, this run has {expected[:12]}"
             )
@@ -151,9 +175,12 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     checkpoints = folder / CHECKPOINT_FOLDER
     if settings["TrainConfig"]["steps"] not in available_steps(checkpoints):
         raise UserError(f"{folder}: found an unfinished training; {SOFT_PROMPT.command} resumes it")
-    profiles = ProfileSchema.load(folder / SCHEMA).profiles(run.dataset)
-    prompt = PromptConfig(**settings["PromptConfig"])
-    backbone = SoftBackbone(run, prompt, profiles, settings["SoftConfig"]["text"])
+    schema = ProfileSchema.load(folder / SCHEMA)
+    if as_json(asdict(schema)) != manifest["profile"]:
+        raise UserError(f"{folder / SCHEMA}: differs from what the prompt was trained with")
+    prompt = built(folder, PromptConfig, settings["PromptConfig"])
+    text = settings["SoftConfig"]["text"]
+    backbone = SoftBackbone(run, prompt, schema.profiles(run.dataset), text)
     shapes = {"t5": run.params, "soft": jax.eval_shape(lambda: backbone.initial(0))}
     return backbone.with_params(restore_params(checkpoints, shapes)["soft"], folder)
 
@@ -203,9 +230,6 @@ def _validator(
 
     def validate(params: Params, step: int) -> dict[str, float]:
         run = backbone.with_params(params["soft"], folder)
-        result = evaluate_family(
-            run, FAMILY, PROMPT_ID, "validation", limit=limit, report=lambda line: None
-        )
-        return {f"validation/{n}": float(result.metrics[n][0]) for n in _METRICS}
+        return validation_ranking(run, PROMPT_ID, limit)
 
     return validate

@@ -1,0 +1,76 @@
+"""What is fitted on a prepared dataset, and the prompts that train: the same whatever is held out.
+
+Each entry of FITTED makes from a dataset what a run, a baseline or a metric learns of it. The audit
+makes it twice, the second time beside other held-out rows, and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from p5jax.data.dataset import Dataset
+from p5jax.data.refitting import refitted_explanations
+from p5jax.evaluation.histories import neighbours, training_counts, training_ratings
+from p5jax.prompts.families import FamilyConfig, example_rng, make_families
+from p5jax.prompts.template_files import load_templates
+from p5jax.text.corpus import corpus
+
+PROMPTS = 100  # of each family
+NEAR = 3  # the distance up to which neighbours are counted
+
+
+class _Words:
+    """Counts words, for prompts that are compared and never cut."""
+
+    def encode(self, text: str) -> list[int]:
+        return [0] * len(text.split())
+
+
+def _prompts(dataset: Dataset) -> Iterator[Any]:
+    config = FamilyConfig(max_source=1 << 30)
+    made = make_families(dataset, load_templates("amazon"), _Words(), config)
+    for name, family in made.items():
+        size = family.size("train")
+        yield name, size
+        for index in np.unique(np.linspace(0, size - 1, PROMPTS).astype(int)).tolist():
+            example = family.example("train", index, example_rng(0, 0, name, index))
+            yield example.prompt_id, example.inputs, example.targets
+
+
+def _neighbours(dataset: Dataset) -> Iterator[Any]:
+    near = neighbours(dataset, NEAR, lambda distance: (1 / distance, 1 / distance))
+    near.sort_indices()
+    yield from (near.indptr, near.indices, np.round(near.data, 6))
+
+
+def _baselines(dataset: Dataset) -> Iterator[Any]:
+    yield from (training_counts(dataset), *training_ratings(dataset))
+
+
+FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
+    "training prompts": _prompts,
+    "vocabulary": lambda dataset: corpus(dataset, ()),
+    "neighbours of items": _neighbours,
+    "baselines": _baselines,
+}
+
+
+def find_fitted_leaks(dataset: Dataset, other: Dataset) -> list[str]:
+    """Return a line for each fitted thing that is another one beside the held-out rows of `other`,
+    a dataset of the same training rows."""
+    lines = refitted_explanations(dataset, other)
+    for name, made in FITTED.items():
+        if _fingerprint(made(dataset)) != _fingerprint(made(other)):
+            lines.append(f"{name}: other held-out rows give others, so held-out rows are read")
+    return lines
+
+
+def _fingerprint(values: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for value in values:
+        found.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return found.hexdigest()
