@@ -43,6 +43,22 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError."""
         raise UserError(f"{message}; see {self.prog} --help")
 
+    def refuse_doubled(self, words: Sequence[str]) -> None:
+        """Raise UserError for an option that is given twice and is no list."""
+        given = set()
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if word[:1] == "-" and word[1:2] != "-":
+                name = word[:2]  # -k10
+            action = self._option_string_actions.get(name)
+            if action is None or isinstance(action, argparse._AppendAction):
+                continue
+            if action.dest in given:
+                raise UserError(f"{name}: found it twice, expected it once; see {self.prog} --help")
+            given.add(action.dest)
+
 
 @dataclass(frozen=True)
 class Command:
@@ -63,14 +79,17 @@ class Command:
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Read the words after the command's name; UserError for what it does not take.
 
-        Words --gin.NAME=VALUE of a command with gin files become the mapping `bindings`.
+        Words --gin.NAME=VALUE of a command with gin files become the mapping `bindings`, where a
+        later one wins, as a later gin file does.
         """
         words, after = [*words], list[str]()
         if self.takes_dashes and "--" in words:
             cut = words.index("--")
             words, after = words[:cut], words[cut + 1 :]
         parser = self.parser()
-        arguments, rest = parser.parse_known_args(parser.with_values(words))
+        words = parser.with_values(words)
+        parser.refuse_doubled(words)
+        arguments, rest = parser.parse_known_args(words)
         takes_gin = "gin_file" in arguments
         unknown = [word for word in rest if not (takes_gin and word.startswith("--gin."))]
         if unknown:

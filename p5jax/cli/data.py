@@ -7,7 +7,7 @@ from functools import partial
 
 from p5jax.cli.command import Command
 from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
-from p5jax.cli.output import print_json
+from p5jax.cli.output import print_json, show
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
 from p5jax.data.names import TFDS_FORMATS
@@ -26,10 +26,10 @@ def _prepare(format: str, arguments: Namespace) -> None:
 
     dataset = prepare(format, **vars(arguments))
     for topic, sentence in dataset.manifest["understood"].items():
-        print(f"{topic:<12} {sentence}")
+        show(f"{topic:<12} {sentence}")
     for name, count in dataset.manifest["counts"].items():
-        print(f"{name:<24} {count:>12,}")
-    print(f"wrote {arguments.out}")
+        show(f"{name:<24} {count:>12,}")
+    show(f"wrote {arguments.out}")
 
 
 def _folder_option(parser: ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def _inspect(arguments: Namespace) -> None:
     from p5jax.data.dataset import Dataset
     from p5jax.data.inspect import inspect
 
-    print(inspect(Dataset.load(arguments.folder)))
+    show(inspect(Dataset.load(arguments.folder)))
 
 
 def _audit_options(parser: ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _audit(arguments: Namespace) -> int:
     if arguments.json:
         print_json(result)
     else:
-        print(format_audit(result))
+        show(format_audit(result))
     return 1 if result["leaks"] else 0
 
 
@@ -78,7 +78,7 @@ def _vocabulary(arguments: Namespace) -> None:
     from p5jax.jobs.vocabulary import vocabulary
 
     made = vocabulary(arguments.folder, arguments.out, arguments.size, arguments.templates)
-    print(f"wrote {arguments.out}: {made.num_pieces} pieces, {made.size} ids")
+    show(f"wrote {arguments.out}: {made.num_pieces} pieces, {made.size} ids")
 
 
 def _export_shards_options(parser: ArgumentParser) -> None:
@@ -125,7 +125,7 @@ def _export_tfds(arguments: Namespace) -> None:
         raise UserError(f"export-tfds: {error}; expected pip install 'p5jax[tfds]'") from error
 
     for path in export_tables(arguments.folder, arguments.out, arguments.file_format):
-        print(path)
+        show(path)
 
 
 COMMANDS = (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from p5jax.cli import data, ppr, runs, tasks, triggers
 from p5jax.cli.command import Command
 from p5jax.core.errors import Interrupted, UserError, in_words, nearest
+from p5jax.core.printing import end_output, escape_unprintable, one_line
 
 # Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
 
@@ -25,11 +26,13 @@ _HELP, _VERSION = ("-h", "--help"), "--version"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; return its exit status (2 for a user's mistake)."""
+    escape_unprintable()
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"p5jax: error: {error}", file=sys.stderr)
-        return 2
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        end_output()
+        return status
+    except (UserError, UnicodeError) as error:
+        return _refused(str(error))
     except Interrupted as stop:
         from p5jax.parallel import distributed
 
@@ -42,8 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
+        return _refused(in_words(error))
+
+
+def _refused(line: str) -> int:
+    print(f"p5jax: error: {one_line(line)}", file=sys.stderr)
+    try:
+        end_output()
+    except OSError as error:
         print(f"p5jax: error: {in_words(error)}", file=sys.stderr)
-        return 2
+    return 2
 
 
 def _run(words: list[str]) -> int:
@@ -53,7 +64,12 @@ def _run(words: list[str]) -> int:
     name, rest = " ".join(words[:depth]), words[depth:]
     if name in COMMANDS:
         command = COMMANDS[name]
-        return command.run(command.parse(rest)) or 0
+        arguments = command.parse(rest)
+        if getattr(arguments, "gin_imports", None):
+            from p5jax.core.gin_text import allow_imports
+
+            allow_imports(*arguments.gin_imports)
+        return command.run(arguments) or 0
     if rest and rest[0] in _HELP:
         print(_help(name))
         return 0

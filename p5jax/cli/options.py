@@ -32,7 +32,8 @@ def add_options(
 
     A field without a default is required; a name of one letter gives `-k`; a truth value that is
     False by default gives `--name`, one that is True `--name` and `--no-name`; a tuple takes one
-    or more words, or `nargs` of them. What is no number and no truth value is text.
+    or more words, and may be given again for more, or `nargs` of them. What is no number and no
+    truth value is text.
     """
     for field, annotation in _leaves(cls, skip):
         dashes = "-" if len(field.name) == 1 else "--"
@@ -52,6 +53,8 @@ def add_options(
             given["nargs"] = "+"
         if "nargs" in field.metadata:
             given["nargs"] = field.metadata["nargs"]
+        if given.get("nargs") == "+":
+            given["action"], given["default"] = "extend", [*(default or ())]
         if "choices" in field.metadata:
             given["choices"] = tuple(field.metadata["choices"])
         else:
@@ -91,6 +94,13 @@ def add_gin(parser: argparse.ArgumentParser, default: str | None = None) -> None
         required=default is None,
         metavar="FILE",
         help=text if default is None else f"{text} (default {default})",
+    )
+    parser.add_argument(
+        "--gin-imports",
+        action="append",
+        metavar="MODULE",
+        help="module, beside those of p5jax, t5x and seqio, that gin files may import, which runs"
+        " it; give it again for more",
     )
     parser.epilog = "--gin.NAME=VALUE overrides a setting of the gin files."
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import RESUMES, add_gin, add_limit, add_mesh, add_out, add_split
 from p5jax.cli.output import (
     print_cold_rows,
+    print_comparison,
+    print_computed,
     print_json,
     print_leaky,
     print_results,
     print_text,
+    show,
 )
 from p5jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from p5jax.jobs.evaluate_tuned import ColdResults
 
 # Names and defaults of modules that import jax are written again here, so that help need not wait;
 # tests/cli/test_commands.py compares them.
@@ -114,7 +121,7 @@ def _report_options(parser: ArgumentParser) -> None:
 def _report(arguments: Namespace) -> None:
     from p5jax.reports.study_report import write_report
 
-    print(write_report(arguments.folder))
+    show(write_report(arguments.folder))
 
 
 def _predict_options(parser: ArgumentParser) -> None:
@@ -131,16 +138,18 @@ def _predict(arguments: Namespace) -> None:
     from p5jax.ppr.prediction.task import format_prediction
 
     with runtime.session():
-        table = predict(
-            arguments.folder,
-            arguments.attribute,
-            arguments.out,
-            *arguments.gin_file,
-            mode=arguments.mode,
-            seed=arguments.seed,
-            bindings=arguments.bindings,
+        print_computed(
+            lambda: predict(
+                arguments.folder,
+                arguments.attribute,
+                arguments.out,
+                *arguments.gin_file,
+                mode=arguments.mode,
+                seed=arguments.seed,
+                bindings=arguments.bindings,
+            ),
+            lambda table: print_text(format_prediction(arguments.attribute, table)),
         )
-    print_text(format_prediction(arguments.attribute, table))
 
 
 def _recommend_options(parser: ArgumentParser) -> None:
@@ -170,7 +179,7 @@ def _recommend(arguments: Namespace) -> None:
         print_json({"user": arguments.user, "items": [vars(item) for item in items]})
         return
     for place, item in enumerate(items, 1):
-        print(f"{place:3}  {item.score:9.4f}  {item.item}  {item.title or ''}".rstrip())
+        show(f"{place:3}  {item.score:9.4f}  {item.item}  {item.title or ''}".rstrip())
 
 
 def _soft(arguments: Namespace) -> None:
@@ -184,10 +193,20 @@ def _soft(arguments: Namespace) -> None:
 def _compare_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a P5 run")
     parser.add_argument(
-        "--soft", nargs="+", required=True, metavar="DIR", help="soft prompts of p5jax ppr soft"
+        "--soft",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="DIR",
+        help="soft prompts of p5jax ppr soft",
     )
     parser.add_argument(
-        "--triggers", nargs="+", default=[], metavar="DIR", help="searches for triggers"
+        "--triggers",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DIR",
+        help="searches for triggers",
     )
     add_split(parser)
     add_limit(parser)
@@ -196,13 +215,13 @@ def _compare_options(parser: ArgumentParser) -> None:
 
 def _compare(arguments: Namespace) -> None:
     from p5jax.ppr.soft.comparison import compare_prompts
-    from p5jax.triggers.evaluation import format_prompt_comparison
 
     a = arguments
     with opened_in_session(a.folder, a.model_parallel) as run:
-        rows = compare_prompts(run, a.soft, a.triggers, a.split, a.limit)
-    print_leaky(run.dataset.leaky)
-    print_text(format_prompt_comparison(rows))
+        print_computed(
+            lambda: compare_prompts(run, a.soft, a.triggers, a.split, a.limit),
+            lambda rows: print_comparison(rows, run.dataset.leaky),
+        )
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -223,10 +242,12 @@ def _evaluate(arguments: Namespace) -> None:
     from p5jax.parallel import runtime
 
     with runtime.session():
-        found = evaluate_backbone(
-            arguments.folder, arguments.split, model_parallel=arguments.model_parallel
+        print_computed(
+            lambda: evaluate_backbone(
+                arguments.folder, arguments.split, model_parallel=arguments.model_parallel
+            ),
+            lambda found: print_results(found.results, found.leaky, arguments.json),
         )
-    print_results(found.results, found.leaky, arguments.json)
 
 
 def _evaluate_tuned(arguments: Namespace) -> None:
@@ -234,16 +255,21 @@ def _evaluate_tuned(arguments: Namespace) -> None:
     from p5jax.parallel import runtime
     from p5jax.ppr.cold.results import summarise
 
+    def show_all(found: ColdResults) -> None:
+        if arguments.json:
+            rows = [asdict(row) for row in summarise(found.table, found.reference)]
+            print_json({"leaky_item_ids": found.dataset.leaky, "rows": rows})
+            return
+        print_leaky(found.dataset.leaky)
+        print_cold_rows(found.table, found.reference)
+
     with runtime.session():
-        found = evaluate_tuned(
-            arguments.folder, arguments.tuned, model_parallel=arguments.model_parallel
+        print_computed(
+            lambda: evaluate_tuned(
+                arguments.folder, arguments.tuned, model_parallel=arguments.model_parallel
+            ),
+            show_all,
         )
-    if arguments.json:
-        rows = summarise(found.table, found.reference)
-        print_json({"leaky_item_ids": found.dataset.leaky, "rows": [asdict(row) for row in rows]})
-        return
-    print_leaky(found.dataset.leaky)
-    print_cold_rows(found.table, found.reference)
 
 
 COMMANDS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from p5jax.cli.options import (
     from_options,
     names,
 )
-from p5jax.cli.output import print_json, print_results, warn_of_leak
+from p5jax.cli.output import note, print_computed, print_json, print_results, show, warn_of_leak
 
 if TYPE_CHECKING:
     from p5jax.serving.recommender import Recommender
@@ -121,16 +120,18 @@ def _evaluate(arguments: Namespace) -> None:
 
     config = from_options(EvaluationConfig, arguments)
     with opened_in_session(*_opening(arguments)) as run:
-        results = evaluate(
-            run,
-            arguments.split,
-            arguments.families,
-            arguments.prompts,
-            arguments.limit,
-            config,
-            triggers=arguments.triggers,
+        print_computed(
+            lambda: evaluate(
+                run,
+                arguments.split,
+                arguments.families,
+                arguments.prompts,
+                arguments.limit,
+                config,
+                triggers=arguments.triggers,
+            ),
+            lambda results: print_results(results, run.dataset.leaky, arguments.json),
         )
-    print_results(results, run.dataset.leaky, arguments.json)
 
 
 def _recommend_options(parser: ArgumentParser) -> None:
@@ -166,12 +167,11 @@ def _recommend(arguments: Namespace) -> None:
         print_json({"user": arguments.user, **asdict(found)})
         return
     for place, item in enumerate(found.items, 1):
-        print(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
+        show(f"{place:3d}  {item.log_probability:8.3f}  {item.item}  {item.title or ''}".rstrip())
     if not found.exact:
-        print(
-            f"note: a search of width {max(arguments.beam, arguments.k)} cannot tell whether these"
-            f" are the model's best {arguments.k}; --method certified --exact can",
-            file=sys.stderr,
+        note(
+            f"a search of width {max(arguments.beam, arguments.k)} cannot tell whether these are"
+            f" the model's best {arguments.k}; --method certified --exact can"
         )
 
 
@@ -220,7 +220,7 @@ def _explain_options(parser: ArgumentParser) -> None:
 
 def _explain(arguments: Namespace) -> None:
     recommender = _recommender(arguments)
-    print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
+    show(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
 
 
 def _generate_options(parser: ArgumentParser) -> None:
@@ -230,7 +230,7 @@ def _generate_options(parser: ArgumentParser) -> None:
 
 
 def _generate(arguments: Namespace) -> None:
-    print(_recommender(arguments).generate(arguments.text))
+    show(_recommender(arguments).generate(arguments.text))
 
 
 def _compare_options(parser: ArgumentParser) -> None:
@@ -246,21 +246,26 @@ def _compare(arguments: Namespace) -> None:
 
     comparison = compare(arguments.run_a, arguments.run_b, arguments.split)
     for run in leaky_runs(arguments.run_a, arguments.run_b, arguments.split):
-        print(f"{run}: {LEAKY_NOTE}")
-    print(format_comparison(comparison))
+        show(f"{run}: {LEAKY_NOTE}")
+    show(format_comparison(comparison))
 
 
 def _report_options(parser: ArgumentParser) -> None:
     _run_option(parser)
     parser.add_argument(
-        "--triggers", nargs="+", default=(), metavar="DIR", help="searches for triggers to show"
+        "--triggers",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DIR",
+        help="searches for triggers to show",
     )
 
 
 def _report(arguments: Namespace) -> None:
     from p5jax.reports.run_report import write_report
 
-    print(write_report(arguments.folder, arguments.triggers))
+    show(write_report(arguments.folder, arguments.triggers))
 
 
 def _export_options(parser: ArgumentParser) -> None:
@@ -279,7 +284,7 @@ def _export(arguments: Namespace) -> None:
 
     run = Run.load(arguments.folder, step=arguments.from_step)
     export(run, arguments.out, drop_whole_words=arguments.drop_whole_words)
-    print(f"wrote {arguments.out}")
+    show(f"wrote {arguments.out}")
 
 
 FIRST = (

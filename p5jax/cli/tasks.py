@@ -8,6 +8,7 @@ from pathlib import Path
 
 from p5jax.cli.command import Command
 from p5jax.cli.options import add_out
+from p5jax.cli.output import show
 from p5jax.core.errors import UserError
 from p5jax.data.names import SPLITS
 
@@ -87,7 +88,7 @@ def _list(arguments: Namespace) -> None:
     whole = _registered(arguments)
     from p5jax.tasks.inspection import listing
 
-    print(listing(whole))
+    show(listing(whole))
 
 
 def _show(arguments: Namespace) -> None:
@@ -96,9 +97,9 @@ def _show(arguments: Namespace) -> None:
         if number is not None and number < 1:
             raise UserError(f"tasks show: found {option} = {number}, expected 1 or more")
     _registered(arguments)
-    from p5jax.tasks.inspection import show
+    from p5jax.tasks.inspection import show as shown
 
-    print(show(arguments.name, arguments.split, arguments.n, arguments.inputs, arguments.targets))
+    show(shown(arguments.name, arguments.split, arguments.n, arguments.inputs, arguments.targets))
 
 
 def _cache(arguments: Namespace) -> None:
@@ -109,7 +110,7 @@ def _cache(arguments: Namespace) -> None:
     beam_options = arguments.after_dashes
     written = cache_tasks(arguments.names, arguments.out, beam_options, arguments.shards)
     for name, folder in written.items():
-        print(f"{name}: {folder}")
+        show(f"{name}: {folder}")
 
 
 COMMANDS = (

@@ -14,7 +14,7 @@ from p5jax.cli.options import (
     add_split,
     from_options,
 )
-from p5jax.cli.output import print_leaky, print_text
+from p5jax.cli.output import print_comparison, print_computed, print_text
 
 
 def _search_options(parser: ArgumentParser) -> None:
@@ -55,8 +55,10 @@ def _ablate(arguments: Namespace) -> None:
 
     config = from_options(SearchConfig, arguments)
     with opened_in_session(arguments.folder, arguments.model_parallel) as run:
-        rows = ablate(run, config, arguments.vary, arguments.out, arguments.limit)
-    print_text(format_prompt_comparison(rows))
+        print_computed(
+            lambda: ablate(run, config, arguments.vary, arguments.out, arguments.limit),
+            lambda rows: print_text(format_prompt_comparison(rows)),
+        )
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -68,12 +70,13 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> None:
-    from p5jax.triggers.evaluation import evaluate_triggers, format_prompt_comparison
+    from p5jax.triggers.evaluation import evaluate_triggers
 
     with opened_in_session(arguments.folder, arguments.model_parallel) as run:
-        rows = evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit)
-    print_leaky(run.dataset.leaky)
-    print_text(format_prompt_comparison(rows))
+        print_computed(
+            lambda: evaluate_triggers(run, arguments.triggers, arguments.split, arguments.limit),
+            lambda rows: print_comparison(rows, run.dataset.leaky),
+        )
 
 
 COMMANDS = (

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it
 import io
 import re
+import tokenize
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +15,17 @@ from typing import Any, TypeVar
 # `import gin` would find this project's own gin/ folder when it is run from the checkout.
 from gin import config as gin  # type: ignore[attr-defined]
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.gin_text import Include, read_statements
 
 Config = TypeVar("Config")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MACRO_DEFINED = re.compile(r"^([A-Za-z_]\w*)\s*=", re.MULTILINE)
 _MACRO_USED = re.compile(r"%([A-Za-z_]\w*)")
-_INCLUDE = re.compile(r"""\s*include\s+(["'])(.+?)\1\s*(?:#.*)?$""")
-_GIN_ERRORS = (ValueError, SyntaxError, OSError, TypeError, RuntimeError, AttributeError)
+_GIN_ERRORS = (
+    *(ValueError, SyntaxError, OSError, TypeError, RuntimeError, AttributeError),
+    *(ImportError, NameError, tokenize.TokenError),
+)
 _registered: dict[str, type] = {}
 
 
@@ -66,6 +70,8 @@ def configure(gin_files: Sequence[str], overrides: Iterable[str] = ()) -> None:
     bindings = [_binding(text) for text in overrides]
     for file in files:
         _bind_file(file)
+    for binding in bindings:
+        read_statements(binding)
     _gin(lambda: gin.parse_config(bindings))
     refuse_unused_macros()
 
@@ -78,32 +84,37 @@ class _Part(io.StringIO):
         self.name = name
 
 
-def _bind_file(file: Path) -> None:
+def _bind_file(file: Path, within: tuple[Path, ...] = ()) -> None:
     """Bind a gin file's statements in order, those of included files where they are included.
 
     gin's own `include` looks for Python packages first and fails where a folder of the same name
     is on the path: "runs" and "models" in the working directory, for example.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: {error}") from error
+    statements = read_statements(text, str(file))
+    lines = io.StringIO(text).readlines()
 
     def bind(start: int, stop: int) -> None:
-        text = "\n" * start + "".join(lines[start:stop])  # line numbers stay the file's
-        _gin(lambda: gin.parse_config(_Part(text, str(file))))
+        part = "\n" * start + "".join(lines[start:stop])  # line numbers stay the file's
+        _gin(lambda: gin.parse_config(_Part(part, str(file))))
 
     start = 0
-    for number, line in enumerate(lines):
-        match = _INCLUDE.match(line)
-        if match:
-            bind(start, number)
+    ends = [each.location.line_num - 1 for each in statements[1:]] + [len(lines)]
+    for statement, end in zip(statements, ends, strict=False):
+        if isinstance(statement, Include):
+            number = statement.location.line_num
+            bind(start, number - 1)
             try:
-                included = find_gin_file(match[2])
+                included = find_gin_file(statement.filename)
             except UserError as error:
-                raise UserError(f"{file}:{number + 1}: {error}") from error
-            _bind_file(included)
-            start = number + 1
+                raise UserError(f"{file}:{number}: {error}") from error
+            if included in (*within, file):
+                raise UserError(f"{file}:{number}: found {included}, which includes this file")
+            _bind_file(included, (*within, file))
+            start = end
     bind(start, len(lines))
 
 
@@ -128,14 +139,14 @@ def _is_gin(value: str) -> bool:
     try:
         ast.literal_eval(value)
         return True
-    except (SyntaxError, ValueError):
+    except (*_GIN_ERRORS, MemoryError):
         pass
     if not value.startswith(("%", "@", "(", "[", "{")):
         return False  # gin alone would read the 2 of a prompt id 2-3
     try:
         gin.parse_value(value)
         return True
-    except (SyntaxError, ValueError):
+    except _GIN_ERRORS:
         return False
 
 
@@ -183,7 +194,9 @@ def build(cls: type[Config], **given: object) -> Config:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     try:
         bound = given | gin.get_bindings(cls.__name__)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            raise UserError(f"{cls.__name__}: found values that refer to themselves") from error
         missing = re.search(r"configurable 'macro' .* in scope '(\w+)'", str(error))
         if missing:
             raise UserError(f"{missing[1]} must be set: add --gin.{missing[1]}=…") from error
@@ -191,22 +204,12 @@ def build(cls: type[Config], **given: object) -> Config:
     for name, field in fields.items():
         if field.default is field.default_factory is dataclasses.MISSING and name not in bound:
             raise UserError(f"{cls.__name__}.{name} must be set")
-    return cls(**{name: _typed(cls, fields[name], value) for name, value in bound.items()})
+    return cls(**{name: _text(fields[name], value) for name, value in bound.items()})
 
 
-def _typed(cls: type, field: dataclasses.Field[Any], value: object) -> object:
-    """Return `value` as the field's type (an int serves as a float, a list as a tuple)."""
-    if field.type == "str":  # a folder may be called 2024
-        return str(value)
-    expected = type(field.default) if field.default is not dataclasses.MISSING else None
-    if expected is float and type(value) is int:
-        return float(value)
-    if expected is tuple and isinstance(value, list):
-        return tuple(value)
-    if expected is not None and field.default is not None and type(value) is not expected:
-        found = f"found {value!r}, expected {expected.__name__}"
-        raise UserError(f"{cls.__name__}.{field.name}: {found} (for example {field.default!r})")
-    return value
+def _text(field: dataclasses.Field[Any], value: object) -> object:
+    """Return a whole number as text where the field is text: a folder may be called 2024."""
+    return str(value) if field.type == "str" and type(value) is int else value
 
 
 def bound_config() -> str:

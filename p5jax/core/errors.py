@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_SYSTEM_ERROR = re.compile(r"(?:\[errno |^\[Errno |os_error_code=')(\d+)")
 
 
 class UserError(Exception):
@@ -18,6 +23,14 @@ class UserError(Exception):
         super().__init__(text)
 
 
+class Unwritten(UserError):
+    """What could not be written after it was computed: `value` is what the call would return."""
+
+    def __init__(self, error: Exception, value: Any) -> None:
+        super().__init__(in_words(error))
+        self.value = value
+
+
 class Interrupted(Exception):
     """Work that a signal stopped in good order: what is done is saved, the same call resumes it.
 
@@ -27,15 +40,6 @@ class Interrupted(Exception):
     def __init__(self, signal: int, text: str) -> None:
         super().__init__(text)
         self.signal = signal
-
-
-def at_least(settings: object, least: Mapping[str, float]) -> None:
-    """Raise UserError for the first attribute of `settings` that is below its least value."""
-    for name, low in least.items():
-        found = getattr(settings, name)
-        if found < low:
-            what = f"{type(settings).__name__}.{name}"
-            raise UserError(f"{what}: found {found}, expected {low} or more")
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
@@ -54,7 +58,11 @@ def shown(value: object, longest: int = 80) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Return what an error says on one line, an OSError's file first where it names one."""
+    """Return what an error says on one line, an OSError's file first where it names one.
+
+    Of the longer texts of Arrow and TensorStore only the system's own reason is left.
+    """
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    code = _SYSTEM_ERROR.search(str(error))
+    return os.strerror(int(code[1])) if code else " ".join(str(error).split())

@@ -3,7 +3,8 @@
 Every command that makes a folder over a long time follows one protocol. The folder's manifest, a
 JSON file, says what the folder is made from. The first call claims the folder by writing it; a
 later call from the same things resumes; a call from other things is refused with the first
-difference. Files are written beside and renamed, so a folder never holds half a file.
+difference. Files are written beside and renamed, so a folder never holds half a file. A folder that
+is claimed is locked: a second command on it is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 
 from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError, shown
-from p5jax.core.files import replace_text
+from p5jax.core.files import remove_left_overs, replace_text
 from p5jax.core.kinds import refuse_other
+from p5jax.core.lock import LOCK, hold
 
 _WHERE = ("path", "relative")  # keys that tell where a thing lies, not which it is
 
@@ -41,6 +43,10 @@ class OutputFolder:
     version_key: str = "format_version"
     begun: tuple[str, ...] = ()
     contents: Any = dict[str, Any]
+
+    def is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Return whether a folder has a manifest of this kind's name."""
+        return (Path(path) / self.manifest).is_file()
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return a folder's manifest; UserError when absent, damaged or of another version."""
@@ -68,21 +74,30 @@ class OutputFolder:
         """Return the manifest of a folder that is made from what is `wanted`, None of a new one.
 
         The folder of a new one is made; its manifest is left to `write`. If nothing was kept yet
-        (`started` is False), the old manifest is replaced.
+        (`started` is False), the old manifest is replaced. The folder stays locked (see core.lock),
+        and is rid of what a killed process was writing.
         UserError when the folder is made from other things, naming the first difference, or is
-        something else.
+        something else, before anything in it is touched; and when another process works on it.
         """
+        self.look(path, wanted, started=started)
+        hold(path)
+        remove_left_overs(Path(path))
+        return self.look(path, wanted, started=started)
+
+    def look(
+        self, path: str | os.PathLike[str], wanted: Mapping[str, Any], *, started: bool = True
+    ) -> dict[str, Any] | None:
+        """Return what `claim` returns, or refuse what it refuses, and change nothing."""
         path = Path(path)
         if (path / self.manifest).is_file():
             there = self.read(path)
             if started:
                 refuse_difference(path / self.manifest, there, wanted)
             return there
-        starts = (*self.begun, f"{self.manifest}.partial")
+        starts = (*self.begun, f"{self.manifest}.partial", LOCK)
         allowed = (*starts, *(f".{start}" for start in starts))  # files are written hidden
         if path.is_file() or any(not child.name.startswith(allowed) for child in path.glob("*")):
             raise UserError(f"{path}: exists and is not a {self.kind}; choose another folder")
-        path.mkdir(parents=True, exist_ok=True)
         return None
 
     def write(self, path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from p5jax.core.printing import plain
+
 Report = Callable[[str], None]
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -13,7 +15,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def print_progress(line: str) -> None:
     """Write a line of progress to the standard error stream."""
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -70,8 +70,8 @@ def build_dataset(
 
     Ratings become whole stars by the scale that is stated, or that training ratings follow. A row
     is a malformed line when its rating is outside a stated scale, or when it is a training row
-    outside a recognised one; a held-out rating outside a recognised one is none. Without a
-    scale, and without `ratings`, there are no stars. UserError when a user has fewer than three
+    outside a recognised one; a held-out rating outside a recognised one is none. Without a scale,
+    and without `ratings`, there are no stars. UserError when a user has fewer than three
     interactions, the k-core is empty, or a line is malformed and not skipped.
     """
     if k_core < 1 or seed < 0:
@@ -80,8 +80,7 @@ def build_dataset(
         )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
     errors = LineErrors(skip_bad_lines)
-    stated = RatingScale(*rating_scale) if rating_scale else None
-    of_format = RatingScale(*raw.rating_scale) if raw.rating_scale else None
+    stated, of_format = (RatingScale(*s) if s else None for s in (rating_scale, raw.rating_scale))
     asked = RatingOptions(stated, of_format, learned=ratings)
     rows = _rated(raw, min_rating, counts)
     limit = stated or WIDEST  # a number that single precision cannot hold is infinite here
@@ -135,14 +134,15 @@ def _ties(raw: RawData, kept: _Kept) -> dict[str, str]:
     """Say how many interactions only the order of the source tells apart, where there are any."""
     times = raw.timestamp[kept.rows]
     same = (np.diff(kept.user) == 0) & (np.diff(times) == 0)
-    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(times)
+    tied = int((np.r_[False, same] | np.r_[same, False]).sum())
     if not tied:
         return {}
+    warning = WARNING if tied > MANY_TIES * len(times) else ""
     sentence = (
-        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
+        f"{tied:,} of {len(times):,} interactions have the time of another of their user:"
         " the order of the source decides"
     )
-    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
+    return {"ties": warning + sentence}
 
 
 def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndarray:
@@ -157,11 +157,7 @@ def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndar
 
 
 def _without(
-    raw: RawData,
-    rows: np.ndarray,
-    outside: np.ndarray,
-    scale: RatingScale,
-    errors: LineErrors,
+    raw: RawData, rows: np.ndarray, outside: np.ndarray, scale: RatingScale, errors: LineErrors
 ) -> np.ndarray:
     """Return `rows` without those whose rating is outside the scale, which `errors` counts."""
     path = Path(raw.sources[0]["path"] if raw.sources else raw.name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -17,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.files import checksum
+from p5jax.core.files import checksum, replaced_folder
 from p5jax.core.folder import OutputFolder
 from p5jax.core.kinds import Checksum, Count
+from p5jax.core.lock import LOCK
 from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
@@ -168,8 +168,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the tables' checksums, equal for equal data, splits and item ids."""
-        checksums = self.manifest["tables"]
-        return hashlib.sha256("".join(checksums[name] for name in TABLES).encode()).hexdigest()
+        return tables_fingerprint(self.manifest)
 
     @cached_property
     def _user_of_key(self) -> dict[str, int]:
@@ -193,6 +192,15 @@ def key_list(keys: Iterable[Key], what: str) -> list[Key]:
     if isinstance(keys, str | bytes | int) or not isinstance(keys, Iterable):
         raise UserError(f"{what}: found {keys!r}, expected a list of keys, such as [{keys!r}]")
     return list(keys)
+
+
+def tables_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Return a dataset's fingerprint as its manifest tells it, "" where it tells of no tables."""
+    checksums = manifest.get("tables")
+    if not isinstance(checksums, dict):
+        return ""
+    text = "".join(str(checksums.get(name)) for name in TABLES)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _lookup(index: dict[str, int], key: Key, what: str) -> int:
@@ -237,13 +245,10 @@ def write_dataset(
     UserError when `out` is anything but a dataset folder.
     """
     out = Path(out).absolute()
-    ours = {DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
+    ours = {LOCK, DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
     if out.is_file() or any(child.name not in ours for child in out.glob("*")):
         raise UserError(f"{out}: exists and is not a dataset folder; choose another folder")
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    replaced = out.with_name(f"{out.name}.replaced-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(out) as partial:
         for table_name, table in zip(TABLES, (users, items, interactions, reviews), strict=True):
             pq.write_table(table, partial / f"{table_name}.parquet", compression="zstd")
         manifest = {
@@ -257,12 +262,3 @@ def write_dataset(
             "tables": {table: checksum(partial / f"{table}.parquet") for table in TABLES},
         }
         DATASET_FOLDER.write(partial, manifest)
-        if out.exists():
-            # Moved aside first, so that a whole dataset is on disk at every moment.
-            out.rename(replaced)
-        partial.rename(out)
-    finally:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        for left in (partial, replaced):
-            shutil.rmtree(left, ignore_errors=True)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
-from numbers import Real
 from pathlib import Path
 from typing import ClassVar
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, shown
+from p5jax.core.settings import SIZE, Range, check
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
@@ -61,13 +60,12 @@ class PrepareOptions:
     )
 
     def __post_init__(self) -> None:
-        scale, least = self.rating_scale, self.min_rating
-        if scale is not None and not _is_scale(scale):
+        check(self, k_core=SIZE, item_ids=SCHEMES, rating_scale=Range(), min_rating=Range())
+        scale = self.rating_scale
+        if scale is not None and scale[0] >= scale[1]:
             raise UserError(
-                f"rating_scale: found {scale!r}, expected the lowest and the highest rating"
+                f"rating_scale: found {shown(scale)}, expected the lowest and the highest rating"
             )
-        if least is not None and not (isinstance(least, Real) and isfinite(least)):
-            raise UserError(f"min_rating: found {least!r}, expected a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +119,6 @@ class SyntheticOptions(PrepareOptions):
 
     summary = "Make a small synthetic dataset"
     reader = "p5jax.data.readers.synthetic:make"
-
-
-def _is_scale(scale: object) -> bool:
-    """Return whether a value is two numbers, the first below the second."""
-    if not isinstance(scale, Sequence) or len(scale) != 2:
-        return False
-    if not all(isinstance(end, Real) and isfinite(end) for end in scale):
-        return False
-    return bool(scale[0] < scale[1])
 
 
 def file_paths(given: FilePath | Sequence[FilePath]) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.core.settings import SIZE, at_least, check
 from p5jax.data.schemes import SCHEMES, scheme_named
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class ClusterConfig:
     slack: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.branching < 2 or self.max_leaf < 1 or not 1 <= self.slack < self.branching:
+        check(self, branching=at_least(2), max_leaf=SIZE, slack=at_least(1))
+        if self.slack >= self.branching:
             raise UserError(
-                f"{self}: expected branching >= 2, max_leaf >= 1 and 1 <= slack < branching"
+                f"ClusterConfig.slack: found {self.slack}, expected less than branching ="
+                f" {self.branching}"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from p5jax.core.settings import Range, check
 from p5jax.data.readers.raw import WARNING
 
 MOST_STARS = 5
@@ -35,6 +36,9 @@ class RatingScale:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        check(self, low=Range(), high=Range())
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
@@ -68,6 +72,9 @@ class RatingOptions:
     stated: RatingScale | None = None
     of_format: RatingScale | None = None
     learned: bool = True
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @staticmethod
     def recorded(entry: dict[str, Any]) -> RatingOptions:

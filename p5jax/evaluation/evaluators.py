@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baseline_results import baseline_results
+from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.ranking_evaluators import (
     evaluate_candidates,
     evaluate_catalogue,
     evaluate_yes_no,
 )
-from p5jax.evaluation.results import FamilyResult, format_results, summary, write_results
+from p5jax.evaluation.results import FamilyResult, format_results, summary
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.evaluation.task import RunLike, Task, chosen_indices
 from p5jax.parallel import distributed
@@ -124,6 +126,7 @@ def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, fl
     return {f"validation/{name}": result.metrics[name][0] for name in names}
 
 
+@released()
 def evaluate_run(
     run: RunLike,
     families: Sequence[str] | None = None,
@@ -139,10 +142,14 @@ def evaluate_run(
     With a limit, or other settings than the defaults, to a folder of their own beside it. The
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
-    all of the run. UserError for an unknown family or prompt, before anything is computed.
+    all of the run. UserError for an unknown family or prompt, and for a folder that cannot be
+    written or that another process evaluates to, before anything is computed; Unwritten, with the
+    results, when they cannot be written after all.
     """
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
+    folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
+    reserve(folder)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
         results.append(
@@ -155,9 +162,7 @@ def evaluate_run(
             largest[key] = result
     for result in largest.values():
         results += baseline_results(run, result, split)
-    folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
-    header = _header(run, split, limit, config)
-    distributed.from_primary(lambda: write_results(folder, results, header))
+    keep_results(folder, results, _header(run, split, limit, config))
     return results
 
 

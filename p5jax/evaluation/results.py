@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import pyarrow as pa
 
 from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError
-from p5jax.core.files import checksum
+from p5jax.core.files import checksum, replaced_folder
 from p5jax.core.folder import as_json
 from p5jax.core.kinds import Checksum, Count, FileName, refuse_other
 from p5jax.core.tables import read_parquet, write_parquet
@@ -145,26 +143,13 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     on fewer. Results of another header are dropped, so one folder never mixes two models.
     """
     merged = _merged(_previous(folder, header), results)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replaced_folder(folder) as partial:
         for result in merged:
             write_parquet(partial / result.file, result.per_user)
         rows = [{**row, "checksum": checksum(partial / row["file"])} for row in summary(merged)]
         document = {**header, "results": rows}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-        partial.rename(folder)
-    finally:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)  # interrupted between the two renames
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _merged(old: Sequence[FamilyResult], new: Sequence[FamilyResult]) -> list[FamilyResult]:

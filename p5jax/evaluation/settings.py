@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import at_least
+from p5jax.core.settings import SIZE, check
 from p5jax.inference.settings import RankingConfig
 
 
@@ -27,5 +27,5 @@ class EvaluationConfig(RankingConfig):
     seed: int = field(default=0, metadata={"help": "of the sample of examples under a limit"})
 
     def __post_init__(self) -> None:
-        at_least(self, {"batch_size": 1, "yes_no_users": 1, "max_length": 1})
         super().__post_init__()
+        check(self, batch_size=SIZE, yes_no_users=SIZE, max_length=SIZE)

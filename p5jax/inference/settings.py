@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
+from p5jax.core.settings import SIZE, check
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class RankingConfig:
     )
 
     def __post_init__(self) -> None:
-        at_least(self, {"beam": 1})
-        if self.method not in METHODS:
-            raise UserError(f"method: found {self.method!r}, expected {', '.join(METHODS)}")
+        check(self, method=METHODS, beam=SIZE)
         if self.exact and METHODS[self.method].textbook:
             known = " or ".join(name for name, each in METHODS.items() if not each.textbook)
             raise UserError(f"exact: found it with method {self.method}, expected method {known}")

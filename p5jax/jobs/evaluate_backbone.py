@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p5jax.core.errors import Unwritten
 from p5jax.evaluation.results import FamilyResult
 from p5jax.jobs.start import PathName
 from p5jax.parallel import runtime
@@ -26,4 +27,8 @@ def evaluate_backbone(
     """Evaluate the backbone in the folder `run`, as PprRun.evaluate."""
     runtime.set_up()
     backbone = PprRun.load(run, make_mesh(MeshConfig(model=model_parallel)))
-    return BackboneResults(backbone.evaluate(split), backbone.dataset.leaky)
+    leaky = backbone.dataset.leaky
+    try:
+        return BackboneResults(backbone.evaluate(split), leaky)
+    except Unwritten as error:
+        raise Unwritten(error, BackboneResults(error.value, leaky)) from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Unwritten, UserError
+from p5jax.core.lock import hold, released
 from p5jax.data.dataset import Dataset
 from p5jax.jobs.start import PathName
 from p5jax.parallel import distributed, runtime
@@ -33,13 +34,15 @@ class ColdResults:
     dataset: Dataset
 
 
+@released()
 def evaluate_tuned(
     run: PathName, tuned: Sequence[PathName], *, model_parallel: int = 1
 ) -> ColdResults:
     """Evaluate tuned models of the backbone in the folder `run`; the first is the reference.
 
     The results of each user are written to RUN/evaluation/cold.parquet. UserError when the
-    protocols of the models differ, two have one name, or one is tuned from another backbone.
+    protocols of the models differ, two have one name, or one is tuned from another backbone;
+    Unwritten, with the results, when they cannot be written.
     """
     runtime.set_up()
     backbone = PprRun.load(run, make_mesh(MeshConfig(model=model_parallel)))
@@ -59,7 +62,12 @@ def evaluate_tuned(
         raise UserError(
             f"{backbone.path}: pre-trained on other users than the warm ones of {tuned[0]}"
         )
-    table = evaluate_cold(split, {**scorers, PRETRAINED: backbone.scorer})
     file = backbone.path / "evaluation" / "cold.parquet"
-    distributed.from_primary(lambda: write_per_user(file, table))
-    return ColdResults(table, loaded[0].path.name, backbone.dataset)
+    distributed.from_primary(lambda: hold(file.parent))
+    table = evaluate_cold(split, {**scorers, PRETRAINED: backbone.scorer})
+    found = ColdResults(table, loaded[0].path.name, backbone.dataset)
+    try:
+        distributed.from_primary(lambda: write_per_user(file, table))
+    except (OSError, UserError) as error:
+        raise Unwritten(error, found) from error
+    return found

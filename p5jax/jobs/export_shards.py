@@ -6,6 +6,7 @@ import jax
 
 from p5jax.core import config
 from p5jax.core.errors import UserError
+from p5jax.core.lock import released
 from p5jax.jobs.start import Bindings, PathName, configure
 from p5jax.jobs.train import CONFIGS, configured_run
 from p5jax.pipeline import shard_export
@@ -13,6 +14,7 @@ from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.samples import RenderedSamples
 
 
+@released()
 def export_shards(
     out: PathName,
     *gin_files: PathName,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from p5jax.core import config
+from p5jax.core.errors import Unwritten, UserError
 from p5jax.jobs.start import Bindings, PathName, configure, data_mesh
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig
@@ -40,7 +41,7 @@ def predict(
     Returns the test users' classes, which are also written to OUT/per_user.parquet, for
     ppr.prediction.task.format_prediction. gin_files: ppr/predict.gin unless others are named.
     `mode` and `seed` (also the protocol's), where given, replace gin's. UserError and Interrupted
-    as jobs.tune.tune.
+    as jobs.tune.tune; Unwritten, with the classes, when they cannot be written.
     """
     configure(CONFIGS, gin_files or (GIN_FILE,), bindings, macros)
     protocol, settings = config.build(ColdStartConfig), config.build(PredictionConfig)
@@ -55,5 +56,8 @@ def predict(
     prompt = config.build(PromptConfig)
     classes = predict_attribute(backbone, split, task, os.fspath(out), settings, prompt)
     table = prediction_table(task, classes)
-    distributed.from_primary(lambda: write_per_user(Path(out) / PER_USER, table))
+    try:
+        distributed.from_primary(lambda: write_per_user(Path(out) / PER_USER, table))
+    except (OSError, UserError) as error:
+        raise Unwritten(error, table) from error
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from p5jax.core import config
-from p5jax.core.errors import UserError
+from p5jax.core.settings import COUNT, check
 from p5jax.data.dataset import Dataset
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
@@ -34,8 +34,7 @@ class PprConfig:
     validation_users: int = 1000
 
     def __post_init__(self) -> None:
-        if self.users not in ("all", "warm"):
-            raise UserError(f"PprConfig.users: found {self.users!r}, expected all or warm")
+        check(self, users=("all", "warm"), validation_users=COUNT)
 
 
 CONFIGS = (

@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from p5jax.core import config
 from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
+from p5jax.core.lock import released
+from p5jax.core.settings import COUNT, check
 from p5jax.data.families import FAMILIES
 from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
@@ -34,8 +36,11 @@ from p5jax.training import trainer
 from p5jax.training.checkpoints import reading
 from p5jax.training.checksums import PROGRESS, compared
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
+
+_RANKED = ("HR@10", "NDCG@10")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class ValidationConfig:
     rank_users: int = 0
     rank_prompt: str = "2-3"
 
+    def __post_init__(self) -> None:
+        check(self, examples=COUNT, rank_users=COUNT)
+
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
@@ -57,6 +65,7 @@ CONFIGS = (
 )
 
 
+@released()
 def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: object) -> Run:
     """Train, or resume, the run that gin files and the values given describe; return it.
 
@@ -68,6 +77,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    check_metric(training.best_metric, _metrics(validation))
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
@@ -90,9 +100,20 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
             )
         ],
         fsdp=mesh_config.fsdp,
-        begun=partial(keep_config, run.path),
+        begun=partial(_keep, run),
     )
     return run
+
+
+def _metrics(validation: ValidationConfig) -> list[str]:
+    """The names of what is measured during training."""
+    measured = ["validation/loss", "validation/accuracy"] if validation.examples else []
+    return measured + [f"validation/{name}" for name in _RANKED if validation.rank_users]
+
+
+def _keep(run: Run) -> None:
+    run.write()
+    keep_config(run.path)
 
 
 def configured_run(mesh: Mesh | None = None) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p5jax.core.errors import UserError
+from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, at_least, check
 from p5jax.models.layers import ACTIVATIONS
 
 
@@ -33,12 +34,22 @@ class T5Config:
     relpos_max_distance: int = 128
 
     def __post_init__(self) -> None:
-        # gin gives lists; the config must hash, because Flax keeps it as a static attribute.
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"T5Config.dtype: found {self.dtype!r}, expected float32 or bfloat16")
-        for name in self.mlp_activations:
-            if name not in ACTIVATIONS:
-                raise UserError(
-                    f"T5Config.mlp_activations: found {name!r}, expected {', '.join(ACTIVATIONS)}"
-                )
+        sizes = ("emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers", "head_dim")
+        check(
+            self,
+            vocab_size=COUNT,
+            **dict.fromkeys((*sizes, "mlp_dim"), SIZE),
+            mlp_activations=ACTIVATIONS,
+            dropout_rate=BELOW_ONE,
+            decoder_dropout_rate=BELOW_ONE,
+            dtype=("float32", "bfloat16"),
+            relpos_buckets=at_least(4),  # fewer would leave no bucket for a direction's distances
+            relpos_max_distance=SIZE,
+        )
+        if not self.mlp_activations:
+            raise UserError("T5Config.mlp_activations: found none, expected at least one")
+        if self.relpos_max_distance <= self.relpos_buckets // 2:
+            raise UserError(
+                f"T5Config.relpos_max_distance: found {self.relpos_max_distance}, expected more"
+                f" than half of relpos_buckets = {self.relpos_buckets}"
+            )

@@ -29,6 +29,7 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
 from p5jax.core.errors import Interrupted, UserError, in_words
+from p5jax.core.printing import one_line
 from p5jax.core.progress import print_progress
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -163,7 +164,7 @@ def _check_coordinator(group: Group, deadline: float) -> None:
 def _keep_stdout_clean() -> None:
     """Send what Gloo prints to the standard error stream: standard output may be JSON."""
     sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")
     os.dup2(2, 1)
 
 
@@ -279,7 +280,7 @@ def _exit_alone(error: BaseException) -> None:
         cause = " ".join(str(error).split())[:300]  # it may be of this process after all
         sys.stderr.write(f"p5jax: {type(error).__name__}: {cause}\n{_lost_line()}")
     elif isinstance(error, UserError | OSError):
-        sys.stderr.write(f"p5jax: error: {in_words(error)}\n")
+        sys.stderr.write(f"p5jax: error: {one_line(in_words(error))}\n")
         status = 2
     elif isinstance(error, KeyboardInterrupt):
         sys.stderr.write("p5jax: interrupted\n")

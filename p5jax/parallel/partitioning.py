@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from jax.experimental import mesh_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, in_words
+from p5jax.core.progress import print_progress
+from p5jax.core.settings import at_least, check
 
 DATA, MODEL = "data", "model"
 
@@ -50,14 +53,18 @@ class MeshConfig:
     model: int = 1
     fsdp: bool = False
 
+    def __post_init__(self) -> None:
+        check(self, data=at_least(-1), model=at_least(-1))
+        if 0 in (self.data, self.model) or self.data == self.model == -1:
+            shape = f"mesh data={self.data}, model={self.model}"
+            raise UserError(f"{shape}: expected positive sizes, or -1 for one of them")
+
 
 def make_mesh(config: MeshConfig = MeshConfig()) -> Mesh:
     """Mesh with axes (data, model) over all devices of all processes; UserError if it misfits."""
     devices = jax.device_count()
     data, model = config.data, config.model
     shape = f"mesh data={data}, model={model}"
-    if (data < 1 and data != -1) or (model < 1 and model != -1) or data == model == -1:
-        raise UserError(f"{shape}: expected positive sizes, or -1 for one of them")
     if data == -1:
         data = devices // model
     elif model == -1:
@@ -194,15 +201,25 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     }
 
 
-def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path:
+def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
     """Keep compiled programs on disk and return the folder (default ~/.cache/p5jax/xla).
 
-    The environment variable JAX_COMPILATION_CACHE_DIR wins over both.
+    The environment variable JAX_COMPILATION_CACHE_DIR wins over both. None, with a note, where the
+    folder cannot be written or there is no home: programs are then compiled at each start.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder or "~/.cache/p5jax/xla"
-    path = Path(chosen).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
+    path: Path | None
+    try:
+        path = Path(chosen).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        print_progress(
+            f"note: compiled programs are not kept ({in_words(error)}); set"
+            " JAX_COMPILATION_CACHE_DIR to a folder that can be written"
+        )
+        path = None
+    jax.config.update("jax_compilation_cache_dir", None if path is None else str(path))
     # JAX looks at the setting only once, at its first compilation, which may be behind us.
     compilation_cache.reset_cache()
     return path

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError, shown
+from p5jax.core.settings import COUNT, SIZE, check
 
 BATCHINGS = ("auto", "longest", "buckets", "packed")
 _WINDOW_EXAMPLES, _LEAST_WINDOW = 2048, 8
@@ -44,14 +45,17 @@ class PipelineConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.batching not in BATCHINGS:
+        check(
+            self,
+            batching=BATCHINGS,
+            **dict.fromkeys(("batch_size", "source_lengths", "target_length"), SIZE),
+            **dict.fromkeys(("rates", "window", "threads", "workers"), COUNT),
+        )
+        lengths = self.source_lengths
+        if not lengths or list(lengths) != sorted(set(lengths)):
             raise UserError(
-                f"batching: found {self.batching!r}, expected one of {', '.join(BATCHINGS)}"
+                f"PipelineConfig.source_lengths: found {shown(lengths)}, expected ascending lengths"
             )
-        lengths = tuple(self.source_lengths)
-        if not lengths or lengths[0] < 1 or list(lengths) != sorted(set(lengths)):
-            raise UserError(f"source_lengths: found {lengths}, expected ascending lengths")
-        at_least(self, {"batch_size": 1, "target_length": 1, "window": 0})
 
     @property
     def target_lengths(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
+from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report, print_progress
 from p5jax.pipeline.iterator import worked_ahead
 from p5jax.pipeline.samples import RenderedSamples
@@ -21,6 +22,7 @@ EPOCHS, SHARDS = 1, 16  # exported, unless others are asked for
 _CHUNK = 1024  # samples that a thread or process makes at a time
 
 
+@released()
 def export_shards(
     rendered: RenderedSamples,
     out: str | os.PathLike[str],

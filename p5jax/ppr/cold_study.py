@@ -19,11 +19,13 @@ import pyarrow.compute as pc
 from jax.sharding import Mesh
 
 from p5jax.core.documents import read_json
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
 from p5jax.core.files import replace_text
 from p5jax.core.folder import OutputFolder
 from p5jax.core.kinds import Checksum
+from p5jax.core.lock import released
 from p5jax.core.progress import Report
+from p5jax.core.settings import SHARE, SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.catalogue import Scorer
@@ -72,10 +74,7 @@ class StudyConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
-        at_least(self, {"seeds": 1})
-        for name in self.ablate:
-            if name not in STUDY_ABLATIONS:
-                raise UserError(f"ablate: found {name!r}, expected {', '.join(STUDY_ABLATIONS)}")
+        check(self, seeds=SIZE, ablate=STUDY_ABLATIONS, noise=SHARE)
 
     def methods(self) -> dict[str, TuneConfig]:
         """The tunings of one seed by name."""
@@ -98,6 +97,7 @@ class _Manifest(TypedDict):
 STUDY = OutputFolder("study", "study.json", 1, "p5jax ppr study", contents=_Manifest)
 
 
+@released()
 def study(
     dataset: Dataset,
     config: StudyConfig,

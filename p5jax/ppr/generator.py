@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from p5jax.core.errors import at_least
+from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.models.layers import Array, Dense, normal
 
 # Of the first profile embeddings: small, so that users start alike and what they share is learned
@@ -35,7 +35,7 @@ class PromptConfig:
     attribute_dim: int = 64
 
     def __post_init__(self) -> None:
-        at_least(self, {"length": 1, "hidden": 0, "attribute_dim": 1})
+        check(self, length=SIZE, hidden=COUNT, attribute_dim=SIZE)
 
 
 class TwoLayers(nn.Module):

@@ -24,6 +24,7 @@ from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.files import replace_text
 from p5jax.core.kinds import built, refuse_other
 from p5jax.core.progress import Report, print_progress
+from p5jax.core.settings import SIZE, at_least, check
 from p5jax.data.dataset import COLUMNS, Dataset
 
 Value = str | int | float | bool | None
@@ -43,11 +44,7 @@ class ProfileConfig:
     max_categories: int = 50
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or self.max_categories < 1:
-            raise UserError(
-                f"ProfileConfig: found {self.bins} bins and {self.max_categories} categories, "
-                "expected at least 2 and 1"
-            )
+        check(self, bins=at_least(2), max_categories=SIZE)
         for name, times in Counter(self.attributes).items():
             if times > 1:
                 raise UserError(f"ProfileConfig.attributes: found {name!r} {times} times")

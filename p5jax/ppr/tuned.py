@@ -17,6 +17,7 @@ from p5jax.core.errors import UserError
 from p5jax.core.files import replaced
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Checksum, built
+from p5jax.core.lock import released
 from p5jax.core.tables import read_array
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.parallel import distributed
@@ -130,6 +131,7 @@ class Tuned:
         return Tuned(path, manifest, backbone, profile)
 
 
+@released()
 def tune(
     backbone: PprRun,
     split: ColdStart,

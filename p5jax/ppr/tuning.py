@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from p5jax.core.errors import UserError, at_least, nearest
+from p5jax.core.errors import UserError
+from p5jax.core.settings import BELOW_ONE, COUNT, SHARE, SIZE, above, check
 from p5jax.models.initial import Params
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
@@ -75,25 +76,19 @@ class TuneConfig:
     noise_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", tuple(MODES)), ("loss", LOSSES)):
-            found = getattr(self, name)
-            if found not in known:
-                raise UserError(
-                    f"TuneConfig.{name}: found {found!r}, expected {', '.join(known)}"
-                    f"{nearest(found, known)}"
-                )
+        check(
+            self,
+            mode=MODES,
+            loss=LOSSES,
+            **dict.fromkeys(("steps", "negatives", "batch_size"), SIZE),
+            **dict.fromkeys(("validate_every", "learning_rate", "weight_decay"), COUNT),
+            contrastive_weight=COUNT,
+            temperature=above(0),
+            mask_rate=BELOW_ONE,
+            validation_share=BELOW_ONE,
+            profile_noise=SHARE,
+        )
         is_of_kind(self.kind, np.zeros(0, int))
-        at_least(self, {"negatives": 1, "batch_size": 1, "steps": 1, "learning_rate": 0})
-        at_least(self, {"seed": 0, "noise_seed": 0, "contrastive_weight": 0})
-        if self.temperature <= 0:
-            raise UserError(f"TuneConfig.temperature: found {self.temperature}, expected above 0")
-        for name in ("mask_rate", "validation_share"):
-            if not 0 <= getattr(self, name) < 1:
-                found = getattr(self, name)
-                raise UserError(f"TuneConfig.{name}: found {found}, expected 0 to below 1")
-        if not 0 <= self.profile_noise <= 1:
-            found = self.profile_noise
-            raise UserError(f"TuneConfig.profile_noise: found {found}, expected 0 to 1")
 
 
 def validation_users(users: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:

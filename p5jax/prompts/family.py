@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
+from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
@@ -50,6 +51,10 @@ class FamilyConfig:
     max_history: int = 0
     jitter: bool = True
     evaluation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = ("max_source", "num_candidates", "sequential_per_user", "direct_per_user")
+        check(self, **dict.fromkeys(sizes, SIZE), max_history=COUNT)
 
 
 class ExampleSource:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from p5jax.core.errors import UserError
 from p5jax.core.kinds import Checksum
-from p5jax.data.dataset import Dataset
+from p5jax.data.dataset import DATASET_FOLDER, Dataset, tables_fingerprint
 
 
 class DatasetEntry(TypedDict):
@@ -50,22 +50,26 @@ def found_at(entry: Mapping[str, Any], folder: Path) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def load_dataset(folder: Path, manifest: dict[str, Any], command: str) -> Dataset:
-    """Open a model's dataset, as recorded or beside the folder when both were moved.
+def load_dataset(folder: Path, manifest: dict[str, Any]) -> Dataset:
+    """Open a model's dataset: as recorded, or one with its fingerprint where both were moved to.
 
-    UserError when it is at neither path, or differs from the one the model was trained on.
+    That is at the same relative path, or beside the folder. UserError when it is at none of them,
+    or has become another than the one that the model was trained on.
     """
     entry = manifest["dataset"]
-    path = found_at(entry, folder)
-    if path is None:
-        raise UserError(
-            f"{folder}: its dataset is no longer at {entry['path']}; run {command} again with its"
-            " DATASET"
-        )
-    dataset = Dataset.load(path)
-    expected, found = entry["fingerprint"], dataset.fingerprint
-    if expected != found:
-        was = f"trained on {entry['id_scheme']} ids, fingerprint {expected[:12]}"
-        now = f"has {dataset.id_scheme} ids, fingerprint {found[:12]}"
-        raise UserError(f"{folder}: the model was {was}; {dataset.path} now {now}")
-    return dataset
+    recorded = (Path(entry["path"]), folder / entry["relative"])
+    beside = (path for path in sorted(folder.absolute().parent.glob("[!.]*")) if path.is_dir())
+    found = [path for path in (*recorded, *beside) if DATASET_FOLDER.is_at(path)]
+    for path in found:
+        if tables_fingerprint(DATASET_FOLDER.read(path)) == entry["fingerprint"]:
+            return Dataset.load(path)
+    expected = f"{entry['id_scheme']} ids, fingerprint {entry['fingerprint'][:12]}"
+    for path in found:
+        if path in recorded:
+            dataset = Dataset.load(path)
+            now = f"has {dataset.id_scheme} ids, fingerprint {dataset.fingerprint[:12]}"
+            raise UserError(f"{folder}: the model was trained on {expected}; {path} now {now}")
+    raise UserError(
+        f"{folder}: its dataset is no longer at {entry['path']}, nor beside this folder; copy or"
+        f" link it there (expected {entry['name']}, {expected})"
+    )

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Checksum, built
+from p5jax.core.settings import SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
@@ -72,6 +73,9 @@ class RunConfig:
     vocabulary: str = ""
     vocabulary_size: int = 4000
     initial_checkpoint: str = ""
+
+    def __post_init__(self) -> None:
+        check(self, vocabulary_size=SIZE)
 
 
 class Run:
@@ -129,8 +133,9 @@ class Run:
     ) -> Run:
         """Make a new run folder, or open the one there when it was made from the same things.
 
-        UserError, naming the first difference, when the folder there was made from others and has
-        a checkpoint.
+        The folder stays locked (see core.lock). UserError, naming the first difference, when the
+        folder there was made from others and has a checkpoint; such a folder is left as it is, to
+        `write`.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
         templates = chosen_templates(config)
@@ -140,19 +145,25 @@ class Run:
 
         def write_first() -> None:
             # What a run that never trained was made from gives way to what is wanted now.
-            if RUN_FOLDER.claim(path, {}) is None or not started():
+            if RUN_FOLDER.look(path, {}) is None or not started():
+                RUN_FOLDER.claim(path, {})
                 make_vocabulary(config, dataset, templates).save(path / "vocabulary")
                 save_templates(templates, path / "templates.toml")
 
         def claim() -> None:
             RUN_FOLDER.claim(path, manifest, started=started())
-            RUN_FOLDER.write(path, manifest)  # also when it is there: the dataset may have moved
+            if not started():
+                RUN_FOLDER.write(path, manifest)
 
         distributed.from_primary(write_first)
         vocabulary = Vocabulary.load(path / "vocabulary")
         manifest = _manifest(config, dataset, vocabulary, templates, family_config, model)
         distributed.from_primary(claim)
         return Run(path, manifest, dataset, vocabulary, mesh)
+
+    def write(self) -> None:
+        """Write the manifest, which a run that is there may lack: its dataset may have moved."""
+        distributed.from_primary(lambda: RUN_FOLDER.write(self.path, self.manifest))
 
     @staticmethod
     def load(
@@ -165,7 +176,7 @@ class Run:
         """
         path = Path(path)
         manifest = RUN_FOLDER.read(path)
-        dataset = load_dataset(path, manifest, RUN_FOLDER.command)
+        dataset = load_dataset(path, manifest)
         vocabulary = Vocabulary.load(path / "vocabulary")
         if vocabulary.fingerprint != manifest["vocabulary"]:
             raise UserError(f"{path}/vocabulary: differs from the one the model was trained with")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.folder import OutputFolder
 from p5jax.core.interruption import Interruption
+from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.parallel import distributed
@@ -40,6 +41,7 @@ _SCHEMA = pa.schema(
 )
 
 
+@released()
 def rank_users(
     ranker: Ranker,
     out: str | os.PathLike[str],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import at_least
+from p5jax.core.settings import SIZE, check
 from p5jax.inference.settings import RankingConfig
 
 
@@ -24,8 +24,8 @@ class BulkConfig(RankingConfig):
     batch_size: int = field(default=16, metadata={"help": "users at a time, on all devices"})
 
     def __post_init__(self) -> None:
-        at_least(self, {"k": 1, "batch_size": 1})
         super().__post_init__()
+        check(self, k=SIZE, batch_size=SIZE)
 
 
 BULK_DEFAULTS = BulkConfig()

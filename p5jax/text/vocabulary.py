@@ -7,8 +7,6 @@ import io
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import sentencepiece
 
 from p5jax.core.errors import UserError
+from p5jax.core.files import replaced_folder
 from p5jax.core.folder import OutputFolder
 from p5jax.core.kinds import Checksum, Count
 from p5jax.data.item_ids import ID_TOKEN
@@ -127,12 +126,7 @@ class Vocabulary:
         folder = Path(folder)
         if folder.exists() and not (folder / VOCABULARY_FOLDER.manifest).exists():
             raise UserError(f"{folder}: exists, expected a vocabulary or no folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            beside.chmod(0o755)
-            new, old = beside / "new", beside / "old"
-            new.mkdir()
+        with replaced_folder(folder) as new:
             (new / MODEL_FILE).write_bytes(self.model)
             manifest = {
                 "fingerprint": self.fingerprint,
@@ -140,11 +134,6 @@ class Vocabulary:
                 "id_tokens": list(self.id_tokens),
             }
             VOCABULARY_FOLDER.write(new, manifest)
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Vocabulary:

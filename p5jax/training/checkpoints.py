@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, in_words
 from p5jax.parallel.partitioning import param_shardings, path_name
 from p5jax.parallel.placing import to_host
 from p5jax.training.checksums import (
@@ -28,6 +28,7 @@ from p5jax.training.checksums import (
     compared,
     refuse_changed_json,
 )
+from p5jax.training.quiet import quiet_background
 
 PREFIX = "checkpoint"
 
@@ -72,6 +73,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         handlers = {STATE: ocp.StandardCheckpointHandler(), PROGRESS: ChecksummedJson()}
+        quiet_background()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
@@ -83,7 +85,8 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        with contextlib.suppress(*((UserError,) if error else ())):  # the first error says more
+            self.close()
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending."""
@@ -101,13 +104,11 @@ class Checkpoints:
         progress = json.loads(json.dumps(progress))
         best = progress.get("best")
         self._policy.best = best["step"] if best else None
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{STATE: ocp.args.StandardSave(state), PROGRESS: ChecksummedJsonSave(progress)}
-            ),
-            force=True,
+        saved = ocp.args.Composite(
+            **{STATE: ocp.args.StandardSave(state), PROGRESS: ChecksummedJsonSave(progress)}
         )
+        with self._writing():
+            self._manager.save(step, args=saved, force=True)
 
     def progress(self, step: int) -> dict[str, Any]:
         """The progress saved with a step; UserError when it cannot be read."""
@@ -139,12 +140,26 @@ class Checkpoints:
         return aside
 
     def wait(self) -> None:
-        """Block until what is being saved is on disk."""
-        self._manager.wait_until_finished()
+        """Block until what is being saved is on disk; UserError when it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait for pending writes and release the folder."""
-        self._manager.close()
+        """Wait for pending writes and release the folder; UserError as `wait`."""
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            steps = available_steps(self.folder, self.prefix)
+            kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "nothing is saved"
+            why = in_words(error)[:160]
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({why}); {kept}"
+            ) from error
 
 
 def step_folder(folder: Path, step: int, prefix: str = PREFIX) -> Path:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
+from p5jax.core.settings import BELOW_ONE, COUNT, SHARE, SIZE, above, check
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("linear", "constant", "rsqrt")
@@ -40,15 +41,19 @@ class OptimizerConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise UserError(f"optimizer name: found {self.name!r}, expected one of {OPTIMIZERS}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule: found {self.schedule!r}, expected one of {SCHEDULES}")
-        if not 0.0 <= self.warmup_fraction <= 1.0:
-            raise UserError(
-                f"warmup_fraction: found {self.warmup_fraction}, expected a number from 0 to 1"
-            )
-        at_least(self, {"accumulate": 1, "learning_rate": 0, "weight_decay": 0, "clip": 0})
+        check(
+            self,
+            name=OPTIMIZERS,
+            learning_rate=COUNT,
+            warmup_fraction=SHARE,
+            schedule=SCHEDULES,
+            weight_decay=COUNT,
+            b1=BELOW_ONE,
+            b2=BELOW_ONE,
+            eps=above(0),
+            clip=COUNT,
+            accumulate=SIZE,
+        )
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

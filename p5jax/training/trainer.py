@@ -13,8 +13,9 @@ from typing import Any, TextIO
 import jax
 from jax.sharding import Mesh
 
-from p5jax.core.errors import Interrupted, UserError, at_least
+from p5jax.core.errors import Interrupted, UserError
 from p5jax.core.interruption import Interruption
+from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
 from p5jax.pipeline.batching import Batch
@@ -22,6 +23,7 @@ from p5jax.pipeline.epochs import EpochIterator
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
+from p5jax.training.plan import planned
 from p5jax.training.resuming import newest_whole
 from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
@@ -50,10 +52,12 @@ class TrainConfig:
     best_mode: str = "min"
 
     def __post_init__(self) -> None:
-        if self.best_mode not in ("min", "max"):
-            raise UserError(f"best_mode: found {self.best_mode!r}, expected min or max")
-        least = {"steps": 1, "log_every": 1, "seed": 0, "validate_every": 0, "checkpoint_every": 0}
-        at_least(self, least)
+        check(
+            self,
+            **dict.fromkeys(("steps", "log_every", "keep"), SIZE),
+            **dict.fromkeys(("validate_every", "checkpoint_every"), COUNT),
+            best_mode=("min", "max"),
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what a run's result depends on."""
@@ -99,14 +103,16 @@ def train(
     parameters whose paths `trainable` matches change (see training.freezing), the others keep
     every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
     resumes from the latest that is whole, bit for bit as if it had not stopped; its `fingerprint`
-    (JSON-able: what the run depends on) must be the one it was started with. `validation_batches`
-    (this process's rows) give validation/loss and, where the objective scores, validation/accuracy;
-    `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
+    (JSON-able: what the run depends on) must be the one it was started with, but for more steps
+    (training.plan). `validation_batches` (this process's rows) give validation/loss and, where the
+    objective scores, validation/accuracy, and `validate(params, step)` others. `fsdp`: MeshConfig.
     `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
     finite, naming the step; the last good checkpoint stays.
     """
-    tx, schedule = make_optimizer(optimizer, config.steps)
+    folder = Path(run_dir) / CHECKPOINT_FOLDER
+    made_from, length = planned(folder, fingerprint or {}, optimizer, config.steps)
+    tx, schedule = make_optimizer(optimizer, length)
     steps = Steps(
         objective,
         tx,
@@ -118,15 +124,12 @@ def train(
         fsdp=fsdp,
         trainable=trainable,
     )
-    run_dir = Path(run_dir)
     with (
         Interruption() as interruption,
-        Checkpoints(run_dir / CHECKPOINT_FOLDER, config.keep) as c,
+        Checkpoints(folder, config.keep) as c,
         distributed.together(),  # innermost: closing checkpoints would wait for a lost process
     ):
-        loop = _Loop(
-            config, steps, schedule, iterator, c, fingerprint or {}, validate, validation_batches
-        )
+        loop = _Loop(config, steps, schedule, iterator, c, made_from, validate, validation_batches)
         loop.begin(params, begun or (lambda: None))
         del params
         primary = distributed.is_primary()

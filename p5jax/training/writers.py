@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,8 +15,9 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from p5jax.core.documents import read_json_lines
-from p5jax.core.errors import UserError
+from p5jax.core.errors import UserError, in_words
 from p5jax.core.files import replace_text
+from p5jax.training.quiet import quiet_background
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -132,6 +134,8 @@ class TensorBoard:
         events = EventFileWriter(str(folder))
         events.add_event(event_pb2.Event(step=resumed_step + 1, session_log=start))
         events.close()
+        quiet_background()
+        self.path = Path(folder)
         self._writer = Writer(str(folder))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -179,12 +183,16 @@ class RunWriters:
         if self._progress:
             self._progress.close()
         for file in self._files:
-            file.close()
+            with contextlib.suppress(*((OSError,) if error else ())):  # the first error says more
+                file.close()
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write a record to the files."""
         for file in self._files:
-            file.write(step, metrics)
+            try:
+                file.write(step, metrics)
+            except OSError as error:
+                raise UserError(f"{file.path}: could not be written ({in_words(error)})") from error
 
     def progress(self, step: int, metrics: Mapping[str, float], seconds_left: float) -> None:
         """Show a training record on the progress line."""

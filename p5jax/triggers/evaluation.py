@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from p5jax.core.errors import UserError
+from p5jax.core.errors import Unwritten, UserError
+from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
 from p5jax.evaluation.compare import Difference, compare_results
@@ -24,7 +25,7 @@ from p5jax.evaluation.evaluators import (
     evaluate_family,
 )
 from p5jax.evaluation.intervals import format_value, mean_intervals
-from p5jax.evaluation.results import write_results
+from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.task import RunLike
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
@@ -82,6 +83,7 @@ class Contender:
     prompt_id: str
 
 
+@released()
 def evaluate_triggers(
     run: Run,
     folders: Sequence[str | Path],
@@ -97,7 +99,8 @@ def evaluate_triggers(
     Folders whose settings differ only in the seed are averaged, user by user. Each folder gets its
     results, in DIR/evaluation/triggers-SPLIT. `others`, sequential prompts, are compared and saved
     too, under their own kinds. UserError for prompts of several families or of another model, and
-    on the test split for a search that is not finished.
+    on the test split for a search that is not finished; Unwritten, with the comparison, when
+    results cannot be written.
     """
     if not folders and not others:
         raise UserError("folders: found none, expected at least one of p5jax triggers search")
@@ -118,14 +121,21 @@ def evaluate_triggers(
     def evaluated(run: RunLike, id: str) -> FamilyResult:
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
+    unwritten: list[Unwritten] = []
+    for folder in folders:
+        reserve(_kept(Path(folder), PROMPT_ID, split))
+    for other in others:
+        reserve(_kept(other.run.path, other.prompt_id, split))
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
 
     def keep(result: FamilyResult, folder: Path) -> None:
         header = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
         header["leaky_item_ids"] = run.dataset.leaky
         both = [manual[0][1], result]  # in this order: "2-3" before "triggers"
-        results = folder / "evaluation" / f"{result.prompt_id}-{split}"
-        distributed.from_primary(lambda: write_results(results, both, header))
+        try:
+            keep_results(_kept(folder, result.prompt_id, split), both, header)
+        except Unwritten as error:
+            unwritten.append(error)
 
     groups: dict[tuple[str, str], list[FamilyResult]] = {}
     for folder, prompt in zip(folders, prompts, strict=True):
@@ -142,10 +152,18 @@ def evaluate_triggers(
     reference = manual[0][1]
     rows = [compared(kind, [result], reference) for kind, result in manual]
     rows += [compared(kind, members, reference) for (kind, _), members in groups.items()]
-    return rows + [
+    rows += [
         PromptComparison("baseline", (result.prompt_id,), result, {}, {})
         for result in baseline_results(run, reference, split)
     ]
+    if unwritten:
+        raise Unwritten(unwritten[0], rows)
+    return rows
+
+
+def _kept(folder: Path, prompt_id: str, split: str) -> Path:
+    """Where the results of a prompt are kept."""
+    return folder / "evaluation" / f"{prompt_id}-{split}"
 
 
 def _settings(folder: str | Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
+from p5jax.core.settings import COUNT, check
 
 POSITIONS = ("suffix", "prefix", "both")
 USER_PLACES = ("last", "middle", "first")
@@ -39,13 +40,15 @@ class Layout:
     )
 
     def __post_init__(self) -> None:
-        at_least(self, {"task_tokens": 0, "user_tokens": 0})
+        check(
+            self,
+            task_tokens=COUNT,
+            user_tokens=COUNT,
+            position=POSITIONS,
+            user_place=USER_PLACES,
+        )
         if not self.slots:
             raise UserError("task_tokens: found no trigger token at all, expected at least one")
-        for name, known in (("position", POSITIONS), ("user_place", USER_PLACES)):
-            if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise UserError(f"{name}: found {found!r}, expected {', '.join(known)}")
 
     @property
     def slots(self) -> int:

@@ -11,6 +11,7 @@ from p5jax.core.errors import Interrupted
 from p5jax.core.files import replace_text
 from p5jax.core.folder import as_json
 from p5jax.core.interruption import Interruption
+from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
@@ -26,6 +27,7 @@ from p5jax.triggers.settings import SearchConfig
 from p5jax.triggers.state import SearchState
 
 
+@released()
 def search(
     run: Run, config: SearchConfig, out: str | Path, report: Report = distributed.report
 ) -> None:

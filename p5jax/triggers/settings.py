@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError, at_least
-from p5jax.inference.settings import METHODS, RankingConfig
+from p5jax.core.settings import COUNT, SHARE, SIZE, Range, check
+from p5jax.inference.settings import METHODS
 from p5jax.triggers.layout import POSITIONS, TRIGGER_FAMILIES, USER_PLACES, Layout
 
 CRITERIA = ("metric", "loss")
@@ -49,11 +49,13 @@ class SurrogateConfig:
     max_length: int = field(default=64, metadata={"help": "longest text generated, in tokens"})
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            found = self.criterion
-            raise UserError(f"criterion: found {found!r}, expected {', '.join(CRITERIA)}")
-        RankingConfig(self.method, self.beam)  # refuses what is unknown
-        at_least(self, {"batch_size": 1, "max_length": 1})
+        check(
+            self,
+            criterion=CRITERIA,
+            coefficient=Range(),
+            method=METHODS,
+            **dict.fromkeys(("beam", "batch_size", "max_length"), SIZE),
+        )
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,15 @@ class SearchConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.family not in TRIGGER_FAMILIES:
-            known = ", ".join(TRIGGER_FAMILIES)
-            raise UserError(f"family: found {self.family!r}, expected {known}")
-        at_least(self, {"candidates": 1, "epochs": 1, "patience": 1, "users": 0})
-        at_least(self, {"gradient_examples": 1, "evidence": 1, "seed": 0})
-        if not 0 <= self.accept_level <= 1:
-            raise UserError(f"accept_level: found {self.accept_level}, expected 0 to 1")
-        if not 0 <= self.racing_level < 0.5:
-            raise UserError(f"racing_level: found {self.racing_level}, expected 0 to below 0.5")
+        sizes = ("candidates", "epochs", "patience", "gradient_examples", "evidence")
+        check(
+            self,
+            family=TRIGGER_FAMILIES,
+            **dict.fromkeys(sizes, SIZE),
+            users=COUNT,
+            accept_level=SHARE,
+            racing_level=Range(0, 0.5, open_high=True),
+        )
 
     @property
     def any_improvement(self) -> bool:

@@ -136,7 +136,7 @@ def test_defaults_are_the_library_s(name):
                 known.add(option)
     given = {option for option, value in vars(arguments).items() if value not in (None, False)}
     typed = {"folder", "out", "user", "item", "text", "attribute", "soft", "names", "name"}
-    typed |= {"gin_file", "bindings", "after_dashes", "run_a", "run_b", "run_folder"}
+    typed |= {"gin_file", "gin_imports", "bindings", "after_dashes", "run_a", "run_b", "run_folder"}
     typed |= {"reviews", "sequences", "family", "vary", "triggers", "tuned", "profile"}
     assert given - typed - known <= OWN.get(name.split()[0], set())
 
@@ -154,7 +154,7 @@ def test_defaults_are_the_library_s(name):
     ],
 )
 def test_choices_are_the_library_s(name, option, choices):
-    words = LIBRARY[name][0]
+    words = [word for word in LIBRARY[name][0] if not word.startswith(f"--{option}=")]
     for choice in choices:
         arguments = COMMANDS[name].parse([*words, f"--{option}", choice])
         assert getattr(arguments, option) in (choice, [choice])

@@ -8,6 +8,7 @@ import pytest
 
 from p5jax.core import config
 from p5jax.core.errors import UserError
+from p5jax.core.gin_text import allow_imports
 from p5jax.jobs.train import CONFIGS
 from p5jax.models.t5 import T5Config
 from p5jax.pipeline.config import PipelineConfig
@@ -79,7 +80,26 @@ def test_a_prompt_id_is_a_string_and_gin_s_own_values_stay(tmp_path):
         ("TrainConfig.stepps = 3\n", [], r"run.gin:1: TrainConfig has no field 'stepps'.*steps"),
         ("\nTrainCnfig.steps = 3\n", [], r"run.gin:2: unknown name 'TrainCnfig'.*TrainConfig"),
         ("include 'models/tny.gin'\n", [], r"run.gin:1: models/tny.gin: .*models/tiny.gin"),
-        ("TrainConfig.steps = = 3\n", [], "line 1"),
+        ("TrainConfig.steps = = 3\n", [], "run.gin:1: Unable to parse value"),
+        ("\nSTEPS = '''x\n", [], "run.gin:2: found EOF in multi-line string, expected its closing"),
+        ("STEPS = (1,\n\n", [], "run.gin:3: found EOF in multi-line statement, expected its clos"),
+        ("STEPS = [1, 2\nTrainConfig.steps = 3\n", [], r"run.gin:2: "),
+        ("STEPS = 'x\n", [], "run.gin:1: Unable to parse value"),
+        ("STEPS = " + "[" * 5000, [], "run.gin:1: found too many brackets"),
+        ("STEPS = " + "9" * 5000, [], "run.gin:1: Exceeds the limit"),
+        ("\na/TrainConfig.steps = 3\n", [], "run.gin:2: found the scope 'a', expected a name"),
+        ("a/STEPS = 3\nTrainConfig.steps = %STEPS\n", [], "run.gin:1: found the scope 'a'"),
+        ("TrainConfig.steps = %a/STEPS\n", [], "run.gin:1: found a/STEPS, expected a name"),
+        ("a/TrainConfig:\n  steps = 4\n", [], "run.gin:1: found the scope 'a'"),
+        ("macro.value = 3\n", [], "run.gin:1: found macro, expected NAME = VALUE"),
+        ("", ["a/TrainConfig.steps=3"], "--gin: found the scope 'a'"),
+        ("", ["A=3\nB=4"], "macro A is set but nothing uses it"),
+        ("", ["A\nimport this\nB=3"], "--gin: "),
+        ("include 'run.gin'\n", [], "run.gin:1: .*run.gin"),
+        ("import this\n", [], "run.gin:1: found an import of this, .*--gin-imports this allows it"),
+        ("from os import path\n", [], "run.gin:1: found an import of os.path, .*"),
+        ("from __gin__ import dynamic_registration\n", [], "run.gin:1: found an import of __gin__"),
+        ("import p5jax.nosuch\n", [], "No module named 'p5jax.nosuch'"),
         ("", ["TrainConfig.steps"], "expected --gin.NAME=VALUE"),
     ],
 )
@@ -92,9 +112,12 @@ def test_refused_when_bound(tmp_path, text, overrides, message):
 @pytest.mark.parametrize(
     ("text", "cls", "message"),
     [
-        ("TrainConfig.steps = 'many'\n", TrainConfig, "found 'many', expected int"),
+        ("TrainConfig.steps = 'many'\n", TrainConfig, "found 'many', expected a whole number"),
         ("TrainConfig.steps = %STEPS\n", TrainConfig, "STEPS must be set: add --gin.STEPS="),
         ("PipelineConfig.batching = 'bags'\n", PipelineConfig, "'bags'.*buckets"),
+        ("TrainConfig.steps = @TrainConfig()\n", TrainConfig, "values that refer to themselves"),
+        ("A = %B\nB = %A\nTrainConfig.seed = %A\n", TrainConfig, "values that refer to themselves"),
+        ("TrainConfig.best_metric = 1.50\n", TrainConfig, "found 1.5, expected text"),
     ],
 )
 def test_refused_when_built(tmp_path, text, cls, message):
@@ -102,6 +125,29 @@ def test_refused_when_built(tmp_path, text, cls, message):
     with pytest.raises(UserError, match=message) as caught:
         config.build(cls)
     assert "\n" not in str(caught.value)
+
+
+def test_a_module_is_imported_once_it_is_allowed(tmp_path, monkeypatch):
+    """An import runs the module: it is refused before it does."""
+    (tmp_path / "of_mine.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "include 'models/tiny.gin'\nimport of_mine\nTrainConfig.steps = 3\n"
+    with pytest.raises(UserError, match=r"run.gin:2: found an import of of_mine"):
+        configure(tmp_path, text)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match=r"--gin-imports of_min: No module named 'of_min'"):
+        allow_imports("of_min")
+    allow_imports("of_mine")
+    assert (tmp_path / "ran").exists()
+    configure(tmp_path, text)
+    assert config.build(TrainConfig).steps == 3
+
+
+def test_files_that_include_each_other_are_refused(tmp_path):
+    (tmp_path / "b.gin").write_text(f"N = 3\ninclude '{tmp_path}/run.gin'\n")
+    with pytest.raises(UserError, match=r"b.gin:2: found .*run.gin, which includes this file"):
+        configure(tmp_path, f"include '{tmp_path}/b.gin'\n")
 
 
 def test_unknown_file_names_the_nearest():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json, differences
+from p5jax.core.lock import LOCK
 
 KIND = OutputFolder("study", "study.json", 3, "p5jax ppr study", begun=("words",))
 MADE_FROM = {"data": "abc", "settings": {"seeds": 5, "widths": (8, 16)}, "path": "/a"}
@@ -22,9 +23,9 @@ def files(folder):
 def test_a_new_folder_is_claimed_and_the_same_call_resumes_it(tmp_path):
     folder = tmp_path / "a" / "b"
     assert KIND.claim(folder, MADE_FROM) is None
-    assert list(folder.iterdir()) == []
+    assert [p.name for p in folder.iterdir()] == [LOCK]
     KIND.write(folder, MADE_FROM)
-    assert [p.name for p in folder.iterdir()] == ["study.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [LOCK, "study.json"]
     there = KIND.claim(folder, MADE_FROM)
     assert there == KIND.read(folder)
     assert there == {"format_version": 3, **as_json(MADE_FROM)}
@@ -67,6 +68,7 @@ def test_a_making_that_was_cut_short_may_be_claimed(tmp_path):
     for name in ("words", ".words.partial", "study.json.partial", ".study.json.partial"):
         (tmp_path / name).write_text("half")
     assert KIND.claim(tmp_path, MADE_FROM) is None
+    assert not list(tmp_path.glob(".*.partial"))  # what a killed process was writing is removed
 
 
 def test_folders_and_files_of_other_things_are_left_alone(tmp_path):

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
 from p5jax.core.kinds import Checksum, Count, FileName, built, refuse_other
+from p5jax.core.settings import SIZE, check
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Sizes:
     shares: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, {"width": 1})
+        check(self, width=SIZE)
 
 
 class Manifest(TypedDict):

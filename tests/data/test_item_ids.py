@@ -209,7 +209,7 @@ def test_unknown_scheme_names_the_nearest():
 
 @pytest.mark.parametrize("bad", [{"branching": 1}, {"max_leaf": 0}, {"slack": 0.5}, {"slack": 16}])
 def test_cluster_config_is_checked(bad):
-    with pytest.raises(UserError, match="expected branching"):
+    with pytest.raises(UserError, match=f"ClusterConfig.{next(iter(bad))}: found .*, expected"):
         ClusterConfig(**bad)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -13,8 +14,10 @@ import pytest
 
 import p5jax
 from p5jax.cli.main import main
+from p5jax.core.errors import Unwritten, UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
+from p5jax.evaluation import keeping
 from p5jax.models.t5 import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
@@ -81,6 +84,35 @@ def test_a_limited_evaluation_leaves_the_full_one(run, capsys):
     assert printed["results"][0]["metrics"]["MAE"][1:] == [None, None]
     assert (run / "evaluation/test-limit-1/summary.json").is_file()
     assert (run / "evaluation/test/summary.json").read_bytes() == before
+
+
+def test_an_evaluation_that_cannot_be_written_is_refused_before_it_begins(run, capsys):
+    (run / "evaluation" / ".test-limit-2.partial").write_text("mine")
+    try:
+        assert ".test-limit-2.partial" in refused(capsys, "evaluate", str(run), "--limit", "2")
+    finally:
+        (run / "evaluation" / ".test-limit-2.partial").unlink()
+    assert not lines(capsys)
+
+
+def test_figures_that_could_not_be_written_are_printed(run, capsys, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "summary.json")
+
+    monkeypatch.setattr(keeping, "write_results", full)
+    arguments = ["evaluate", str(run), "--limit", "2", "--prompts", "1-6"]
+    assert main(arguments) == 2
+    found = capsys.readouterr()
+    assert found.err.endswith("p5jax: error: summary.json: No space left on device\n")
+    assert "rating: stars" in found.out
+    assert "prompt 1-6 (seen)" in found.out
+    with pytest.raises(Unwritten) as caught:
+        p5jax.evaluate(run, prompts=["1-6"], limit=2)
+    assert {result.prompt_id for result in caught.value.value} >= {"1-6"}
+    assert not (run / "evaluation" / ".test-limit-2.partial").exists()
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert lines(capsys) == found.out
 
 
 def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
@@ -185,12 +217,22 @@ def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys)
 
 
 def test_a_refused_resume_changes_nothing(run, world, capsys):
-    def files() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    def files() -> dict[Path, tuple[int, bytes]]:
+        """All files and folders with their times, those of the run's folder itself included."""
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+            for path in [run, *run.rglob("*")]
+        }
 
     before = files()
     assert train(world.path, run, 3) == 2
     assert "found TrainConfig.steps = 30, expected 3" in capsys.readouterr().err
+    assert files() == before
+    assert train(world.path, run, 40) == 2
+    assert "the linear schedule ends at step 30" in capsys.readouterr().err
+    assert train(world.path, run, 30, "TrainConfig.best_metric=validation/los") == 2
+    assert "expected one of validation/" in (error := capsys.readouterr().err)
+    assert "did you mean validation/loss" in error
     assert files() == before
 
 
@@ -217,16 +259,41 @@ def test_dataset_with_other_ids_is_refused(run, world, tmp_path, capsys):
     manifest = json.loads((run / "run.json").read_text())
     moved = tmp_path / "run"
     moved.mkdir()
-    manifest["dataset"]["path"] = str(other)
+    manifest["dataset"] |= {"path": str(other), "relative": "../other"}
     (moved / "run.json").write_text(json.dumps(manifest))
     error = refused(capsys, "recommend", str(moved), "--user", world.user_keys[0])
     assert "trained on sequential ids" in error
     assert "random ids" in error
 
 
+def test_a_run_and_its_dataset_that_are_copied_together_find_each_other(run, world, tmp_path):
+    """By the fingerprint, whatever else has the recorded name or lies beside."""
+    manifest = json.loads((run / "run.json").read_text())
+    copied = tmp_path / "a" / "run"
+    shutil.copytree(run, copied, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    manifest["dataset"] |= {"path": str(tmp_path / "gone"), "relative": "../gone"}
+    (copied / "run.json").write_text(json.dumps(manifest))
+    (tmp_path / "a" / "another").mkdir()
+    (tmp_path / "a" / "another" / "manifest.json").write_text('{"format_version": 1}')
+    with pytest.raises(UserError, match="no longer at .*gone, nor beside .* copy or link it there"):
+        Run.load(copied)
+    (tmp_path / "a" / "linked").symlink_to(world.path)
+    assert Run.load(copied).dataset.path == tmp_path / "a" / "linked"
+    (tmp_path / "a" / "linked").unlink()
+    shutil.copytree(world.path, tmp_path / "b" / "data")
+    manifest["dataset"]["relative"] = "../../b/data"
+    (copied / "run.json").write_text(json.dumps(manifest))
+    assert Run.load(copied).dataset.fingerprint == world.fingerprint
+    table = tmp_path / "b" / "data" / "manifest.json"
+    table.write_text(table.read_text().replace('"users": "', '"users": "0'))  # another dataset now
+    with pytest.raises(UserError, match=r"b.data/users.parquet: contents differ"):
+        Run.load(copied)
+
+
 @pytest.mark.check
 def test_a_moved_dataset_is_found_after_train_was_told(world, tmp_path, capsys):
-    before, after, path = tmp_path / "before", tmp_path / "after", tmp_path / "run"
+    before, after, path = tmp_path / "before", tmp_path / "away" / "after", tmp_path / "run"
+    after.parent.mkdir()
     shutil.copytree(world.path, before)
     assert train(before, path, 1) == 0
     before.rename(after)

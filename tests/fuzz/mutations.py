@@ -63,7 +63,7 @@ def _bytes(draw: Draw, content: bytes) -> bytes:
 
 
 def _gzipped(content: bytes) -> bytes:
-    return gzip.compress(content)
+    return gzip.compress(content, mtime=0)
 
 
 def _utf16(content: bytes) -> bytes:

@@ -122,12 +122,10 @@ def test_dimension_that_the_mesh_does_not_divide():
         param_shardings(mesh, AXES, _abstract(shapes))
 
 
-@pytest.mark.parametrize(
-    "config", [MeshConfig(data=1000), MeshConfig(0, 1), MeshConfig(-1, -1), MeshConfig(-1, 999)]
-)
-def test_mesh_that_does_not_fit_the_devices(config):
+@pytest.mark.parametrize("sizes", [(1000, 1), (0, 1), (-1, -1), (-1, 999)])
+def test_mesh_that_does_not_fit_the_devices(sizes):
     with pytest.raises(UserError, match=r"^mesh data=.*expected"):
-        make_mesh(config)
+        make_mesh(MeshConfig(*sizes))
 
 
 def test_mesh_shapes_and_batches_on_eight_devices():
@@ -174,7 +172,7 @@ def test_one_device_mesh():
     assert batch["x"].sharding == batch_sharding(mesh)
 
 
-def test_compilation_cache_folder(tmp_path, monkeypatch):
+def test_compilation_cache_folder(tmp_path, monkeypatch, capsys):
     before = jax.config.jax_compilation_cache_dir
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -191,6 +189,13 @@ def test_compilation_cache_folder(tmp_path, monkeypatch):
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert enable_compilation_cache() == tmp_path / ".cache/p5jax/xla"
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file" / "xla", "~nobody-of-this-name/xla"):
+            assert enable_compilation_cache(folder) is None
+            assert jax.config.jax_compilation_cache_dir is None
+            error = capsys.readouterr().err
+            assert error.startswith("note: compiled programs are not kept (")
+            assert error.count("\n") == 1
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)

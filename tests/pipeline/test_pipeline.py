@@ -401,7 +401,7 @@ def test_a_prompt_too_long_is_named():
         ({"batch_size": 0}, "batch_size: found 0"),
         ({"window": -1}, "window: found -1"),
         ({"rates": {"ratings": 1.0}}, "did you mean rating"),
-        ({"rates": {"rating": -1.0}}, "expected a number"),
+        ({"rates": {"rating": -1.0}}, "rates: found -1.0, expected 0 or more"),
         ({"rates": {"rating": 0.0}}, "rate above 0"),
     ],
 )

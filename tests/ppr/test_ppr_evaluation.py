@@ -303,7 +303,7 @@ def test_written_and_read(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", broken)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match=r"per_user.parquet: could not be written \(No space"):
             write_per_user(path, table.slice(0, 1))
     assert [child.name for child in tmp_path.iterdir()] == ["per_user.parquet"]
     assert read_per_user(path).equals(table)

@@ -174,7 +174,7 @@ def test_a_folder_of_another_run_is_refused(dataset, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     write_sequences(tmp_path / "moved", [[1, 2, 3, 4]] * 3, ITEMS)
     manifest = json.loads((tmp_path / "run" / "ppr.json").read_text())
-    manifest["dataset"]["path"] = str(tmp_path / "moved")
+    manifest["dataset"] |= {"path": str(tmp_path / "moved"), "relative": "../moved"}
     (tmp_path / "run" / "ppr.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="the model was trained on token ids, fingerprint"):
         PprRun.load(tmp_path / "run")

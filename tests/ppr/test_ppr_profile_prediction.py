@@ -263,9 +263,9 @@ def test_only_what_a_mode_names_is_trained(backbone, light):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "heavy"}, "found 'heavy', expected light, full, finetune"),
+        ({"mode": "heavy"}, "found 'heavy', expected light, full or finetune"),
         ({"batch_size": 0}, "PredictionConfig.batch_size: found 0"),
-        ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 or more"),
+        ({"seed": -1}, r"PredictionConfig\.seed: found -1, expected 0 to 4294967295"),
         (
             {"validation_share": 0.0},
             "validation_share: found 0.0, expected more than 0 and less than 1",

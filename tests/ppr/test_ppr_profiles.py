@@ -129,8 +129,8 @@ def test_a_dataset_without_attributes_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bins": 1}, "found 1 bins"),
-        ({"max_categories": 0}, "and 0 categories"),
+        ({"bins": 1}, "bins: found 1, expected 2 or more"),
+        ({"max_categories": 0}, "max_categories: found 0, expected 1 or more"),
         ({"attributes": ("age", "age")}, "found 'age' 2 times"),
     ],
 )

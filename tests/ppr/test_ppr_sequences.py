@@ -216,7 +216,7 @@ def test_right_aligned_and_the_hash_of_users():
     for bad in ((5, 3), (3, 3), (0,)):
         with pytest.raises(UserError, match="SequenceConfig.widths"):
             SequenceConfig(widths=bad)
-    with pytest.raises(UserError, match=r"SequenceConfig\.seed: found -1, expected 0 or more"):
+    with pytest.raises(UserError, match="SequenceConfig.seed: found -1, expected 0 to"):
         SequenceConfig(seed=-1)
 
 

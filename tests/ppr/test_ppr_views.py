@@ -104,5 +104,5 @@ def test_a_random_view_is_one_of_the_three_and_differs_by_row_and_key():
 
 
 def test_shares_that_are_none_are_refused():
-    with pytest.raises(UserError, match="ViewConfig.mask: found 1.5, expected a share from 0 to 1"):
+    with pytest.raises(UserError, match="ViewConfig.mask: found 1.5, expected 0 to 1"):
         ViewConfig(mask=1.5)

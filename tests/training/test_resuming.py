@@ -157,6 +157,55 @@ def test_a_run_of_other_things_is_not_resumed(tmp_path):
         )
 
 
+@pytest.mark.check
+@pytest.mark.parametrize("schedule", ["constant", "rsqrt"])
+def test_more_steps_continue_a_schedule_that_goes_on(tmp_path, schedule):
+    """The warm-up is the first plan's: 2 of 4 steps, so a constant rate is as over 8 from there."""
+    optimizer = dataclasses.replace(OPTIMIZER, schedule=schedule, warmup_fraction=0.5)
+
+    def to(steps, folder, **keywords):
+        config = TrainConfig(steps=steps, log_every=1)
+        made_from = {"TrainConfig": config.identity(), "data": "abc"}
+        return train_toy(
+            folder, config=config, fingerprint=made_from, optimizer=optimizer, **keywords
+        )
+
+    to(4, tmp_path)
+    result = to(8, tmp_path)
+    to(8, tmp_path)  # nothing is left to do
+    assert result.step == 8
+    peak, W = OPTIMIZER.learning_rate, 2
+    name = "train/learning_rate"
+    rates = [record[name] for record in train_records(tmp_path) if name in record]
+    after = [peak if schedule == "constant" else peak * (W / step) ** 0.5 for step in range(2, 8)]
+    np.testing.assert_allclose(rates, [0, peak / 2, *after], rtol=1e-6)
+    if schedule == "constant":  # the longer run, whose warm-up is a quarter
+        optimizer = dataclasses.replace(optimizer, warmup_fraction=0.25)
+        assert_same_bits(to(8, tmp_path / "whole").params, result.params)
+    with pytest.raises(UserError, match="found TrainConfig.steps = 4, expected 3; choose"):
+        to(3, tmp_path)
+
+
+@pytest.mark.check
+def test_more_steps_than_a_linear_schedule_has_are_refused_and_nothing_changes(tmp_path):
+    config = TrainConfig(steps=2)
+    train_toy(tmp_path, config=config, fingerprint={"TrainConfig": config.identity()})
+
+    def tree():
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+            for path in [tmp_path, *tmp_path.rglob("*")]
+        }
+
+    before, longer = tree(), dataclasses.replace(config, steps=3)
+    with pytest.raises(UserError, match="found TrainConfig.steps = 2, expected 3: the linear"):
+        train_toy(tmp_path, config=longer, fingerprint={"TrainConfig": longer.identity()})
+    other = {"TrainConfig": longer.identity(), "data": 1}
+    with pytest.raises(UserError, match=r"found TrainConfig.steps = 2, expected 3 \(and 1 more"):
+        train_toy(tmp_path, config=longer, fingerprint=other)
+    assert tree() == before
+
+
 def test_a_run_has_begun_once_nothing_can_refuse_it(tmp_path):
     begun, config = [], TrainConfig(steps=2)
     train_toy(tmp_path, config=config, fingerprint={"a": 1}, begun=lambda: begun.append("new"))

@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.linen import partitioning
 
 from p5jax.core.errors import UserError
+from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, check
 from p5jax.models.attention import MASKED
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Array, Dense, normal
@@ -42,17 +43,12 @@ class BackboneConfig:
     dropout_rate: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("emb_dim", "num_layers", "num_heads", "mlp_dim", "max_history"):
-            if getattr(self, name) < 1:
-                raise UserError(f"BackboneConfig.{name}: found {getattr(self, name)}, expected 1+")
+        sizes = ("emb_dim", "num_layers", "num_heads", "mlp_dim", "max_history")
+        check(self, num_items=COUNT, **dict.fromkeys(sizes, SIZE), dropout_rate=BELOW_ONE)
         if self.emb_dim % self.num_heads:
             raise UserError(
                 f"BackboneConfig.emb_dim: found {self.emb_dim}, expected a multiple of"
                 f" num_heads = {self.num_heads}"
-            )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(
-                f"BackboneConfig.dropout_rate: found {self.dropout_rate}, expected 0 to below 1"
             )
 
     @property

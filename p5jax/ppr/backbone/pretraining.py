@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, at_least, nearest
+from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
+from p5jax.core.lock import released
+from p5jax.core.settings import COUNT, above, check
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.rank_metrics import hit_rate, ndcg
 from p5jax.models.initial import Params
@@ -27,11 +29,13 @@ from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")
 # Adam as published; the best model by its ranking of validation pairs.
+_METRICS = ("validation/HR@10", "validation/NDCG@10")
 OPTIMIZER = OptimizerConfig(schedule="constant", weight_decay=0.0)
 TRAINING = TrainConfig(
     steps=5000, validate_every=500, best_metric="validation/NDCG@10", best_mode="max"
@@ -51,14 +55,7 @@ class LossConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UserError(
-                f"LossConfig.loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}"
-                f"{nearest(self.loss, LOSSES)}"
-            )
-        at_least(self, {"contrastive_weight": 0})
-        if self.temperature <= 0:
-            raise UserError(f"LossConfig.temperature: found {self.temperature}, expected above 0")
+        check(self, loss=LOSSES, contrastive_weight=COUNT, temperature=above(0))
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class PretrainConfig:
     fsdp: bool = False
 
     def __post_init__(self) -> None:
+        check(self, validation_users=COUNT)
         negatives = self.sequences.negatives
         if (self.loss.loss == "cross_entropy") != (negatives == 0):
             expected = "0" if negatives else "1 or more"
@@ -88,6 +86,7 @@ class PretrainConfig:
             )
 
 
+@released()
 def pretrain(
     dataset: Dataset,
     config: PretrainConfig,
@@ -103,12 +102,20 @@ def pretrain(
     Interrupted by a signal. UserError when run_dir holds a run of
     other users, data or settings.
     """
+    if config.validation_users:
+        check_metric(config.training.best_metric, _METRICS)
     users = np.arange(dataset.num_users) if users is None else np.unique(users)
     mesh = make_mesh(MeshConfig()) if mesh is None else mesh
     backbone = replace(config.backbone, num_items=dataset.num_items)
     settings = _settings(config)
     run = PprRun.create(run_dir, dataset, users, asdict(backbone), settings, mesh)
     model = run.model
+
+    def accepted() -> None:
+        run.write()
+        if begun:
+            begun(run.path)
+
     train(
         next_item_objective(model, config.loss, config.views),
         backbone_params(model, jax.random.key(config.training.seed)),
@@ -123,7 +130,7 @@ def pretrain(
         fingerprint={name: run.manifest[name] for name in ("users", "backbone", "settings")},
         validate=_validator(model, dataset, users, config) if config.validation_users else None,
         fsdp=config.fsdp,
-        begun=partial(begun, run.path) if begun else None,
+        begun=accepted,
     )
     return run
 

@@ -14,9 +14,11 @@ from jax.sharding import Mesh
 
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
+from p5jax.core.lock import released
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
-from p5jax.evaluation.results import FamilyResult, write_results
+from p5jax.evaluation.keeping import keep_results, reserve
+from p5jax.evaluation.results import FamilyResult
 from p5jax.models.initial import Params
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.catalogue import BackboneScorer, catalogue_result
@@ -80,7 +82,8 @@ class PprRun:
     ) -> PprRun:
         """Make a new folder, or open the one there when it was made from the same things.
 
-        UserError, naming the first difference, when the folder there was made from others.
+        The folder stays locked (see core.lock). UserError, naming the first difference, when the
+        folder there was made from others.
         """
         path = Path(path).absolute()
         manifest = as_json(
@@ -95,25 +98,33 @@ class PprRun:
         def make() -> None:
             started = bool(available_steps(path / CHECKPOINT_FOLDER))
             BACKBONE_RUN.claim(path, manifest, started=started)
-            # Written again all the same: the dataset may have moved.
-            BACKBONE_RUN.write(path, manifest)
+            if not started:
+                BACKBONE_RUN.write(path, manifest)
 
         distributed.from_primary(make)
         return PprRun(path, manifest, dataset, mesh)
+
+    def write(self) -> None:
+        """Write the manifest, which a run that is there may lack: its dataset may have moved."""
+        distributed.from_primary(lambda: BACKBONE_RUN.write(self.path, self.manifest))
 
     @staticmethod
     def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> PprRun:
         """Open a folder; UserError when it is not one or its dataset does not match."""
         path = Path(path)
         manifest = BACKBONE_RUN.read(path)
-        return PprRun(path, manifest, load_dataset(path, manifest, BACKBONE_RUN.command), mesh)
+        return PprRun(path, manifest, load_dataset(path, manifest), mesh)
 
+    @released()
     def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
         """Rank the whole catalogue for the split's pairs, by the backbone and the baselines.
 
         For all users (`users` None) the results are written to RUN/evaluation/<split>/, in the form
         of p5jax evaluate's.
         """
+        folder = self.path / "evaluation" / split
+        if users is None:
+            reserve(folder)
         width = self.model.config.max_history
         result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
         results = [result, *catalogue_baselines(self.dataset, result, split)]
@@ -125,8 +136,7 @@ class PprRun:
                 "leaky_item_ids": self.dataset.leaky,
                 "params": params_fingerprint(self.params),
             }
-            folder = self.path / "evaluation" / split
-            distributed.from_primary(lambda: write_results(folder, results, header))
+            keep_results(folder, results, header)
         return results
 
 

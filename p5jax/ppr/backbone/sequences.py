@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError, shown
+from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator, LazyBatches
@@ -35,10 +36,10 @@ class SequenceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, {"batch_size": 1, "negatives": 0, "seed": 0})
-        if list(self.widths) != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
+        check(self, batch_size=SIZE, widths=SIZE, negatives=COUNT)
+        if list(self.widths) != sorted(set(self.widths)):
             raise UserError(
-                f"SequenceConfig.widths: found {self.widths}, expected ascending numbers from 1"
+                f"SequenceConfig.widths: found {shown(self.widths)}, expected ascending numbers"
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from p5jax.core.errors import UserError
+from p5jax.core.settings import SHARE, check
 from p5jax.models.layers import Array
 
 
@@ -28,11 +28,7 @@ class ViewConfig:
     reorder: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("crop", "mask", "reorder"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(
-                    f"ViewConfig.{name}: found {getattr(self, name)}, expected a share from 0 to 1"
-                )
+        check(self, crop=SHARE, mask=SHARE, reorder=SHARE)
 
 
 def crop(key: Array, items_BxS: Array, share: float) -> Array:

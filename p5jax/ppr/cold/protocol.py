@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from p5jax.core.errors import UserError, at_least, nearest
+from p5jax.core.errors import UserError
+from p5jax.core.settings import PROPER_SHARE, SIZE, at_least, check
 from p5jax.data.dataset import Dataset
 from p5jax.ppr.backbone.sequences import right_aligned
 from p5jax.prompts.sampling import draw_negatives, example_rng
@@ -42,21 +43,14 @@ class ColdStartConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in SPLIT_KINDS:
-            near = nearest(self.kind, SPLIT_KINDS)
-            raise UserError(
-                f"ColdStartConfig.kind: found {self.kind!r}, expected {' or '.join(SPLIT_KINDS)}"
-                f"{near}"
-            )
-        for name in ("share", "train_share"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise UserError(
-                    f"ColdStartConfig.{name}: found {value}, expected more than 0 and less than 1"
-                )
-        at_least(self, {"first": 1, "threshold": 2, "negatives": 1, "seed": 0})
-        if any(k < 1 for k in self.k_shots):
-            raise UserError(f"ColdStartConfig.k_shots: found {self.k_shots}, expected 1 or more")
+        check(
+            self,
+            kind=SPLIT_KINDS,
+            share=PROPER_SHARE,
+            train_share=PROPER_SHARE,
+            **dict.fromkeys(("first", "negatives", "k_shots"), SIZE),
+            threshold=at_least(2),
+        )
 
 
 @dataclass(frozen=True)

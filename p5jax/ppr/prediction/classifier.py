@@ -17,8 +17,10 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, at_least
+from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
+from p5jax.core.lock import released
+from p5jax.core.settings import COUNT, PROPER_SHARE, SIZE, check
 from p5jax.models.initial import Params, fresh_params, logical_axes
 from p5jax.models.layers import Dense
 from p5jax.parallel import distributed
@@ -59,15 +61,15 @@ class PredictionConfig:
     validation_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            known = ", ".join(MODES)
-            raise UserError(f"PredictionConfig.mode: found {self.mode!r}, expected {known}")
-        at_least(self, {"batch_size": 1, "seed": 0})
-        if not 0 < self.validation_share < 1:
-            raise UserError(
-                f"PredictionConfig.validation_share: found {self.validation_share},"
-                " expected more than 0 and less than 1"
-            )
+        check(
+            self,
+            mode=MODES,
+            steps=SIZE,
+            validate_every=COUNT,
+            learning_rate=COUNT,
+            batch_size=SIZE,
+            validation_share=PROPER_SHARE,
+        )
 
 
 class ProfileClassifier(nn.Module):
@@ -153,6 +155,7 @@ def classification_objective(model: ProfileClassifier) -> Objective:
     return objective
 
 
+@released()
 def predict_attribute(
     run: PprRun,
     split: ColdStart,

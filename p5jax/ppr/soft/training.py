@@ -14,6 +14,8 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
+from p5jax.core.lock import released
+from p5jax.core.settings import SIZE, check
 from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
@@ -34,10 +36,12 @@ from p5jax.ppr.soft.t5_backbone import (
 from p5jax.runs.run import Run
 from p5jax.training.checkpoints import available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.plan import check_metric
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import Identity, run_fingerprints
 
 SCHEMA = "profiles.json"
+_METRICS = ("HR@10", "NDCG@10")
 
 
 class _Text(TypedDict):
@@ -79,7 +83,11 @@ class SoftConfig:
     text: str = ARGUMENTS
     rank_users: int = 500
 
+    def __post_init__(self) -> None:
+        check(self, rank_users=SIZE)
 
+
+@released()
 def train_soft(
     run: Run,
     soft: SoftConfig,
@@ -93,6 +101,7 @@ def train_soft(
 
     The same call resumes it. UserError when `soft.out` holds something else.
     """
+    check_metric(training.best_metric, [f"validation/{name}" for name in _METRICS])
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
     distributed.from_primary(lambda: _claim(folder, run, settings, schema))
