@@ -75,7 +75,7 @@ def _p5_reading(folder: Path) -> Any:
 
 
 def _toml_reading(folder: Path) -> Any:
-    tables = tomllib.loads((folder / "own.toml").read_bytes().decode("utf-8"))
+    tables = tomllib.loads((folder / "own.toml").read_bytes().decode("utf-8-sig"))
     return {id: (table["inputs"], table["targets"]) for id, table in tables.items()}
 
 
