@@ -1,21 +1,15 @@
 """p5jax's own model under t5x: what the gin files of gin/t5x/ name. Needs t5x and [seqio].
 
 The module's sizes are the `T5Config` bindings that `p5jax train` takes too, its vocabulary is the
-tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`), makes a
-macro that nothing uses an error, and lets a UserError end t5x's programs with one line.
+tasks'. Importing this lets t5x's gin files include p5jax's (`include 'models/small.gin'`) and sets
+up t5x's programs as `p5jax.tasks.t5x_program` says.
 """
 
 from __future__ import annotations
 
 import glob
-import importlib.util  # gin 0.5 uses it too, without importing it
-import os
-import re
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -23,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from t5x import models
 
-from gin import config as gin  # type: ignore[attr-defined]
-from gin import resource_reader  # type: ignore[attr-defined]
 from p5jax.core import config
 from p5jax.core.errors import UserError, nearest
 from p5jax.models.t5 import T5Config, Transformer
 from p5jax.prompts.families import FamilyConfig
-from p5jax.tasks.calls import user_error
+from p5jax.tasks import t5x_program
 from p5jax.tasks.registry import find, vocabulary_of
 
 __all__ = [
@@ -46,7 +38,7 @@ __all__ = [
 ]
 
 config.register_configs(T5Config)
-gin.add_config_file_search_path(str(config.gin_folder()))
+t5x_program.install()
 
 
 def absolute(path: str) -> str:
@@ -206,66 +198,3 @@ def _refuse_others(found: Mapping[str, Any], expected: Mapping[str, Any], place:
             )
         if isinstance(expected[key], Mapping):
             _refuse_others(found[key], expected[key], f"{path}/")
-
-
-_mentioned: set[str] = set()  # the macros that files use, even where a flag takes their place
-
-
-def _macro(delegate: Any, name: str, make: Callable[..., Any] = gin.ParserDelegate.macro) -> Any:
-    _mentioned.add(name)
-    return make(delegate, name)
-
-
-def _refuse_unused_macros(bindings: Mapping[tuple[str, str], Any]) -> None:
-    if any(name.endswith("t5x.part_of") for _, name in bindings):  # a configuration of gin/t5x/
-        config.refuse_unused_macros(_mentioned)
-
-
-def _is_resource(path: str) -> bool:
-    """Whether a path is that of a file in a package, such as t5x/configs/runs/eval.gin.
-
-    gin 0.5 fails where a folder is no package: `include 'models/small.gin'` beside one of yours.
-    """
-    package, file = os.path.split(path)
-    try:
-        found = importlib.util.find_spec(package.replace("/", "."))
-    except (ImportError, ValueError):
-        return False
-    return bool(found and found.origin and Path(found.origin).with_name(file).is_file())
-
-
-def _show_error(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Print a mistake of the user's as one line, with exit status 2, and others as before."""
-    found: object = user_error(error)
-    if found is None and any(
-        frame.f_code.co_name == "parse_gin_flags" for frame, _ in traceback.walk_tb(trace)
-    ):
-        found = _gin_error(error)
-    if found is None:
-        _show_others(kind, error, trace)
-        return
-    print(f"p5jax: error: {found}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _gin_error(error: BaseException) -> str:
-    """Return on one line what gin says of a file or a flag."""
-    missing = re.match(r"(\w+)/\S*macro.value set to `%gin.REQUIRED` but not", str(error))
-    if missing:
-        return f"{missing[1]} must be set: add --gin.{missing[1]}=…"
-    if isinstance(error, SyntaxError) and error.text:
-        where = f"{error.filename}:{error.lineno}: " if error.filename else ""
-        expected = "expected a Python value (strings in quotes) or gin reference"
-        return f"{where}{error.text.strip()}: {expected}"
-    return " ".join(str(error).split())
-
-
-gin.ParserDelegate.macro = _macro
-gin.register_finalize_hook(_refuse_unused_macros)
-gin._FILE_READERS[:] = [
-    (read, _is_resource if read is resource_reader.system_path_reader else known)
-    for read, known in gin._FILE_READERS
-]
-_show_others, sys.excepthook = sys.excepthook, _show_error

@@ -56,7 +56,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         s = tf.convert_to_tensor(s)
         ids, lengths = numpy_function(encode, [tf.reshape(s, [-1])], [tf.int32, tf.int64])
         ids.set_shape([None])
-        if s.shape.rank == 0:
+        if not s.shape.rank:  # a scalar, also where its shape is not known
             return ids
         lengths.set_shape([None])
         ragged = tf.RaggedTensor.from_row_lengths(ids, lengths)

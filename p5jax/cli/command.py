@@ -90,13 +90,13 @@ class Command:
 
 
 @contextlib.contextmanager
-def opened_in_session(folder: str, model_parallel: int) -> Iterator[Run]:
+def opened_in_session(folder: str, model_parallel: int, step: int | None = None) -> Iterator[Run]:
     """Open a run on a mesh of all devices and processes, and end together with the others."""
     from p5jax.jobs import start
     from p5jax.parallel import runtime
 
     with runtime.session():
-        yield start.opened(folder, model_parallel)
+        yield start.opened(folder, model_parallel, step)
 
 
 def _binding(word: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import (
@@ -20,6 +21,9 @@ from p5jax.cli.options import (
     names,
 )
 from p5jax.cli.output import print_json, print_results, warn_of_leak
+
+if TYPE_CHECKING:
+    from p5jax.serving.recommender import Recommender
 
 # Settings of an evaluation that have no option of their own.
 _KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
@@ -52,6 +56,28 @@ def _run_option(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
 
 
+def _used_run_options(parser: ArgumentParser) -> None:
+    _run_option(parser)
+    parser.add_argument(
+        "--from-step",
+        type=int,
+        metavar="N",
+        help="use the checkpoint of this step (default: the best)",
+    )
+
+
+def _opening(arguments: Namespace) -> tuple[str, int, int | None]:
+    return arguments.folder, arguments.model_parallel, arguments.from_step
+
+
+def _recommender(arguments: Namespace) -> Recommender:
+    from p5jax.runs.run import Run
+    from p5jax.serving.recommender import Recommender
+
+    run = Run.load(arguments.folder, step=arguments.from_step)
+    return Recommender.load(run, arguments.triggers)
+
+
 def _user_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--user", required=True, metavar="KEY", help="the user's key in the source data"
@@ -67,7 +93,7 @@ def _triggers_option(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     from p5jax.evaluation.settings import EvaluationConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     add_split(parser)
     parser.add_argument(
         "--families",
@@ -94,7 +120,7 @@ def _evaluate(arguments: Namespace) -> None:
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
-    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(*_opening(arguments)) as run:
         results = evaluate(
             run,
             arguments.split,
@@ -110,7 +136,7 @@ def _evaluate(arguments: Namespace) -> None:
 def _recommend_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
@@ -124,9 +150,7 @@ def _recommend_options(parser: ArgumentParser) -> None:
 
 
 def _recommend(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    recommender = _recommender(arguments)
     warn_of_leak(recommender.run.dataset)
     found = recommender.recommend(
         [arguments.user],
@@ -159,7 +183,7 @@ def _keys(text: str, known: Sequence[str]) -> Sequence[str]:
 def _rank_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _run_option(parser)
+    _used_run_options(parser)
     add_out(parser, RESUMES)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
@@ -173,7 +197,7 @@ def _rank(arguments: Namespace) -> None:
     from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
-    with opened_in_session(arguments.folder, arguments.model_parallel) as run:
+    with opened_in_session(*_opening(arguments)) as run:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
@@ -181,7 +205,7 @@ def _rank(arguments: Namespace) -> None:
 
 
 def _explain_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     _user_option(parser)
     parser.add_argument(
         "--item", required=True, metavar="KEY", help="the item's key in the source data"
@@ -195,22 +219,18 @@ def _explain_options(parser: ArgumentParser) -> None:
 
 
 def _explain(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    recommender = Recommender.load(arguments.folder, arguments.triggers)
+    recommender = _recommender(arguments)
     print(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
 
 
 def _generate_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     parser.add_argument("--text", required=True, help="the prompt")
     _triggers_option(parser)
 
 
 def _generate(arguments: Namespace) -> None:
-    from p5jax.serving.recommender import Recommender
-
-    print(Recommender.load(arguments.folder, arguments.triggers).generate(arguments.text))
+    print(_recommender(arguments).generate(arguments.text))
 
 
 def _compare_options(parser: ArgumentParser) -> None:
@@ -244,7 +264,7 @@ def _report(arguments: Namespace) -> None:
 
 
 def _export_options(parser: ArgumentParser) -> None:
-    _run_option(parser)
+    _used_run_options(parser)
     add_out(parser)
     parser.add_argument(
         "--drop-whole-words",
@@ -255,8 +275,10 @@ def _export_options(parser: ArgumentParser) -> None:
 
 def _export(arguments: Namespace) -> None:
     from p5jax.jobs.export import export
+    from p5jax.runs.run import Run
 
-    export(arguments.folder, arguments.out, drop_whole_words=arguments.drop_whole_words)
+    run = Run.load(arguments.folder, step=arguments.from_step)
+    export(run, arguments.out, drop_whole_words=arguments.drop_whole_words)
     print(f"wrote {arguments.out}")
 
 

@@ -10,10 +10,11 @@ from p5jax.runs.run import Run
 
 
 def export(run: Run | PathName, out: PathName, *, drop_whole_words: bool = False) -> None:
-    """Write a run's weights and sizes to the folder `out`, for T5ForConditionalGeneration.
+    """Write a run's weights, sizes and tokenizer to the folder `out`, for transformers' T5.
 
     drop_whole_words: leave out the whole-word table, which Hugging Face's T5 lacks; the answers
-    change. UserError when the model has one and it may not be left out.
+    change. UserError when the model has one and it may not be left out, and when `out` holds
+    anything but an export.
     """
     opened = run if isinstance(run, Run) else Run.load(run)
     export_hugging_face(
@@ -21,5 +22,5 @@ def export(run: Run | PathName, out: PathName, *, drop_whole_words: bool = False
         opened.model.config,
         os.fspath(out),
         drop_whole_words=drop_whole_words,
-        tokenizer_size=opened.vocabulary.size,
+        vocabulary=opened.vocabulary,
     )

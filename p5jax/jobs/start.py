@@ -60,15 +60,15 @@ def data_mesh() -> Mesh:
     return make_mesh(asked)
 
 
-def opened(run: Run | PathName, model_parallel: int = 1) -> Run:
+def opened(run: Run | PathName, model_parallel: int = 1, step: int | None = None) -> Run:
     """Return a run, opened on a mesh of all devices and processes if it is given by its folder.
 
-    model_parallel: devices that share the parameters. UserError as Run.load.
+    model_parallel: devices that share the parameters. step: as Run.load, as are UserErrors.
     """
     if isinstance(run, Run):
         return run
     runtime.set_up()
-    return Run.load(run, make_mesh(MeshConfig(model=model_parallel)))
+    return Run.load(run, make_mesh(MeshConfig(model=model_parallel)), step)
 
 
 def refuse_leaks(dataset: Dataset) -> Dataset:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from p5jax.core import config
+from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
 from p5jax.data.families import FAMILIES
 from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
+from p5jax.models.checkpoints.tokenizer import PIECES, refuse_other_pieces
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
@@ -26,7 +29,10 @@ from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.iterator import supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
+from p5jax.text.vocabulary import Vocabulary
 from p5jax.training import trainer
+from p5jax.training.checkpoints import reading
+from p5jax.training.checksums import PROGRESS, compared
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
@@ -128,10 +134,35 @@ def _initial_params(run: Run, seed: int) -> Params:
     source, model = run.manifest["initial_checkpoint"], run.model.config
     if not source:
         return init_params(run.model, jax.random.key(seed))
+    _refuse_other_vocabulary(run, source)
     if is_t5x(source):
-        return import_t5x(source, model)
+        path = Path(source)
+        with reading(path), compared(path / PROGRESS):
+            return import_t5x(source, model)
     starts = model.word_starts if model.whole_words else b""
-    return import_hugging_face(source, vocab_size=model.vocab_size, word_starts=starts)[1]
+    sizes = {"vocab_size": model.vocab_size, "pieces": run.vocabulary.num_pieces}
+    return import_hugging_face(source, word_starts=starts, **sizes)[1]
+
+
+def _refuse_other_vocabulary(run: Run, source: str) -> None:
+    """Raise UserError when the weights of `source` were trained with another vocabulary.
+
+    A Hugging Face folder has the vocabulary with it, a run's checkpoint above it. Where there is
+    none, one that was trained on this run's text cannot be it, but for t5x's, whose runs have it.
+    """
+    path = Path(source)
+    theirs, above = path / PIECES, path.parent.parent / "vocabulary"
+    if theirs.is_file():
+        refuse_other_pieces(source, Vocabulary.from_model(theirs), run.vocabulary)
+    elif is_t5x(source) and above.is_dir():
+        refuse_other_pieces(source, Vocabulary.load(above), run.vocabulary)
+    elif is_t5x(source):
+        distributed.report(f"note: {source} does not say which vocabulary it was trained with")
+    elif run.manifest["vocabulary_source"].endswith(" pieces"):
+        raise UserError(
+            f"{source}: has no {PIECES}, and the run's vocabulary is trained on its own text; set"
+            " RunConfig.vocabulary to the SentencePiece model of these weights"
+        )
 
 
 def _fingerprint(

@@ -84,8 +84,10 @@ class Run:
         dataset: Dataset,
         vocabulary: Vocabulary,
         mesh: Mesh | None = None,
+        step: int | None = None,
     ):
         self.path = path
+        self.step = step
         self.mesh = mesh
         self.manifest = manifest
         self.dataset = dataset
@@ -106,14 +108,18 @@ class Run:
 
     @cached_property
     def params(self) -> Params:
-        """The best checkpoint's parameters, on the mesh by their logical axes if there is one."""
+        """The parameters of `step`, or else the best checkpoint's.
+
+        They are on the mesh by their logical axes if there is one.
+        """
         shapes = jax.eval_shape(partial(init_params, self.model), jax.random.key(0))
-        axes = param_axes(self.model)
-        return dict(restore_on_mesh(self.path / CHECKPOINT_FOLDER, shapes, axes, self.mesh))
+        axes, folder = param_axes(self.model), self.path / CHECKPOINT_FOLDER
+        which = "best" if self.step is None else self.step
+        return dict(restore_on_mesh(folder, shapes, axes, self.mesh, which))
 
     def with_params(self, params: Params) -> Run:
         """Return the same run with other parameters of its model."""
-        other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh)
+        other = Run(self.path, self.manifest, self.dataset, self.vocabulary, self.mesh, self.step)
         other.__dict__ |= {"families": self.families, "params": params}
         return other
 
@@ -149,10 +155,13 @@ class Run:
         return Run(path, manifest, dataset, vocabulary, mesh)
 
     @staticmethod
-    def load(path: str | os.PathLike[str], mesh: Mesh | None = None) -> Run:
+    def load(
+        path: str | os.PathLike[str], mesh: Mesh | None = None, step: int | None = None
+    ) -> Run:
         """Open a run folder; UserError when it, its dataset or its vocabulary does not match.
 
-        On a mesh its model is evaluated and ranks over all its devices, else on the first.
+        On a mesh its model is evaluated and ranks over all its devices, else on the first. step:
+        of the checkpoint whose parameters it has, None for the best.
         """
         path = Path(path)
         manifest = RUN_FOLDER.read(path)
@@ -163,7 +172,7 @@ class Run:
         if vocabulary.padded_size != manifest["model"]["vocab_size"]:
             sizes = f"{manifest['model']['vocab_size']}, expected {vocabulary.padded_size}"
             raise UserError(f"{path}/{RUN_FOLDER.manifest}: model: vocab_size: found {sizes}")
-        run = Run(path, manifest, dataset, vocabulary, mesh)
+        run = Run(path, manifest, dataset, vocabulary, mesh, step)
         if _fingerprint(run.templates) != manifest["templates"]:
             raise UserError(f"{path}/templates.toml: differs from what the model was trained with")
         return run

@@ -67,7 +67,7 @@ class Vocabulary:
                 raise UserError(f"id token: found {token!r}, expected a form like '<c0_12>'")
         if len(set(self.id_tokens)) != len(self.id_tokens):
             raise UserError("id tokens: found a token twice, expected distinct tokens")
-        self._model = model
+        self.model = model
         self._pieces = _load_model(model, source)
         self.num_pieces: int = self._pieces.get_piece_size()
         self._first_id_token: int = self.num_pieces + NUM_SENTINELS
@@ -133,7 +133,7 @@ class Vocabulary:
             beside.chmod(0o755)
             new, old = beside / "new", beside / "old"
             new.mkdir()
-            (new / MODEL_FILE).write_bytes(self._model)
+            (new / MODEL_FILE).write_bytes(self.model)
             manifest = {
                 "fingerprint": self.fingerprint,
                 "pieces": self.num_pieces,
@@ -180,7 +180,7 @@ class Vocabulary:
         return ids
 
     def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes, tuple[str, ...]]]:
-        return Vocabulary, (self._model, self.id_tokens)
+        return Vocabulary, (self.model, self.id_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids` up to the first end-of-sequence, without special tokens.

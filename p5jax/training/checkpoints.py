@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,16 @@ from orbax.checkpoint import checkpoint_managers
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import param_shardings, path_name
 from p5jax.parallel.placing import to_host
+from p5jax.training.checksums import (
+    PROGRESS,
+    STATE,
+    ChecksummedJson,
+    ChecksummedJsonSave,
+    compared,
+    refuse_changed_json,
+)
 
 PREFIX = "checkpoint"
-STATE, PROGRESS = "state", "progress"
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -46,8 +54,9 @@ class Checkpoints:
 
     `state` is t5x's tree {target: params, state: {step, param_states}}. `progress` is JSON: the
     pipeline's state and whatever else the trainer needs to resume, among it
-    "best": {"step", "value"} as known when the checkpoint was written. Saving is asynchronous; a
-    step's folder appears, whole, when its last byte is on disk.
+    "best": {"step", "value"} as known when the checkpoint was written; with it are checksums of
+    all files. Saving is asynchronous; a step's folder appears, whole, when its last byte is on
+    disk.
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, prefix: str = PREFIX) -> None:
@@ -62,7 +71,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        handlers = {STATE: ocp.StandardCheckpointHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
+        handlers = {STATE: ocp.StandardCheckpointHandler(), PROGRESS: ChecksummedJson()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
@@ -95,7 +104,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                **{STATE: ocp.args.StandardSave(state), PROGRESS: ocp.args.JsonSave(progress)}
+                **{STATE: ocp.args.StandardSave(state), PROGRESS: ChecksummedJsonSave(progress)}
             ),
             force=True,
         )
@@ -107,18 +116,27 @@ class Checkpoints:
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, laid out as `abstract_state` (with shardings) says.
 
-        UserError when the checkpoint cannot be read or was written for other parameters or
+        Damaged when it cannot be read, UserError when it was written for other parameters or
         another optimizer.
         """
         path = step_folder(self.folder, step, self.prefix)
         check_tree(path, saved_metadata(path), abstract_state)
-        try:
-            state = self._manager.restore(
+        with reading(path), compared(path / PROGRESS):
+            return self._manager.restore(
                 step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract_state)})
             )[STATE]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise unreadable(path, error) from error
-        return state
+
+    def set_aside(self, step: int) -> Path:
+        """Rename a damaged checkpoint, so that its step can be saved again; return where it is."""
+        path = step_folder(self.folder, step, self.prefix)
+        aside = path.with_name(f"damaged_{path.name}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"damaged_{path.name}_{number}")
+        path.rename(aside)
+        self._manager.reload()
+        return aside
 
     def wait(self) -> None:
         """Block until what is being saved is on disk."""
@@ -134,13 +152,28 @@ def step_folder(folder: Path, step: int, prefix: str = PREFIX) -> Path:
     return folder / f"{prefix}_{step}"
 
 
-def unreadable(path: Path, error: BaseException) -> UserError:
-    """The error for a damaged checkpoint: one line with the cause's first words."""
-    cause = " ".join(str(error).split())[:160] or type(error).__name__
-    return UserError(
-        f"{path}: found a damaged checkpoint ({cause}), expected one written by p5jax; "
-        "remove this folder to resume from an earlier one"
-    )
+class Damaged(UserError):
+    """A checkpoint that is not as it was written, or cannot be read."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        cause = " ".join(str(error).split())[:160] or type(error).__name__
+        others = [str(step) for step in available_steps(path.parent) if path.name[-1:].isdecimal()]
+        kept = [step for step in others if not path.name.endswith(f"_{step}")]
+        there = f"; steps {', '.join(kept)} are there too (see --from-step)" if kept else ""
+        super().__init__(
+            f"{path}: found a damaged checkpoint ({cause}), expected one written by p5jax{there}"
+        )
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within it, what Orbax raises for a checkpoint that it cannot read becomes Damaged."""
+    try:
+        yield
+    except (UserError, jax.errors.JaxRuntimeError):  # the second: memory, or a lost process
+        raise
+    except Exception as error:  # whatever its parsers of JSON, protobufs and zarr raise
+        raise Damaged(path, error) from error
 
 
 def available_steps(folder: str | os.PathLike[str], prefix: str = PREFIX) -> list[int]:
@@ -177,14 +210,19 @@ def find_step(
 def read_progress(path: Path) -> dict[str, Any]:
     """The progress JSON of a step's folder; empty for a checkpoint written by t5x."""
     if not (path / STATE).is_dir():
-        raise unreadable(path, FileNotFoundError(f"no {STATE} folder"))
+        raise Damaged(path, FileNotFoundError(f"no {STATE} folder"))
     if not (path / PROGRESS).is_dir():
         return {}
-    try:
-        progress = json.loads((path / PROGRESS / "metadata").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-    return dict(progress)
+    with reading(path):
+        refuse_changed_json(path / PROGRESS)
+        # A metric may be NaN, which the reader of documents refuses.
+        progress: dict[str, Any] = json.loads((path / PROGRESS / "metadata").read_bytes())
+        if not isinstance(progress, dict):
+            raise ValueError("progress that is no object")
+        best = progress.get("best")
+        if best is not None and type(best["step"]) is not int:
+            raise ValueError("a best step that is no number")
+        return progress
 
 
 def _is_array(leaf: Any) -> bool:
@@ -193,13 +231,11 @@ def _is_array(leaf: Any) -> bool:
 
 def saved_metadata(path: Path) -> dict[str, Any]:
     """The tree of a step's `state`, with a shape and dtype at each leaf."""
-    try:
+    with reading(path):
         tree = dict(ocp.PyTreeCheckpointHandler().metadata(epath.Path(path / STATE)).tree)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise unreadable(path, error) from error
-    if "target" not in tree:
-        raise unreadable(path, KeyError("no target tree"))
-    return tree
+        if "target" not in tree:
+            raise ValueError("no target tree")
+        return tree
 
 
 def check_tree(path: Path, saved_tree: Any, expected_tree: Any) -> None:
@@ -248,31 +284,32 @@ def restore_params(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     item = {"target": jax.tree.map(on_device, abstract_params)}
-    try:
-        restored = ocp.PyTreeCheckpointHandler().restore(
+    with reading(path), compared(path / PROGRESS):
+        return ocp.PyTreeCheckpointHandler().restore(
             epath.Path(path / STATE),
             args=ocp.args.PyTreeRestore(
                 item=item,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item),
                 partial_restore=True,
             ),
-        )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise unreadable(path, error) from error
-    return restored["target"]
+        )["target"]
 
 
 def restore_on_mesh(
-    folder: str | os.PathLike[str], abstract_params: Any, axes: Any, mesh: Mesh | None
+    folder: str | os.PathLike[str],
+    abstract_params: Any,
+    axes: Any,
+    mesh: Mesh | None,
+    which: int | str = "best",
 ) -> Any:
-    """Only the best checkpoint's parameters, on a mesh by their logical `axes` if there is one."""
+    """Only a checkpoint's parameters, on a mesh by their logical `axes` if there is one."""
     if mesh is not None:
         abstract_params = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract_params,
             param_shardings(mesh, axes, abstract_params),
         )
-    return restore_params(folder, abstract_params)
+    return restore_params(folder, abstract_params, which)
 
 
 def params_fingerprint(params: Any) -> str:

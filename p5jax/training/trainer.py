@@ -14,15 +14,15 @@ import jax
 from jax.sharding import Mesh
 
 from p5jax.core.errors import Interrupted, UserError, at_least
-from p5jax.core.folder import refuse_difference
 from p5jax.core.interruption import Interruption
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import describe_mesh, shard_batch
 from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator
-from p5jax.training.checkpoints import Checkpoints, step_folder
+from p5jax.training.checkpoints import Checkpoints
 from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
+from p5jax.training.resuming import newest_whole
 from p5jax.training.step import Objective, Steps
 from p5jax.training.writers import RunWriters
 
@@ -98,9 +98,9 @@ def train(
     `objective` says what is minimised (see training.step; for a T5, its `batch_sums`). Only the
     parameters whose paths `trainable` matches change (see training.freezing), the others keep
     every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
-    resumes from the latest, bit for bit as if it had not stopped; its `fingerprint` (JSON-able:
-    what the run depends on) must be the one it was started with. `validation_batches` (this
-    process's rows) give validation/loss and, where the objective scores, validation/accuracy;
+    resumes from the latest that is whole, bit for bit as if it had not stopped; its `fingerprint`
+    (JSON-able: what the run depends on) must be the one it was started with. `validation_batches`
+    (this process's rows) give validation/loss and, where the objective scores, validation/accuracy;
     `validate(params, step)` gives further metrics, under any name. `fsdp` as in MeshConfig.
     `begun` is called once nothing more can refuse the run, before anything of it is written.
     Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
@@ -137,18 +137,6 @@ def train(
             return loop.run(interruption)
 
 
-def _matching_progress(
-    checkpoints: Checkpoints, step: int, fingerprint: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The progress to resume from; UserError when it is of another run."""
-    path = step_folder(checkpoints.folder, step)
-    progress = checkpoints.progress(step)
-    if "pipeline" not in progress:
-        raise UserError(f"{path}: found no pipeline state, expected a checkpoint of this trainer")
-    refuse_difference(path, progress["fingerprint"], fingerprint)
-    return progress
-
-
 @dataclass
 class _Loop:
     """A run between two steps: what it is made of, then what changes from step to step."""
@@ -175,10 +163,9 @@ class _Loop:
 
     def begin(self, params: Any, begun: Callable[[], object]) -> None:
         """Take up the last checkpoint, or start from `params`; then nothing refuses the run."""
-        saved = self.checkpoints.steps()
-        if saved:
-            progress = _matching_progress(self.checkpoints, saved[-1], self.fingerprint)
-            self.state = self.checkpoints.restore(saved[-1], self.steps.abstract_state)
+        if self.checkpoints.steps():
+            abstract = self.steps.abstract_state
+            progress, self.state = newest_whole(self.checkpoints, abstract, self.fingerprint)
             self.iterator.set_state(progress["pipeline"])
             for name in _PROGRESS:
                 setattr(self, name, progress.get(name, getattr(self, name)))

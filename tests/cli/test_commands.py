@@ -86,9 +86,13 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "tasks show": (["n", "--run", "r"], []),
     "tasks cache": (["n", OUT, "--run", "r"], []),
 }
-# Defaults that the library has not: of `quickstart`, and of tasks, which need SeqIO to be asked
-# (tests/tasks/test_tasks_commands.py).
-OWN = {"quickstart": {"out"}, "tasks": {"n", "split", "targets", "epochs", "seed", "shards"}}
+# Defaults that the library has not: of `quickstart`, and of tasks and TFDS tables, which need
+# extras to be asked (tests/tasks/test_tasks_commands.py, tests/data/test_tfds.py).
+OWN = {
+    "quickstart": {"out"},
+    "tasks": {"n", "split", "targets", "epochs", "seed", "shards"},
+    "data": {"file_format"},
+}
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:

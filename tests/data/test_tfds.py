@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from p5jax.cli import main as cli
+from p5jax.cli.main import COMMANDS
 from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
@@ -176,6 +178,13 @@ def test_tfds_load_and_seqio_read_tfrecord_files(world, records):
         assert source.num_input_examples(split) == len(expected)
         found = source.get_dataset(split, shuffle=False).as_numpy_iterator()
         assert [filled(plain(row)) for row in found] == expected
+
+
+def test_the_default_format_is_the_library_s():
+    arguments = COMMANDS["data export-tfds"].parse(["d", "--out", "o"])
+    for function in (export_tables, write_files):
+        default = inspect.signature(function).parameters["file_format"].default
+        assert arguments.file_format == default == "array_record"
 
 
 def test_tfrecord_files_and_others_are_not_mixed(world, records, tmp_path):

@@ -282,6 +282,9 @@ def test_users_mistakes_are_one_line(run, world, tmp_path, capsys):
         capsys, "recommend", str(run), "--user", key, "-k", "0"
     )
     assert "not a run folder" in refused(capsys, "recommend", str(tmp_path), "--user", key)
+    step = ("--from-step", "99")
+    assert "no step 99, expected one of" in refused(capsys, "generate", str(run), "--text=a", *step)
+    assert "no step 99" in refused(capsys, "evaluate", str(run), "--prompts", "2-3", *step)
     assert "2-99" in refused(capsys, "evaluate", str(run), "--prompts", "2-99")
     assert "ratng" in refused(capsys, "evaluate", str(run), "--families", "ratng")
     assert "families: found none" in refused(capsys, "evaluate", str(run), "--families", "")

@@ -239,8 +239,8 @@ import __main__
 from gin import config as gin
 import p5jax.core.config
 from t5x import eval, gin_utils, infer, train
-__main__.train, __main__.evaluate, __main__.infer = train.train, eval.evaluate, infer.infer
 __main__.write_inferences_to_file = infer.write_inferences_to_file
+__main__.train, __main__.evaluate, __main__.infer = train.train, eval.evaluate, infer.infer
 print(p5jax.core.config.gin_folder())
 for name in ("pretrain", "finetune", "eval", "infer"):
     gin.clear_config()

@@ -131,3 +131,17 @@ def test_official_p5_logits(tmp_path: Path) -> None:
         ).logits.numpy()
     found = our_logits(config, params, source, inputs)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+def test_an_exports_tokenizer_gives_the_vocabularys_ids(tmp_path: Path, world, world_vocabulary):
+    from transformers import AutoTokenizer
+
+    config = T5Config(world_vocabulary.padded_size, 16, 2, 1, 1, 8, 32, whole_words=False)
+    params = init_params(Transformer(config), jax.random.key(0))
+    export_hugging_face(params, config, tmp_path, vocabulary=world_vocabulary)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == world_vocabulary.size
+    texts = [text for text in world.reviews["text"].to_pylist()[:50] if text]
+    for text in (*texts, f"user_3 bought {''.join(world_vocabulary.id_tokens[:2])} , next ?"):
+        ids = [*world_vocabulary.encode(text), world_vocabulary.eos_id]
+        assert tokenizer(text).input_ids == ids

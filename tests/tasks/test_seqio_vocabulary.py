@@ -57,6 +57,9 @@ def test_strings_of_any_shape(adaptor):
     inside = tf.data.Dataset.from_tensors(matrix).map(adaptor.encode_tf)
     assert next(iter(inside)).to_list() == [ids[:2], ids[2:]]
     assert adaptor.encode_tf(tf.constant([], tf.string)).to_list() == []
+    unknown = tf.TensorSpec(None, tf.string)  # as tf.numpy_function gives it
+    scalar = tf.function(adaptor.encode_tf, input_signature=[unknown])(tf.constant(texts[0]))
+    assert scalar.numpy().tolist() == ids[0]
 
 
 def test_the_adaptors_sizes_and_equality(adaptor, world_vocabulary):

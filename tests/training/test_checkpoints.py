@@ -11,7 +11,13 @@ import pytest
 
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import make_mesh, replicated
-from p5jax.training.checkpoints import Checkpoints, available_steps, find_step, restore_params
+from p5jax.training.checkpoints import (
+    Checkpoints,
+    Damaged,
+    available_steps,
+    find_step,
+    restore_params,
+)
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 
 
@@ -169,3 +175,73 @@ def test_another_model_or_optimizer_is_refused(folder):
 def test_progress_is_json(folder):
     progress = json.loads((folder / "checkpoint_6" / "progress" / "metadata").read_text())
     assert progress == {"step": 6, "best": {"step": 2, "value": 0.5}}
+
+
+def _flips(folder, step, places):
+    """Flip one bit at each of the places (shares of a file) of each file of a checkpoint.
+
+    Yields (file, whether it was refused); what is not refused must be what was saved.
+    """
+    path = folder / f"checkpoint_{step}"
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size):
+        content = file.read_bytes()
+        for place in places:
+            changed = bytearray(content)
+            changed[int(place * (len(content) - 1))] ^= 1 << int(place * 97) % 8
+            file.write_bytes(changed)
+            try:
+                with Checkpoints(folder) as checkpoints:
+                    assert checkpoints.progress(step)["step"] == step
+                    _assert_equal(checkpoints.restore(step, _abstract(_state())), _state(step))
+                _assert_equal(restore_params(folder, which=step), _params(step))
+                refused = False
+            except Damaged:
+                refused = True
+            yield file.relative_to(path), refused
+        file.write_bytes(content)
+
+
+def test_a_flipped_bit_is_seen_in_each_file(folder):
+    found = dict(_flips(folder, 6, [0.5]))
+    # Of these Orbax writes copies, or reads nothing.
+    unread = {"_CHECKPOINT_METADATA", "commit_success.txt", "progress/commit_success.txt"}
+    assert {str(file) for file, refused in found.items() if not refused} <= unread
+    assert sum(found.values()) >= 8
+
+
+@pytest.mark.check
+def test_flipped_bits_never_give_other_weights(folder):
+    """Without checksums four of five in the state's files gave other weights, unnoticed."""
+    found = list(_flips(folder, 6, np.linspace(0, 1, 8)))
+    refused = sum(refused for _, refused in found)
+    print(f"{len(found)} flipped bits: {refused} refused, the others changed nothing")
+    assert len(found) >= 100
+    assert refused >= 0.7 * len(found)
+
+
+def test_a_file_that_is_missing_or_cut_is_seen(folder):
+    path = folder / "checkpoint_6"
+    data = max((path / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=r"damaged checkpoint .*steps 2, 5 are there too \(see --from"
+    ):
+        restore_params(folder, which=6)
+    data.unlink()
+    with pytest.raises(UserError, match="found a damaged checkpoint"):
+        restore_params(folder, which=6)
+    _assert_equal(restore_params(folder, which=5), _params(5))
+
+
+def test_checkpoints_of_earlier_versions_have_no_checksums(folder):
+    (folder / "checkpoint_6" / "progress" / "checksums.json").unlink()
+    _assert_equal(restore_params(folder, which=6), _params(6))
+
+
+def test_a_damaged_checkpoint_is_set_aside(folder):
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.set_aside(6).name == "damaged_checkpoint_6"
+        assert checkpoints.steps() == [2, 5] == available_steps(folder)
+        checkpoints.save(6, _state(6), {"step": 6})
+        checkpoints.wait()
+        assert checkpoints.set_aside(6).name == "damaged_checkpoint_6_2"

@@ -54,6 +54,34 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(tmp_path, uninterrupted,
     assert train_records(tmp_path) == train_records(run_dir)
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_end_is_the_same(tmp_path, uninterrupted, capsys):
+    """The run goes on after the step before; what was damaged comes again, bit for bit."""
+    batches = Batches(at={6: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(Interrupted, match="stopped at step 7"):
+        train_toy(tmp_path, batches)
+    checkpoints = tmp_path / "checkpoints"
+    state = checkpoints / "checkpoint_7" / "state"
+    data = max(state.rglob("d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    result = train_toy(tmp_path, Batches())
+    note = capsys.readouterr().err
+    assert "note: " in note
+    assert "checkpoint_7: found a damaged checkpoint (" in note
+    assert "set aside as damaged_checkpoint_7, going on after step 5" in note
+    run_dir, expected = uninterrupted
+    assert (result.step, result.best) == (expected.step, expected.best)
+    assert_same_bits(result.params, expected.params)
+    assert train_records(tmp_path) == train_records(run_dir)
+    for step in available_steps(checkpoints):
+        (checkpoints / f"checkpoint_{step}" / "progress" / "metadata").write_text("{}")
+    before = sorted(checkpoints.iterdir())
+    with pytest.raises(UserError, match=f"checkpoint_{STEPS}: found a damaged checkpoint"):
+        train_toy(tmp_path, Batches())
+    assert sorted(checkpoints.iterdir()) == before
+
+
 def test_a_validation_left_out_by_a_signal_is_made_up_for(tmp_path, uninterrupted):
     batches = Batches(at={9: lambda: os.kill(os.getpid(), signal.SIGTERM)})
     with pytest.raises(Interrupted, match="at step 10;"):

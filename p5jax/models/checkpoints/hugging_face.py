@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import stat
+import typing
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import ml_dtypes
 import numpy as np
@@ -19,8 +22,10 @@ import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from p5jax.core.errors import UserError
+from p5jax.core.documents import read_json
+from p5jax.core.errors import UserError, shown
 from p5jax.core.files import replaced
+from p5jax.core.kinds import refuse_other
 from p5jax.models.checkpoints.state_dict import read_state_dict
 from p5jax.models.checkpoints.tensor_names import (
     IGNORED,
@@ -30,12 +35,39 @@ from p5jax.models.checkpoints.tensor_names import (
     TensorPath,
     checkpoint_tensors,
 )
+from p5jax.models.checkpoints.tokenizer import PIECES, SETTINGS, write_tokenizer
 from p5jax.models.checkpoints.vocabulary_rows import extend_vocabulary
 from p5jax.models.t5 import WHOLE_WORDS
 from p5jax.models.t5_config import T5Config
+from p5jax.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+_Size = Annotated[int, range(1, 1 << 31)]
+_WEIGHTS = "model.safetensors"
+_EXPORTED = ("config.json", _WEIGHTS, PIECES, SETTINGS)
+
+
+class _Settings(TypedDict):
+    """What is read of a config.json; null is as good as nothing."""
+
+    vocab_size: _Size
+    d_model: _Size
+    d_kv: _Size
+    d_ff: _Size
+    num_heads: _Size
+    num_layers: _Size
+    num_decoder_layers: NotRequired[_Size]
+    feed_forward_proj: NotRequired[Literal[tuple(PROJECTIONS)]]  # type: ignore[valid-type]
+    layer_norm_epsilon: NotRequired[float]
+    dropout_rate: NotRequired[float]
+    relative_attention_num_buckets: NotRequired[_Size]
+    relative_attention_max_distance: NotRequired[_Size]
+    tie_word_embeddings: NotRequired[bool]
+    scale_decoder_outputs: NotRequired[bool]
+
+
+_CHECKSUM = "p5jax_crc32"  # the key in the metadata of an export
 _SAFETENSORS_TYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -45,7 +77,11 @@ _SAFETENSORS_TYPES = {
 
 
 def import_hugging_face(
-    path: str | Path, *, vocab_size: int | None = None, word_starts: bytes = b""
+    path: str | Path,
+    *,
+    vocab_size: int | None = None,
+    word_starts: bytes = b"",
+    pieces: int = 0,
 ) -> tuple[T5Config, dict[str, Any]]:
     """A checkpoint as (config, float32 numpy parameters).
 
@@ -54,8 +90,8 @@ def import_hugging_face(
     vocab_size: more rows than the file has are filled with the mean of its rows, so that a new
     token starts as an average one; the log says so. word_starts: the vocabulary's, packed; when it
     is given and the file has no whole-word table, the table is zeros (the logits stay the file's).
-    UserError when a tensor is missing, unknown or of another shape, or the model is not a T5 that
-    p5jax computes.
+    pieces: of the vocabulary; the file has a row for each. UserError when a tensor is missing,
+    unknown, of another shape or not finite, or the model is not a T5 that p5jax computes.
     """
     file = _find(Path(path))
     tensors = _read(file)
@@ -64,6 +100,9 @@ def import_hugging_face(
         config, scaled = _config_from_json(settings)
     else:
         config, scaled = _config_from_shapes(file, tensors), True
+    if config.vocab_size < pieces:
+        found = f"{config.vocab_size} rows, expected one for each of {pieces} pieces"
+        raise UserError(f"{file}: vocabulary: found {found} or more")
     config = _replace(config, whole_words=WHOLE_WORD_TENSOR in tensors, word_starts=word_starts)
     config = _tie(config, scaled, tensors)
     flat = _match(file, config, tensors)
@@ -111,29 +150,37 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: {name}: found type {entry['dtype']}, expected a float type")
         dtype = _SAFETENSORS_TYPES[entry["dtype"]]
         tensors[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    with safetensors.safe_open(file, "numpy") as opened:
+        checksum = (opened.metadata() or {}).get(_CHECKSUM)
+    if checksum not in (None, _checksum(tensors)):
+        raise UserError(f"{file}: its tensors are not as they were exported; export them again")
     return tensors
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """The CRC-32 of tensors in the order of their names."""
+    found = 0
+    for name in sorted(tensors):
+        content = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8)
+        found = zlib.crc32(content.data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def _config_from_json(file: Path) -> tuple[T5Config, bool]:
     """The config of a Hugging Face config.json, and whether it scales the decoder's outputs."""
-    try:
-        fields = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: found broken JSON ({error}), expected Hugging Face's") from None
-    if not isinstance(fields, dict) or fields.get("model_type", "t5") != "t5":
-        kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
-        raise UserError(f"{file}: found model_type {kind!r}, expected 't5'")
-    missing = [name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
-               if not isinstance(fields.get(name), int)]  # fmt: skip
-    if missing:
-        raise UserError(f"{file}: found no {missing[0]}, expected an integer")
+    given = read_json(file, dict[str, object], "a config.json of Hugging Face's")
+    kind = given.get("model_type", "t5")
+    if kind != "t5":
+        raise UserError(f"{file}: found model_type {shown(kind)}, expected 't5'")
+    names = typing.get_type_hints(_Settings)
+    fields = {name: value for name, value in given.items() if name in names and value is not None}
+    refuse_other(file, fields, _Settings)
     projection = fields.get("feed_forward_proj", "relu")
-    if projection not in PROJECTIONS:
-        expected = ", ".join(PROJECTIONS)
-        raise UserError(f"{file}: feed_forward_proj: found {projection!r}, expected {expected}")
-    epsilon = fields.get("layer_norm_epsilon", 1e-6)
+    epsilon, dropout = fields.get("layer_norm_epsilon", 1e-6), fields.get("dropout_rate", 0.1)
     if epsilon != 1e-6:
         raise UserError(f"{file}: layer_norm_epsilon: found {epsilon}, expected 1e-06")
+    if not 0 <= dropout < 1:
+        raise UserError(f"{file}: dropout_rate: found {dropout}, expected 0 to below 1")
     config = T5Config(
         vocab_size=fields["vocab_size"],
         emb_dim=fields["d_model"],
@@ -143,7 +190,7 @@ def _config_from_json(file: Path) -> tuple[T5Config, bool]:
         head_dim=fields["d_kv"],
         mlp_dim=fields["d_ff"],
         mlp_activations=PROJECTIONS[projection],
-        dropout_rate=fields.get("dropout_rate", 0.1),
+        dropout_rate=dropout,
         relpos_buckets=fields.get("relative_attention_num_buckets", 32),
         relpos_max_distance=fields.get("relative_attention_max_distance", 128),
     )
@@ -169,6 +216,9 @@ def _config_from_shapes(file: Path, tensors: Mapping[str, np.ndarray]) -> T5Conf
     attention = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = shape(f"{attention}.relative_attention_bias.weight")
     width = shape(f"{attention}.q.weight")[0]
+    if not min(vocab, d, buckets, heads, width) or width % heads:
+        found = f"{width} rows for {heads} heads of {d} numbers"
+        raise UserError(f"{file}: {attention}.q.weight: found {found}, expected those of a T5")
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in tensors
     wi = f"encoder.block.0.layer.1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"
     return T5Config(
@@ -216,7 +266,10 @@ def _match(
         if tensor.shape != shape:
             raise UserError(f"{file}: {name}: found shape {tensor.shape}, expected {shape}")
         tensor = tensor.T if transpose else tensor
-        flat[path] = np.array(tensor, np.float32, order="C")
+        with np.errstate(over="ignore"):  # of a float64: it is infinite then
+            flat[path] = np.array(tensor, np.float32, order="C")
+        if not np.isfinite(flat[path]).all():
+            raise UserError(f"{file}: {name}: found numbers that are not finite, expected weights")
     for name in tensors:
         if name not in known:
             shape = tensors[name].shape
@@ -230,14 +283,17 @@ def export_hugging_face(
     folder: str | Path,
     *,
     drop_whole_words: bool = False,
-    tokenizer_size: int | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Write config.json and model.safetensors for transformers' T5ForConditionalGeneration.
 
     Hugging Face's T5 has no whole-word table: UserError unless `drop_whole_words`, because its
-    logits differ without one. tokenizer_size: the pieces the target's tokenizer knows; when the
-    model has more rows (id tokens, padding) the log says which rows it cannot produce.
+    logits differ without one. vocabulary: is written too, for AutoTokenizer. UserError also for a
+    folder that holds anything but an earlier export.
     """
+    folder = Path(folder)
+    if folder.is_file() or any(child.name not in _EXPORTED for child in folder.glob("*")):
+        raise UserError(f"{folder}: exists and is not an export; choose another folder")
     if config.whole_words and not drop_whole_words:
         raise UserError(
             "export: found a whole-word table, which Hugging Face's T5 cannot hold; "
@@ -247,13 +303,6 @@ def export_hugging_face(
     if not projection:
         found, expected = config.mlp_activations, list(PROJECTIONS.values())
         raise UserError(f"export: mlp_activations: found {found}, expected one of {expected}")
-    if tokenizer_size is not None and tokenizer_size < config.vocab_size:
-        log.warning(
-            "%s: rows %d to %d are id tokens or padding that its tokenizer does not know",
-            folder,
-            tokenizer_size,
-            config.vocab_size - 1,
-        )
     flat = flatten_dict(dict(params))
     tensors = {}
     for name, path, shape, transpose in checkpoint_tensors(_replace(config, whole_words=False)):
@@ -262,7 +311,9 @@ def export_hugging_face(
         if tensor.shape != shape:
             raise UserError(f"export: {name}: found shape {tensor.shape}, expected {shape}")
         tensors[name] = tensor
-    _write(Path(folder), tensors, _config_to_json(config, projection[0]))
+    _write(folder, tensors, _config_to_json(config, projection[0]))
+    if vocabulary:
+        write_tokenizer(vocabulary, folder)
 
 
 def _config_to_json(config: T5Config, projection: str) -> dict[str, Any]:
@@ -292,9 +343,8 @@ def _config_to_json(config: T5Config, projection: str) -> dict[str, Any]:
 def _write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
     """Write both files beside their paths, then rename them: no checkpoint is half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        replaced(folder / "config.json") as config_file,
-        replaced(folder / "model.safetensors") as weights_file,
-    ):
-        save_file(tensors, weights_file, metadata={"format": "pt"})
-        config_file.write_text(json.dumps(settings, indent=2) + "\n")
+    with replaced(folder / "config.json") as config, replaced(folder / _WEIGHTS) as weights:
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+        save_file(tensors, weights, metadata={"format": "pt", _CHECKSUM: _checksum(tensors)})
+        # safetensors makes files that only their owner reads.
+        weights.chmod(stat.S_IMODE(config.stat().st_mode))

@@ -183,7 +183,7 @@ def _read(path: str, arrays: _Arrays) -> dict[TensorPath, np.ndarray]:
         for key, array in arrays.items()
     }
     try:
-        return {
+        flat = {
             key: np.array(
                 value if isinstance(value, np.ndarray) else value.result(), np.float32, order="C"
             )
@@ -191,6 +191,11 @@ def _read(path: str, arrays: _Arrays) -> dict[TensorPath, np.ndarray]:
         }
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise _damaged(path, error) from error
+    for key, value in flat.items():
+        if not np.isfinite(value).all():
+            name = "/".join(key)
+            raise UserError(f"{path}: {name}: found numbers that are not finite, expected weights")
+    return flat
 
 
 def _damaged(path: str, error: BaseException) -> UserError:
