@@ -171,7 +171,7 @@ def test_a_long_cell_takes_linear_time(files, unit):
 
 
 def test_missing_and_empty_files(files, tmp_path):
-    with pytest.raises(UserError, match="No such file or directory; expected a datamaps"):
+    with pytest.raises(UserError, match="no such file, expected a datamaps"):
         read_sequences(files["seq.txt"], tmp_path / "none.json")
     files["seq.txt"].write_text("")
     with pytest.raises(UserError, match=r"seq\.txt: found an empty file"):
