@@ -23,12 +23,12 @@ from p5jax.data.explanations import (
 from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.raw import ITEM_COLUMNS, WARNING, RawData
+from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.readers.times import ties
 from p5jax.data.schemes import is_leaky, scheme_named
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
 EVENTS_NEEDED = 3  # one each for training, validation and test
-MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
 
@@ -123,26 +123,11 @@ def build_dataset(
         item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
         understood={
             **raw.understood,
-            **_ties(raw, kept),
+            **ties(kept.user, raw.timestamp[kept.rows]),
             "ratings": found.told(int(outside.sum()), errors.skipped),
         },
     )
     return counts
-
-
-def _ties(raw: RawData, kept: _Kept) -> dict[str, str]:
-    """Say how many interactions only the order of the source tells apart, where there are any."""
-    times = raw.timestamp[kept.rows]
-    same = (np.diff(kept.user) == 0) & (np.diff(times) == 0)
-    tied = int((np.r_[False, same] | np.r_[same, False]).sum())
-    if not tied:
-        return {}
-    warning = WARNING if tied > MANY_TIES * len(times) else ""
-    sentence = (
-        f"{tied:,} of {len(times):,} interactions have the time of another of their user:"
-        " the order of the source decides"
-    )
-    return {"ties": warning + sentence}
 
 
 def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndarray:

@@ -30,7 +30,6 @@ from p5jax.data.readers.raw import (
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 USER, ITEM, RATING = "user_id", "item_id", "rating"
-LARGEST = 3.4e38  # of a rating, which is a float32
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def _rating(value: str) -> float:
         number = float(value)
     except ValueError:
         number = math.nan
-    if abs(number) <= LARGEST and "_" not in value:  # "1_0" is 10 to Python alone
+    if math.isfinite(number) and "_" not in value:  # "1_0" is 10 to Python alone
         return number
     if is_missing(value.strip()):
         return math.nan
