@@ -253,7 +253,8 @@ def test_a_field_refuses_what_it_cannot_be(name, field, hint):
         (
             "SyntheticOptions",
             {"rating_scale": (1, 2, 3)},
-            "SyntheticOptions.rating_scale: found (1, 2, 3), expected 2 values, each a number or None",
+            "SyntheticOptions.rating_scale: found (1, 2, 3), expected 2 values, each a number or"
+            " None",
         ),
         (
             "SearchConfig",
