@@ -254,7 +254,7 @@ def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, caps
     leaky.leaky = True
     families = make_families(leaky, load_templates("amazon"), run.vocabulary, FamilyConfig())
     other = replace(run, path=tmp_path, dataset=leaky, families=families)
-    monkeypatch.setattr("p5jax.runs.run.Run.load", lambda path, mesh=None: other)
+    monkeypatch.setattr("p5jax.runs.run.Run.load", lambda *_, **__: other)
     arguments = ["evaluate", str(tmp_path), "--prompts", "1-4", "--limit", "2"]
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("item ids are `released`: leaky, no figure below")
@@ -263,7 +263,7 @@ def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, caps
     recommender = SimpleNamespace(
         run=other, recommend=lambda *_, **__: [Recommended([], exact=True)]
     )
-    monkeypatch.setattr(Recommender, "load", lambda path, triggers=None: recommender)
+    monkeypatch.setattr(Recommender, "load", lambda *_, **__: recommender)
     assert main(["recommend", str(tmp_path), "--user", "x"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
