@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,9 @@ def load_dataset(folder: Path, manifest: dict[str, Any]) -> Dataset:
     beside = (path for path in sorted(folder.absolute().parent.glob("[!.]*")) if path.is_dir())
     found = [path for path in (*recorded, *beside) if DATASET_FOLDER.is_at(path)]
     for path in found:
-        if tables_fingerprint(DATASET_FOLDER.read(path)) == entry["fingerprint"]:
+        with contextlib.suppress(UserError):  # a damaged dataset is none that is looked for
+            if tables_fingerprint(DATASET_FOLDER.read(path)) != entry["fingerprint"]:
+                continue
             return Dataset.load(path)
     expected = f"{entry['id_scheme']} ids, fingerprint {entry['fingerprint'][:12]}"
     for path in found:

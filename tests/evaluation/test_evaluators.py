@@ -263,7 +263,7 @@ def test_leaky_ids_are_told_beside_every_figure(run, tmp_path, monkeypatch, caps
     recommender = SimpleNamespace(
         run=other, recommend=lambda *_, **__: [Recommended([], exact=True)]
     )
-    monkeypatch.setattr(Recommender, "load", lambda path, triggers=None: recommender)
+    monkeypatch.setattr(Recommender, "load", lambda *_, **__: recommender)
     assert main(["recommend", str(tmp_path), "--user", "x"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
