@@ -11,15 +11,21 @@ from typing import Any
 _SYSTEM_ERROR = re.compile(r"(?:\[errno |^\[Errno |os_error_code=')(\d+)")
 
 
+_LONGEST = 1000  # characters of a message
+
+
 class UserError(Exception):
     """A mistake in what the user gave; one line says what was found and what was expected.
 
     What a terminal would not print, a line end in a key of a file, say, is written as an escape.
+    Of a text that fills a screen, a number of thousands of digits, the middle is left out.
     """
 
     def __init__(self, text: str) -> None:
         if not text.isprintable():
             text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
         super().__init__(text)
 
 

@@ -48,9 +48,13 @@ _KEYS = ("id", "task", "source", "source_argv", "target", "target_argv")
 
 @dataclass
 class _Record:
-    """The literals assigned to one dict of the file, with the line each came from."""
+    """The literals assigned to one dict of the file, with the line each came from.
+
+    group_key: the key under which its group has it, "" for one that no group takes.
+    """
 
     line: int
+    group_key: str = ""
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
@@ -101,7 +105,13 @@ def _records(path: Path, text: str, tree: ast.Module) -> list[_Record]:
                 value=value,
             ) if name in named:
                 if isinstance(value, ast.Name) and value.id in named:
-                    continue  # a template entering its group, or a group its file's table
+                    named[value.id].group_key = key  # or a group enters its file's table
+                    continue
+                if key in named[name].values:
+                    raise UserError(
+                        f"{path}:{node.lineno}: found {key!r} of {name} twice, expected"
+                        f" {name} = {{}} before"
+                    )
                 named[name].values[key] = _literal(path, lines, value)
                 named[name].lines[key] = node.lineno
             case _:
@@ -128,6 +138,11 @@ def _template(path: Path, record: _Record) -> PromptTemplate:
     for key, value in record.values.items():
         _check_type(path, record, key, value)
     values = record.values
+    if record.group_key != values["id"]:
+        id = shown(values["id"], 20)
+        raise UserError(
+            f"{path}:{record.lines['id']}: found {id} in no group, expected GROUP[{id}] = template"
+        )
     inputs = _substitute(path, record, "source", _input_name)
     targets = _substitute(path, record, "target", _target_name)
     zero_shot = values["task"] == _ZERO_SHOT

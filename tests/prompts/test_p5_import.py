@@ -167,6 +167,16 @@ def test_a_template_without_a_key_is_refused(write):
         import_p5_templates(write(text))
 
 
+def test_a_template_is_new_and_in_a_group(write):
+    """Python would give both ids what was assigned last, and P5 would never see the other."""
+    again = "group['2-2'] = template\n" + FILE[FILE.index("template['source'] =") :]
+    with pytest.raises(UserError, match=r"found 'source' of template twice, expected template = "):
+        import_p5_templates(write(FILE + again))
+    left_out = FILE.replace("['1-9'] = template\n", "['1-8'] = template\n")
+    with pytest.raises(UserError, match=r"found '1-9' in no group, expected GROUP\['1-9'\] = temp"):
+        import_p5_templates(write(left_out))
+
+
 @pytest.mark.parametrize(
     "text",
     [
