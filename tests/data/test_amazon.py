@@ -137,6 +137,18 @@ def test_titles_brands_and_prices_of_pages(tmp_path):
     }
 
 
+def test_values_that_are_code_of_a_page_are_left_out_and_told(tmp_path):
+    reviews = write(tmp_path / "r.json", [review_2014("u", "a"), review_2014("u", "b")])
+    metadata = [
+        {"asin": "a", "title": "var a = 1; b();", "brand": "ACME; $(co)", "price": ".a{color:#f}"},
+        {"asin": "b", "title": "T-shirt {size: M} blue", "brand": "B", "price": "$3"},
+    ]
+    raw = read_amazon([reviews], [write(tmp_path / "m.json", metadata)])
+    assert raw.item_columns["title"] == [None, "T-shirt {size: M} blue"]
+    assert raw.item_columns["brand"] == ["ACME; $(co)", "B"]
+    assert raw.understood["items"].endswith("; left out as code of a page: 2")
+
+
 def test_the_rate_of_matching_metadata_is_told(tmp_path):
     reviews = write(tmp_path / "r.json", [review_2014("u", key) for key in "abc"])
     meta = write(tmp_path / "m.json", [{"asin": "a", "title": "A"}, {"asin": "x"}, {"asin": "y"}])

@@ -21,10 +21,16 @@ _HTML = (
 _NAMES = frozenset(_HTML.split())
 _TAG = re.compile(r"/?([a-z][a-z0-9]{0,11})(?:[\s/>]|$)", re.IGNORECASE)
 _UNSEEN = frozenset(("script", "style", "template", "noscript"))
-# How a statement of a script begins that lost its <script>.
-_STATEMENT = re.compile(
-    r"(?:^|[;{\n])[ \t]{0,99}(?:(?:var|let|const) [\w$]{1,99} ?=|\(?function\b"
-    r"|(?:window|document)\.\w|P\.when|\$[.(]|if ?\()"
+# What only a page's own code has. A title may have braces, colons and semicolons too.
+_RULE = re.compile(  # of a stylesheet: .name{property: or {property: value;}
+    r"[.#][a-z][\w-]{0,99}\{\s*+[a-z-]{1,40}\s?:|\{\s*+[a-z-]{1,40}\s?:[^{}]*;\s*\}",
+    re.IGNORECASE,
+)
+_STATEMENT = re.compile(  # how one of a script begins
+    r"(?:^|[;{\n])[ \t]{0,99}(?:(?:var|let|const) [\w$]{1,99} ?="
+    r"|\(?function\s{0,9}[\w$]{0,99}\([^(){}]{0,99}\)\s{0,9}\{"
+    r"|(?:window|document)\.[\w.$]{1,99} ?[=(]|P\.when\("
+    r"|\$\.[a-z]\w{0,99}\(|\$\([^()\n]{1,99}\)\.[a-z]|if ?\([^{;\n]{0,99}\) ?\{)"
 )
 
 
@@ -47,9 +53,7 @@ def plain(value: str) -> str | None:
 
 def is_code(text: str) -> bool:
     """Whether a text is a page's script or style without its tag, which no title is."""
-    _, brace, block = text.partition("{")
-    block, closed, _ = block.partition("}")
-    if brace and closed and (":" in block or ";" in block):
+    if "{" in text and _RULE.search(text):
         return True
     return ";" in text and _STATEMENT.search(text) is not None
 
