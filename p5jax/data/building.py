@@ -124,7 +124,7 @@ def build_dataset(
         understood={
             **raw.understood,
             **ties(kept.user, raw.timestamp[kept.rows]),
-            "ratings": found.told(int(outside.sum()), errors.skipped),
+            "ratings": found.told(raw.rating[kept.rows], errors.skipped),
         },
     )
     return counts
