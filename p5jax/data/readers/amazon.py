@@ -168,18 +168,18 @@ def _add_review(
         raise BadLine(
             f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
         )
-    time = rows.times.parse(_required(record, fields.time), fields.time)
-    if fields.user not in versions:
-        if versions:
-            (other, (path, number)) = next(iter(versions.items()))
-            raise BadLine(
-                f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
-                " of one Amazon version"
-            )
-        versions[fields.user] = place
+    if versions and fields.user not in versions:
+        (other, (path, number)) = next(iter(versions.items()))
+        raise BadLine(
+            f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
+            " of one Amazon version"
+        )
     headline, text = _text(record, fields.headline), _text(record, fields.text)
-    index = rows.add(user, item, rating, time, headline, text)
     name = _text(record, fields.name) if fields.name else None
+    # Last, for what it learns of the column must not come from a line that is refused.
+    time = rows.times.parse(_required(record, fields.time), fields.time)
+    versions.setdefault(fields.user, place)
+    index = rows.add(user, item, rating, time, headline, text)
     if index == len(names):
         names.append(name)
     elif names[index] is None:
