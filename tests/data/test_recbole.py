@@ -182,6 +182,11 @@ def test_the_quotes_of_csv_are_none_of_the_text(tmp_path):
     ]
 
 
+def test_rows_know_their_lines_behind_blank_and_skipped_ones(tmp_path):
+    folder = write(tmp_path, inter=INTER + "\nu\ti\t1\t1\nu\t\t1\t2\n\nu\tj\t1\t3\n")
+    assert read_recbole(folder, skip_bad_lines=True).line.tolist() == [3, 6]
+
+
 def test_missing_ratings_are_none_and_missing_attributes_too(tmp_path):
     folder = write(
         tmp_path,

@@ -74,6 +74,8 @@ def test_keywords_become_titles(files, tmp_path):
     [
         ("5 1 x 2", "found 'x', expected user and item numbers"),
         ("5 -1", "found '-1', expected"),
+        ("5 \u0661", "found '\u0661', expected"),  # 1 in Arabic digits
+        ("5 1234567890123456789", "found '1234567890123456789', expected"),  # 19 digits
         ("5", "found user 5 without items"),
         ("2 3", "found user 2 again"),
     ],

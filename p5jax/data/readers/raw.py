@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class RowCollector:
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
-        self.rating, self.times, self.line = array("f"), Times(), array("I")
+        self.rating, self.times = array("f"), Times()
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
         self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
@@ -84,8 +85,6 @@ class RowCollector:
         timestamp: Time,
         headline: str | None = None,
         text: str | None = None,
-        *,
-        line: int = 0,
     ) -> int:
         """Append one row (rating NaN when the source has none); return the user's index."""
         index = self.users.setdefault(user, len(self.users))
@@ -96,12 +95,25 @@ class RowCollector:
             self._whole_times.append(timestamp)
         else:
             self.times.append(timestamp)
-        self.line.append(line)
         self._headlines.append(headline)
         self._texts.append(text)
         if len(self._texts) == CHUNK:
             self._flush()
         return index
+
+    def add_sequence(self, user: str, items: Sequence[str]) -> None:
+        """Append a user's items in order, without rating and text; their times are 0, 1, ...
+
+        All keys are those that the collector started with.
+        """
+        self.user.extend([self.users[user]] * len(items))
+        self.item.extend([self.items[item] for item in items])
+        self.rating.extend([math.nan] * len(items))
+        self._whole_times.extend(range(len(items)))
+        self._headlines.extend([None] * len(items))
+        self._texts.extend([None] * len(items))
+        if len(self._texts) >= CHUNK:
+            self._flush()
 
     def _flush(self) -> None:
         for name, values in (("headline", self._headlines), ("text", self._texts)):
@@ -143,8 +155,9 @@ class RowCollector:
         sources: list[dict[str, Any]] | None = None,
         errors: LineErrors | None = None,
         understood: dict[str, str] | None = None,
+        line: Sequence[int] | None = None,
     ) -> RawData:
-        """Return the collected rows with the users' and items' columns.
+        """Return the collected rows with the users' and items' columns; `line` is RawData's.
 
         The unit of the times is the one that they show, unless `time_unit` says it. UserError when
         their dates can be read in two ways, or `errors` skipped all lines.
@@ -172,7 +185,7 @@ class RowCollector:
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
-            line=np.array(self.line, np.uint32),
+            line=np.array(line or np.zeros(len(self)), np.uint32),
             rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],

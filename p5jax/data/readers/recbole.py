@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool 
     rows = RowCollector()
     header, lines = _open(inter, errors, (USER, ITEM))
     time = time_column(header.names)
-    _read_interactions(inter, header, lines, rows, time, errors)
+    line = _read_interactions(inter, header, lines, rows, time, errors)
     understood = {"columns": _columns(header, time)}
     if told := rows.read_float_keys():
         understood["keys"] = told
@@ -88,6 +89,7 @@ def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool 
         sources=[describe_source(path) for path in sources],
         errors=errors,
         understood=understood,
+        line=line,
     )
 
 
@@ -98,17 +100,26 @@ def _read_interactions(
     rows: RowCollector,
     time: str | None,
     errors: LineErrors,
-) -> None:
+) -> Sequence[int]:
+    """Collect the rows; return the line of each."""
+    line = array("I")
+    users, items = rows.users, rows.items
     user_at, item_at = header.names.index(USER), header.names.index(ITEM)
     rating_at, time_at = header.position(RATING), header.position(time)
     for number, values in lines:
         try:
-            user, item = key_of(values[user_at], USER), key_of(values[item_at], ITEM)
+            user, item = values[user_at], values[item_at]
+            if user not in users:  # nearly all are known, and a call for each takes its time
+                user = key_of(user, USER)
+            if item not in items:
+                item = key_of(item, ITEM)
             rating = math.nan if rating_at is None else _rating(values[rating_at])
             moment = number if time_at is None else rows.times.parse(values[time_at], str(time))
-            rows.add(user, item, rating, moment, line=number)
+            rows.add(user, item, rating, moment)
+            line.append(number)
         except BadLine as problem:
             errors.report(path, number, problem)
+    return line
 
 
 def _columns(header: _Header, time: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from p5jax.data.readers.raw import (
     empty_columns,
 )
 
-NUMBER = re.compile(r"[0-9]{1,18}")
+DIGITS = 18  # of a number, at most
 TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
 # A text of a list; the quantifiers give nothing back, so that a lone quote costs no time.
 QUOTED = r"""\s*+(?:'((?:[^'\\]|\\.)*+)'|"((?:[^"\\]|\\.)*+)")\s*+(?:,|$)"""
@@ -78,8 +77,7 @@ def read_sequences(
     rows = RowCollector(user_keys, item_keys)
     key_of = dict(zip(item_numbers, item_keys, strict=True))
     for user_key, user in zip(user_keys, sorted(histories), strict=True):
-        for position, item in enumerate(histories[user]):
-            rows.add(user_key, key_of[item], math.nan, position)
+        rows.add_sequence(user_key, [key_of[item] for item in histories[user]])
     columns = empty_columns(ITEM_COLUMNS, len(item_keys))
     understood = {"times": "none: the order of the items on a line counts"}
     if items is not None:
@@ -98,7 +96,7 @@ def read_sequences(
 
 
 def _parse_number(word: str) -> int:
-    if not NUMBER.fullmatch(word):
+    if len(word) > DIGITS or not (word.isdigit() and word.isascii()):
         raise BadLine(f"found {shown(word)}, expected user and item numbers")
     return int(word)
 
