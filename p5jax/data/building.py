@@ -63,6 +63,7 @@ def build_dataset(
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
+    The options are checked ones, those of `p5jax.data.formats.PrepareOptions`.
     Interactions rated below `min_rating`, or not rated, are left out first. Of repeated reviews and
     pairs the earliest is kept; then the k-core is taken. Each user's last interaction is the test
     pair, the one before it the validation pair. A feature list that is not given is extracted from
@@ -74,10 +75,6 @@ def build_dataset(
     and without `ratings`, there are no stars. UserError when a user has fewer than three
     interactions, the k-core is empty, or a line is malformed and not skipped.
     """
-    if k_core < 1 or seed < 0:
-        raise UserError(
-            f"prepare: found k-core {k_core} and seed {seed}, expected at least 1 and at least 0"
-        )
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
     errors = LineErrors(skip_bad_lines)
     stated, of_format = (RatingScale(*s) if s else None for s in (rating_scale, raw.rating_scale))
@@ -124,7 +121,7 @@ def build_dataset(
         understood={
             **raw.understood,
             **ties(kept.user, raw.timestamp[kept.rows]),
-            "ratings": found.told(int(outside.sum()), errors.skipped),
+            "ratings": found.told(raw.rating[kept.rows], errors.skipped),
         },
     )
     return counts

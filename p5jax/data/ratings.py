@@ -25,6 +25,7 @@ KNOWN_SCALES = (
 # the scale is wider, what lies beyond is about as frequent as its neighbour.
 STRAY_SHARE, STRAYS_PER_NEIGHBOUR, STRAYS_FROM = 0.05, 0.2, 10
 MISSING = -1
+MOST_SHOWN = 7  # ratings whose stars the sentence for the user lists
 HALF_STARS = 0.1  # a share of halves from which half a star is a rating and no stray
 # Stars come in steps. Counts and times do not, or reach far, and mostly lie near their low end.
 STEP, WHOLE, USUAL_RANGE, LOWEST_MEDIAN = 0.25, 1.0, 10, 0.3
@@ -105,11 +106,18 @@ class Ratings:
         """What the manifest keeps."""
         return {"scale": [self.scale.low, self.scale.high] if self.scale else None, "how": self.how}
 
-    def told(self, outside: int, skipped: int) -> str:
-        """Return the sentence for the user, with what was done about ratings outside the scale."""
-        unrated = f"; held-out ratings outside count as none ({outside:,})" if outside else ""
-        left_out = f"; lines with ratings outside are skipped ({skipped:,})" if skipped else ""
-        return f"{self.understood}{unrated}{left_out}"
+    def told(self, ratings: np.ndarray, skipped: int) -> str:
+        """Return the sentence for the user, with what was done about the ratings [N] that are kept.
+
+        skipped: how many lines were left out for a rating outside the scale.
+        """
+        none, outside = int(np.isnan(ratings).sum()), int(self.outside(ratings).sum())
+        said = self.understood
+        if self.scale and none:
+            said += f"; {none:,} of {len(ratings):,} have none"
+        if outside:
+            said += f"; held-out ratings outside count as none ({outside:,})"
+        return said + (f"; lines with ratings outside are skipped ({skipped:,})" if skipped else "")
 
     def outside(self, ratings: np.ndarray) -> np.ndarray:
         """Return which ratings [N] lie outside the scale, none where there is no scale."""
@@ -130,7 +138,7 @@ def fit_ratings(ratings: np.ndarray, training: np.ndarray, options: RatingOption
     if not options.learned:
         return Ratings(None, "left out", "left out, as asked: no prompt asks for stars")
     if options.stated and len(known):
-        how = f"{options.stated}, as stated, become stars: {_mapping(options.stated)}"
+        how = f"{options.stated}, as stated, become stars: {_mapping(known, options.stated)}"
         return Ratings(options.stated, "stated", how)
     if not len(known):
         return Ratings(None, "none", "none in training: no prompt asks for stars")
@@ -195,24 +203,41 @@ def _are_ratings(ratings: np.ndarray, low: float, high: float) -> bool:
 
 
 def _understood(known: np.ndarray, scale: RatingScale, how: str) -> str:
-    said = f"{scale}, {how}, become stars: {_mapping(scale)}"
+    said = f"{scale}, {how}, become stars: {_mapping(known, scale)}"
     lowest = float(np.mean(known == scale.low))
+    notes = [_merged(known, scale)] if how == "recognised" else []
     if scale.high == 1 and set(np.unique(known).tolist()) <= {scale.low, 0.0, scale.high}:
-        return (
-            f"{WARNING}{said}; also an interaction of {scale.low:g} counts as one: --min-rating"
-            f" {scale.high:g} leaves those out"
+        notes.append(
+            f"; also an interaction of {scale.low:g} counts as one: --min-rating {scale.high:g}"
+            " leaves those out"
         )
-    if lowest > 0.5:
-        return (
-            f"{WARNING}{said}; {lowest:.0%} are {scale.low:g}: --no-ratings if they are counts,"
-            " --min-rating X keeps interactions of X or more only"
+    elif lowest > 0.5:
+        notes.append(
+            f"; {lowest:.0%} are {scale.low:g}: --no-ratings if they are counts, --min-rating X"
+            " keeps interactions of X or more only"
         )
-    return said
+    return f"{WARNING if any(notes) else ''}{said}{''.join(notes)}"
 
 
-def _mapping(scale: RatingScale) -> str:
+def _merged(known: np.ndarray, scale: RatingScale) -> str:
+    """Say which two ratings become the same stars, where a narrower scale might tell them apart."""
+    inside = np.unique(known[~scale.outside(known)])
+    stars = scale.stars(inside)
+    same = np.flatnonzero(np.diff(stars) == 0)
+    if not len(same) or (inside[0] == scale.low and inside[-1] == scale.high):
+        return ""
+    at = int(same[0])
+    return (
+        f"; {inside[at]:g} and {inside[at + 1]:g} are both {stars[at]:g}, and training ratings"
+        f" reach from {inside[0]:g} to {inside[-1]:g}: --rating-scale LOW HIGH if that is the scale"
+    )
+
+
+def _mapping(known: np.ndarray, scale: RatingScale) -> str:
     if (scale.low, scale.high) == (1, MOST_STARS):
         return "as they are, halves rounded up"
-    points = np.array([scale.low, (scale.low + scale.high) / 2, scale.high])
+    points = np.union1d(known[~scale.outside(known)].astype(np.float64), (scale.low, scale.high))
+    if len(points) > MOST_SHOWN:
+        points = np.array([scale.low, (scale.low + scale.high) / 2, scale.high])
     pairs = zip(points.tolist(), scale.stars(points).tolist(), strict=True)
     return ", ".join(f"{rating:g} -> {stars:g}" for rating, stars in pairs)

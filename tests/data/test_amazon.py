@@ -137,6 +137,29 @@ def test_titles_brands_and_prices_of_pages(tmp_path):
     }
 
 
+def test_values_that_are_code_of_a_page_are_left_out_and_told(tmp_path):
+    reviews = write(tmp_path / "r.json", [review_2014("u", "a"), review_2014("u", "b")])
+    metadata = [
+        {"asin": "a", "title": "var a = 1; b();", "brand": "ACME; $(co)", "price": ".a{color:#f}"},
+        {"asin": "b", "title": "T-shirt {size: M} blue", "brand": "B", "price": "$3"},
+    ]
+    raw = read_amazon([reviews], [write(tmp_path / "m.json", metadata)])
+    assert raw.item_columns["title"] == [None, "T-shirt {size: M} blue"]
+    assert raw.item_columns["brand"] == ["ACME; $(co)", "B"]
+    assert raw.understood["items"].endswith("; left out as code of a page: 2")
+
+
+def test_a_line_that_is_refused_decides_nothing_about_the_times_of_others(tmp_path):
+    odd = [
+        review_2014("u", "a", time="31/01/2020", reviewText=5),
+        {**review_2023("u", "a"), "timestamp": "x"},
+    ]
+    rows = [*odd, review_2014("u", "a", time=1_600_000_000)]
+    raw = read_amazon([write(tmp_path / "r.json", rows)], skip_bad_lines=True)
+    assert raw.skipped_lines == 2
+    assert (raw.timestamp.tolist(), raw.time_unit) == ([1_600_000_000], "second")
+
+
 def test_the_rate_of_matching_metadata_is_told(tmp_path):
     reviews = write(tmp_path / "r.json", [review_2014("u", key) for key in "abc"])
     meta = write(tmp_path / "m.json", [{"asin": "a", "title": "A"}, {"asin": "x"}, {"asin": "y"}])

@@ -135,12 +135,6 @@ def test_too_few_interactions_are_explained(tmp_path):
     assert not list(tmp_path.iterdir()), "nothing half-written is left"
 
 
-@pytest.mark.parametrize("options", [{"k_core": 0}, {"seed": -1}])
-def test_impossible_options_are_refused(tmp_path, options):
-    with pytest.raises(UserError, match="prepare: found k-core"):
-        build_dataset(raw_of(SQUARE), tmp_path / "out", **options)
-
-
 def test_other_rating_scales_become_stars(tmp_path):
     rows = [
         (u, i, stars, t)

@@ -43,6 +43,12 @@ def test_prepare_writes_and_returns_the_dataset(tmp_path):
     assert made.fingerprint == Dataset.load(tmp_path / "d").fingerprint
 
 
+@pytest.mark.parametrize("options", [{"k_core": 0}, {"seed": -1}, {"rating_scale": (5, 1)}])
+def test_options_out_of_range_are_refused_before_anything_is_read(tmp_path, options):
+    with pytest.raises(UserError, match=rf"{next(iter(options))}: found .*, expected "):
+        prepare("recbole", tmp_path / "d", folder=tmp_path / "not there", **options)
+
+
 def test_the_command_prints_what_was_understood_in_ten_lines_at_most(tmp_path, capsys):
     assert main(["data", "prepare", "synthetic", "--out", str(tmp_path / "d")]) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -72,6 +72,55 @@ def test_stars_are_linear_and_whole_and_there_are_none_outside(scale, ratings, s
     np.testing.assert_array_equal(found, stars)
 
 
+def understood(ratings: np.ndarray) -> str:
+    return fit_ratings(ratings, np.ones(len(ratings), bool), RatingOptions()).understood
+
+
+@pytest.mark.parametrize(
+    ("ratings", "said"),
+    [
+        (of_steps(0, 4, 1), "2 and 3 are both 3, and training ratings reach from 0 to 4: --rating"),
+        (of_steps(1, 6, 1), "2 and 3 are both 2, and training ratings reach from 1 to 6: --rating"),
+        (of_steps(1, 5, 0.5), "1.5 and 2 are both 2, and training ratings reach from 1 to 5: "),
+        (of_steps(2, 10, 1), "3 and 4 are both 2, and training ratings reach from 2 to 10: "),
+    ],
+)
+def test_ratings_that_another_scale_would_tell_apart_are_a_warning(ratings, said):
+    assert understood(ratings).startswith("warning: ")
+    assert said in understood(ratings)
+    assert "--rating-scale LOW HIGH" in understood(ratings)
+
+
+@pytest.mark.parametrize(
+    "ratings",
+    [
+        of_steps(1, 5, 1),
+        of_steps(2, 4, 1),
+        of_steps(0, 5, 1),
+        of_steps(0.5, 5, 0.5),
+        of_steps(1, 10, 1),
+        of_steps(1, 7, 1),
+        of_steps(0, 2, 1),  # 1, 2 and 3 stars
+        np.r_[of_steps(1, 5, 1, 60), 0, 99],
+    ],
+)
+def test_a_scale_that_is_reached_or_tells_all_ratings_apart_is_no_warning(ratings):
+    assert not understood(ratings).startswith("warning: ")
+
+
+def test_the_stars_of_few_ratings_are_all_told():
+    assert understood(of_steps(0, 2, 1)).endswith("stars: 0 -> 1, 1 -> 2, 2 -> 3, 5 -> 5")
+
+
+def test_interactions_without_a_rating_are_told():
+    ratings = np.r_[of_steps(1, 5, 1), np.full(7, np.nan)]
+    found = fit_ratings(ratings, np.ones(len(ratings), bool), RatingOptions())
+    assert found.told(ratings, 0).endswith("; 7 of 67 have none")
+    assert "have none" not in found.told(ratings[:60], 0)
+    none = fit_ratings(ratings[60:], np.ones(7, bool), RatingOptions())
+    assert "of 7" not in none.told(ratings[60:], 0)
+
+
 def test_held_out_ratings_decide_nothing():
     training = np.arange(100) % 4 > 0
     for ratings in (of_steps(1, 5, 1, 20), np.full(100, 3.0), np.full(100, np.nan)):
@@ -128,6 +177,14 @@ def test_one_held_out_rating_leaves_every_training_row_as_it_is(tmp_path):
     for name in ("users", "items"):
         assert getattr(before, name).equals(getattr(after, name))
     assert "held-out ratings outside count as none (1)" in after.manifest["understood"]["ratings"]
+
+
+def test_how_many_of_the_kept_interactions_have_no_rating_is_told(tmp_path):
+    def some(user: int, event: int) -> float:
+        return rating_at(user, event) if event else float("nan")
+
+    said = made(tmp_path / "a", some).manifest["understood"]["ratings"]
+    assert said.endswith("; 16 of 128 have none")
 
 
 def test_other_held_out_rows_prepared_again_leave_every_training_row_as_it_is(tmp_path):
@@ -268,7 +325,7 @@ def test_clicks_of_0_are_told_and_left_out_when_asked(tmp_path):
 
     dataset = made(tmp_path / "s", clicked)
     said = dataset.manifest["understood"]["ratings"]
-    assert said.startswith("warning: 0 to 1, recognised, become stars: 0 -> 1, 0.5 -> 3, 1 -> 5")
+    assert said.startswith("warning: 0 to 1, recognised, become stars: 0 -> 1, 1 -> 5; also")
     assert "--min-rating 1" in said
     clicks = made(tmp_path / "s", clicked, min_rating=1)
     not_clicked = {

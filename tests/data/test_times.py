@@ -104,6 +104,53 @@ def test_one_date_decides_whether_the_day_is_first():
         column("13/02/2020", "02/13/2020")
 
 
+SECONDS = ["1600000000", "1700000000"]
+
+
+@pytest.mark.parametrize(
+    ("before", "refused", "after", "values"),
+    [
+        (
+            ["2020-01-05", "2020-03-02 10:00"],
+            "31/01/2020",
+            ["2020-02-01"],
+            ["2020-01-05", "2020-03-02 10:00", "2020-02-01"],
+        ),
+        (SECONDS, "31/01/2020", ["5"], [1600000000, 1700000000, 5]),
+        (SECONDS, "01/02/2020", ["5"], [1600000000, 1700000000, 5]),
+        (
+            ["01/02/2020", "03/04/2020"],
+            "13/13/2020",
+            ["01/31/2020"],
+            ["2020-01-02", "2020-03-04", "2020-01-31"],
+        ),
+        (["01/02/2020"], "30/02/2020", ["01/31/2020"], ["2020-01-02", "2020-01-31"]),
+        (["01/02/2020"], "31/01/2020 25:00", ["01/31/2020"], ["2020-01-02", "2020-01-31"]),
+        (["01.02.2020"], "31/01/2020", ["02.01.2020"], ["2020-02-01", "2020-01-02"]),
+        (["02/02/2020"], "01/02/2020 1:99", [], ["2020-02-02"]),
+        ([], "13/13/2020", ["01/31/2020"], ["2020-01-31"]),
+        (["2020-01-05"], "01/01/2020", ["2020-01-06"], ["2020-01-05", "2020-01-06"]),
+    ],
+)
+def test_a_cell_that_is_refused_changes_no_other(before, refused, after, values):
+    times = Times()
+    for cell in (*before, refused, *after):
+        if cell == refused:
+            with pytest.raises(BadLine):
+                times.parse(cell, "time")
+        else:
+            times.append(times.parse(cell, "time"))
+    expected = [epoch(value) if isinstance(value, str) else value for value in values]
+    assert times.column().values.tolist() == expected
+
+
+def test_a_day_first_date_turns_all_dates_before_it_and_no_other():
+    days = ["01/02/2020", "31/01/2020", "03/04/2020"]
+    assert column(*days).values.tolist() == [
+        epoch(day) for day in ("2020-02-01", "2020-01-31", "2020-04-03")
+    ]
+
+
 @pytest.mark.parametrize(
     ("cells", "message"),
     [

@@ -109,16 +109,17 @@ def read_amazon(
                 errors.report(path, number, problem)
     understood = {"columns": f"fields of Amazon {' and '.join(map(_years, versions))}"}
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))
-    matches = Matches(rows.items, "items")
+    matches, code = Matches(rows.items, "items"), list[str]()
     for path in metadata:
         for number, line in read_lines(path, errors, "an item's metadata a line"):
             try:
-                _add_metadata(columns, matches, line)
+                _add_metadata(columns, matches, code, line)
             except BadLine as problem:
                 errors.report(path, number, problem)
     if metadata and len(rows):
         files = ", ".join(path.name for path in metadata)
-        understood["items"] = matches.understood(files, filled(columns))
+        told = f"; left out as code of a page: {len(code):,}" if code else ""
+        understood["items"] = matches.understood(files, filled(columns) + told)
     rows.times.declared = "millisecond" if NEW.user in versions else "second"
     return rows.raw_data(
         name=name or _name_of(reviews[0]),
@@ -167,18 +168,18 @@ def _add_review(
         raise BadLine(
             f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
         )
-    time = rows.times.parse(_required(record, fields.time), fields.time)
-    if fields.user not in versions:
-        if versions:
-            (other, (path, number)) = next(iter(versions.items()))
-            raise BadLine(
-                f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
-                " of one Amazon version"
-            )
-        versions[fields.user] = place
+    if versions and fields.user not in versions:
+        (other, (path, number)) = next(iter(versions.items()))
+        raise BadLine(
+            f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
+            " of one Amazon version"
+        )
     headline, text = _text(record, fields.headline), _text(record, fields.text)
-    index = rows.add(user, item, rating, time, headline, text)
     name = _text(record, fields.name) if fields.name else None
+    # Last, for what it learns of the column must not come from a line that is refused.
+    time = rows.times.parse(_required(record, fields.time), fields.time)
+    versions.setdefault(fields.user, place)
+    index = rows.add(user, item, rating, time, headline, text)
     if index == len(names):
         names.append(name)
     elif names[index] is None:
@@ -224,8 +225,13 @@ def _text(record: _Record, field: str) -> str | None:
     return plain(value)
 
 
-def _add_metadata(columns: dict[str, list[str | None]], matches: Matches, line: str) -> None:
-    """Fill an item's columns from one metadata line; the first value of each column stays."""
+def _add_metadata(
+    columns: dict[str, list[str | None]], matches: Matches, code: list[str], line: str
+) -> None:
+    """Fill an item's columns from one metadata line; the first value of each column stays.
+
+    Values that are a page's code are none and are added to `code`.
+    """
     found = ITEM_KEY.findall(line)
     if found and not any(key in matches.keys for key in found):
         matches.miss(found[-1])
@@ -236,10 +242,10 @@ def _add_metadata(columns: dict[str, list[str | None]], matches: Matches, line: 
     if index is None:
         return
     readers: dict[str, Callable[[_Record], str | None]] = {
-        "title": lambda r: _line(r.get("title")),
-        "brand": lambda r: _brand(r.get("brand")) or _brand(r.get("store")),
-        "categories": _categories,
-        "price": _price,
+        "title": lambda r: _line(r.get("title"), code),
+        "brand": lambda r: _brand(r.get("brand"), code) or _brand(r.get("store"), code),
+        "categories": lambda r: _categories(r, code),
+        "price": lambda r: _price(r, code),
     }
     for name, read in readers.items():
         columns[name][index] = columns[name][index] or read(record)
@@ -262,33 +268,36 @@ def _metadata_object(line: str) -> _Record:
     return record
 
 
-def _line(value: object) -> str | None:
+def _line(value: object, code: list[str]) -> str | None:
     """Return the text of a field on one line; None for a missing one, and for a page's code."""
     text = plain(value) if isinstance(value, str) else None
-    return None if text is None or is_code(text) else known(text)
+    if text is not None and is_code(text):
+        code.append(text)
+        return None
+    return None if text is None else known(text)
 
 
-def _brand(value: object) -> str | None:
+def _brand(value: object, code: list[str]) -> str | None:
     """Return a brand; a page says "by" on the line before it."""
     before, _, rest = value.strip().partition("\n") if isinstance(value, str) else ("", "", "")
-    return _line(rest if before.strip().lower() == "by" else value)
+    return _line(rest if before.strip().lower() == "by" else value, code)
 
 
-def _categories(record: _Record) -> str | None:
+def _categories(record: _Record, code: list[str]) -> str | None:
     """Return the category path joined by " | " (2014: the first of several paths)."""
     path = record.get("categories") or record.get("category")
     if isinstance(path, list) and path and isinstance(path[0], list):
         path = path[0]
     if not isinstance(path, list):
-        return _line(path)
-    parts = [part for part in map(_line, path) if part]
+        return _line(path, code)
+    parts = [part for part in (_line(each, code) for each in path) if part]
     return " | ".join(dict.fromkeys(parts)) or None
 
 
-def _price(record: _Record) -> str | None:
+def _price(record: _Record, code: list[str]) -> str | None:
     value = record.get("price")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.2f}" if abs(value) <= LARGEST else None
-    price = _line(value)
+    price = _line(value, code)
     has_number = price is not None and any(c.isdigit() for c in price)
     return price if has_number and len(price or "") <= LONGEST_PRICE else None

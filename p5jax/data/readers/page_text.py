@@ -19,12 +19,26 @@ _HTML = (
     "title tr track tt u ul var video wbr"
 )
 _NAMES = frozenset(_HTML.split())
-_TAG = re.compile(r"/?([a-z][a-z0-9]{0,11})(?:[\s/>]|$)", re.IGNORECASE)
+# "<A to B>" is none: a name stands alone, or before attributes with "=" or without a value.
+_TAG = re.compile(
+    r"/?([a-z][a-z0-9]{0,11})(?:\s+(?:async|checked|controls|defer|disabled|nowrap|selected))*+"
+    r"(?:\s*/?>|\s+[^\s=<>\"'/]{1,99}\s*=)",
+    re.IGNORECASE,
+)
+_COMMENT, _LITERAL = (
+    re.compile(form, re.DOTALL) for form in (r"<!--.*?-->", r"<!\[CDATA\[(.*?)\]\]>")
+)
 _UNSEEN = frozenset(("script", "style", "template", "noscript"))
-# How a statement of a script begins that lost its <script>.
-_STATEMENT = re.compile(
-    r"(?:^|[;{\n])[ \t]{0,99}(?:(?:var|let|const) [\w$]{1,99} ?=|\(?function\b"
-    r"|(?:window|document)\.\w|P\.when|\$[.(]|if ?\()"
+# What only a page's own code has. A title may have braces, colons and semicolons too.
+_RULE = re.compile(  # of a stylesheet: .name{property: or {property: value;}
+    r"[.#][a-z][\w-]{0,99}\{\s*+[a-z-]{1,40}\s?:|\{\s*+[a-z-]{1,40}\s?:[^{}]*;\s*\}",
+    re.IGNORECASE,
+)
+_STATEMENT = re.compile(  # how one of a script begins
+    r"(?:^|[;{\n])[ \t]{0,99}(?:(?:var|let|const) [\w$]{1,99} ?="
+    r"|\(?function\s{0,9}[\w$]{0,99}\([^(){}]{0,99}\)\s{0,9}\{"
+    r"|(?:window|document)\.[\w.$]{1,99} ?[=(]|P\.when\("
+    r"|\$\.[a-z]\w{0,99}\(|\$\([^()\n]{1,99}\)\.[a-z]|if ?\([^{;\n]{0,99}\) ?\{)"
 )
 
 
@@ -47,9 +61,7 @@ def plain(value: str) -> str | None:
 
 def is_code(text: str) -> bool:
     """Whether a text is a page's script or style without its tag, which no title is."""
-    _, brace, block = text.partition("{")
-    block, closed, _ = block.partition("}")
-    if brace and closed and (":" in block or ";" in block):
+    if "{" in text and _RULE.search(text):
         return True
     return ";" in text and _STATEMENT.search(text) is not None
 
@@ -62,17 +74,25 @@ def _unescaped(value: str) -> str:
 
 
 def _parsed(value: str) -> str:
-    head, close, tail = value.rpartition(">")
-    first, *rest = head.split("<")
+    value = _replaced(_COMMENT, "-->", " ", value)
+    value = _replaced(_LITERAL, "]]>", r"\1", value)
+    head, close, tail = value.rpartition(">")  # behind which no tag can end
+    first, *rest = (head + close).split("<")
     opened = "".join(("<" if _opens_tag(piece) else "&lt;") + piece for piece in rest)
     parser = etree.HTMLParser(target=_Text(), huge_tree=True)
-    parser.feed(f"{first}{opened}{close}{tail.replace('<', '&lt;')}")
+    parser.feed(f"{first}{opened}{tail.replace('<', '&lt;')}")
     text: str = parser.close()
     return text
 
 
+def _replaced(form: re.Pattern[str], end: str, by: str, value: str) -> str:
+    """Replace what has the form; only before the last `end`, so that no search is in vain."""
+    before, found, after = value.rpartition(end)
+    return form.sub(by, before + found) + after
+
+
 def _opens_tag(piece: str) -> bool:
-    if piece.startswith(("!--", "!doctype", "!DOCTYPE", "?xml", "![CDATA[")):
+    if piece.startswith(("!doctype", "!DOCTYPE", "?xml")):
         return True
     match = _TAG.match(piece)
     return match is not None and match[1].lower() in _NAMES
@@ -96,9 +116,6 @@ class _Text:
     def data(self, text: str) -> None:
         if not self.unseen:
             self.parts.append(text)
-
-    def comment(self, text: str) -> None:
-        self.parts.append(" ")
 
     def close(self) -> str:
         return "".join(self.parts)

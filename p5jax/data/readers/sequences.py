@@ -27,7 +27,7 @@ QUOTED = r"""\s*+(?:'((?:[^'\\]|\\.)*+)'|"((?:[^"\\]|\\.)*+)")\s*+(?:,|$)"""
 ITEM, LIST = re.compile(QUOTED, re.DOTALL), re.compile(f"(?:{QUOTED})++", re.DOTALL)
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 ROW_START = re.compile(r"[0-9]+\t")
-UNKNOWN_CELLS = {"unknown", "none", "nan"}
+UNKNOWN = ("unknown", "none")  # what a table of items writes for a missing value, too
 
 
 def read(options: SequencesOptions) -> RawData:
@@ -205,7 +205,7 @@ def _fill(columns: dict[str, list[str | None]], index: int | None, **values: str
 
 def _known(cell: str) -> str | None:
     value = known(cell)
-    return None if value is None or value.lower() in UNKNOWN_CELLS else value
+    return None if value is None or value.lower() in UNKNOWN else value
 
 
 def _path(categories: str | None) -> str | None:

@@ -24,6 +24,7 @@ _UNITS = {"second": 0, "millisecond": 3, "microsecond": 6, "nanosecond": 9}
 _FIRST, _LAST = 10**8, 10**10
 _SERIAL_DAYS = (32_874, 62_092)  # spreadsheets' numbers of the days from 1990 to 2069
 UNKNOWN = "unknown unit"
+_SLASHES = "date with slashes or dashes"  # a form, in which month or day is first
 MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 EXPECTED = "a number or a date such as 2020-01-31 10:00:00"
 
@@ -112,40 +113,35 @@ class Times:
             self._form = form
 
     def _date(self, text: str, field: str) -> Time:
+        day_first = None
         if text[:4].isdigit():
             form, (moment, fraction) = "date year-month-day", _iso(text)
+        elif "." in text[:3]:
+            form, (moment, fraction, _) = "date day.month.year", _local(text, True)
         else:
-            form = "date day.month.year" if "." in text[:3] else "date with slashes or dashes"
-            moment, fraction = self._local(text, form, field)
+            form = _SLASHES
+            moment, fraction, day_first = _local(text, self._day_first)
+        zoned = moment.tzinfo is not None
+        passed = (moment if zoned else moment.replace(tzinfo=datetime.UTC)) - _EPOCH
         self._check_form(form, text, field)
-        self._zones.add(moment.tzinfo is not None)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        passed = moment - _EPOCH
+        # A line that is refused has left by now, and changes nothing of how others are read.
+        self._zones.add(zoned)
+        if form == _SLASHES and self._day_first is None:
+            self._decide(day_first, moment, text, field)
         seconds = passed.days * 86_400 + passed.seconds
         if not fraction.strip("0"):
             return seconds
         return _EXACT.add(Decimal(seconds), Decimal(f"0.{fraction}"))
 
-    def _local(self, text: str, form: str, field: str) -> tuple[datetime.datetime, str]:
-        """A date with the year at its end."""
-        date, _, clock = text.partition(" ")
-        parts = date.replace("-", "/").replace(".", "/").split("/")
-        first, second, year = (int(part) for part in parts if len(part) in (1, 2, 4))
-        year += (1900 if year > 68 else 2000) if len(parts[2]) == 2 else 0
-        day_first = form == "date day.month.year" or self._decided(first, second, text, field)
-        day, month = (first, second) if day_first else (second, first)
-        time, fraction = _clock(clock.strip())
-        return datetime.datetime.combine(datetime.date(year, month, day), time), fraction
-
-    def _decided(self, first: int, second: int, text: str, field: str) -> bool:
-        """Whether the day is first, as far as the dates so far say."""
-        if self._day_first is None and max(first, second) > 12:
-            self._day_first = first > 12
-            self._month_first_rows = len(self) if self._day_first else 0
-        elif self._day_first is None and first != second and not self._either_way:
+    def _decide(
+        self, day_first: bool | None, moment: datetime.datetime, text: str, field: str
+    ) -> None:
+        """Note what a date says on whether the day is first, which no date has said so far."""
+        if day_first is not None:
+            self._day_first = day_first
+            self._month_first_rows = len(self) if day_first else 0
+        elif moment.day != moment.month and not self._either_way:
             self._either_way = f"field {field!r}: found dates such as {text!r}"
-        return bool(self._day_first)
 
     def column(self, unit: str | None = None) -> TimeColumn:
         """Return the times, whose unit shows unless `unit` says it.
@@ -247,6 +243,22 @@ def _iso(text: str) -> tuple[datetime.datetime, str]:
     head, _, tail = text.replace(",", ".").partition(".")
     rest = tail.lstrip("0123456789")
     return datetime.datetime.fromisoformat(head + rest.strip()), tail[: len(tail) - len(rest)]
+
+
+def _local(text: str, day_first: bool | None) -> tuple[datetime.datetime, str, bool | None]:
+    """A date with the year at its end, the digits of its fraction, and whether its day is first.
+
+    That is None, and the month is taken to be first, where neither `day_first` nor the date says.
+    """
+    date, _, clock = text.partition(" ")
+    parts = date.replace("-", "/").replace(".", "/").split("/")
+    first, second, year = (int(part) for part in parts if len(part) in (1, 2, 4))
+    year += (1900 if year > 68 else 2000) if len(parts[2]) == 2 else 0
+    if day_first is None and max(first, second) > 12:
+        day_first = first > 12
+    day, month = (first, second) if day_first else (second, first)
+    time, fraction = _clock(clock.strip())
+    return datetime.datetime.combine(datetime.date(year, month, day), time), fraction, day_first
 
 
 def _clock(text: str) -> tuple[datetime.time, str]:
