@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import stat
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from small_model import small_model
 
 from p5jax.core.errors import UserError
+from p5jax.jobs.train import _refuse_other_vocabulary
 from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hugging_face
 from p5jax.models.checkpoints.tokenizer import (
     refuse_other_pieces,
@@ -175,6 +177,15 @@ def test_an_export_of_other_item_ids_is_refused(world_vocabulary, tmp_path):
             refuse_other_tokenizer("run", tmp_path, more)
     settings.unlink()
     refuse_other_tokenizer("t5-small", tmp_path, more)
+
+
+@pytest.mark.parametrize("source", ["", "model.safetensors"])
+def test_training_looks_for_the_tokenizer_beside_the_weights(world_vocabulary, exported, source):
+    write_tokenizer(Vocabulary(world_vocabulary.model, ["<c0_0>"]), exported)
+    ours = Vocabulary(world_vocabulary.model, ["<c0_1>"])
+    run = SimpleNamespace(vocabulary=ours, manifest={"vocabulary_source": "a model"})
+    with pytest.raises(UserError, match="1 id tokens that the run's vocabulary does not begin"):
+        _refuse_other_vocabulary(run, str(exported / source))
 
 
 def test_fewer_rows_than_pieces_are_refused(exported):
