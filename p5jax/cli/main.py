@@ -69,7 +69,12 @@ def _run(words: list[str]) -> int:
             from p5jax.core.gin_text import allow_imports
 
             allow_imports(*arguments.gin_imports)
-        return command.run(arguments) or 0
+        try:
+            return command.run(arguments) or 0
+        except UserError as error:
+            if getattr(error, "others", ()) and "from_step" in arguments:
+                raise UserError(f"{error} (see --from-step)") from error
+            raise
     if rest and rest[0] in _HELP:
         print(_help(name))
         return 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,16 +76,36 @@ def read_json_lines(path: str | os.PathLike[str], kind: Any, expected: str) -> l
     path = Path(path)
     if not path.is_file():
         return []
-    *lines, last = read_text(path, expected, encoding="utf-8").split("\n")
-    with contextlib.suppress(ValueError, RecursionError):
-        _document(last)
-        lines.append(last)
     values = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path, expected), 1):
         where = f"{path}:{number}"
-        values.append(_parsed(where, line, _document, expected))
+        try:
+            values.append(_parsed(where, line, _document, expected))
+        except UserError:
+            if not line.endswith("\n"):
+                break
+            raise
         _refuse_other(where, values[-1], kind, expected)
     return values
+
+
+def _lines(path: Path, expected: str) -> Iterator[str]:
+    """Yield a UTF-8 file's lines with their ends; of a last one cut within a character, the rest.
+
+    A limit is on each line, so a file of any number of lines is read.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LARGEST + 1):
+                number += 1
+                if len(line) > LARGEST:
+                    raise ValueError(f"more than {LARGEST} bytes")
+                yield line.decode("utf-8", "strict" if line.endswith(b"\n") else "ignore")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
+    except ValueError as error:  # not UTF-8; too long
+        raise UserError(f"{path}:{number}: found {error}; expected {expected}") from error
 
 
 def _read(
@@ -96,19 +115,14 @@ def _read(
     return _parsed(path, text, parse, expected), text
 
 
-def read_text(
-    path: str | os.PathLike[str],
-    expected: str,
-    largest: int = LARGEST,
-    encoding: str = "utf-8-sig",
-) -> str:
+def read_text(path: str | os.PathLike[str], expected: str, largest: int = LARGEST) -> str:
     """Return a UTF-8 file's text, without a byte-order mark; UserError when it is none."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(largest + 1)
         if len(content) > largest:
             raise ValueError(f"more than {largest} bytes")
-        return content.decode(encoding)
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
     except ValueError as error:  # not UTF-8; too large; a path with a NUL

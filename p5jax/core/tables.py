@@ -50,9 +50,13 @@ def read_parquet(path: str | os.PathLike[str], schema: pa.Schema, expected: str)
 
 
 def read_array(
-    path: str | os.PathLike[str], dtype: type, shape: tuple[int | None, ...], expected: str
+    path: str | os.PathLike[str],
+    dtype: type | tuple[type, ...],
+    shape: tuple[int | None, ...],
+    expected: str,
 ) -> np.ndarray:
-    """Return an .npy file's array of finite numbers; None in `shape` is any length.
+    """Return an .npy file's array of finite numbers, of one of the types; None in `shape` is any
+    length.
 
     UserError when it is absent, damaged or of another type or shape.
     """
@@ -63,8 +67,10 @@ def read_array(
         fits &= all(w in (None, n) for w, n in zip(shape, array.shape, strict=False))
     except Exception as error:  # a header is Python text, which fails in many ways
         raise UserError(f"{path}: found {_cause(error)}; expected {expected}") from error
-    if array.dtype != dtype or not fits:
-        found, wanted = f"{array.dtype} of shape {array.shape}", np.dtype(dtype)
+    dtypes = [np.dtype(each) for each in (dtype if isinstance(dtype, tuple) else (dtype,))]
+    if array.dtype not in dtypes or not fits:
+        found = f"{array.dtype} of shape {array.shape}"
+        wanted = " or ".join(map(str, dtypes))
         lengths = ", ".join("any" if length is None else str(length) for length in shape)
         raise UserError(f"{path}: found {found}, expected {wanted} of shape ({lengths})")
     if not np.isfinite(array).all():

@@ -23,12 +23,17 @@ from p5jax.data.schemes import SCHEMES
 
 def find_leaks(dataset: Dataset) -> list[str]:
     """Return a line for each kind of leak or broken table; empty when the dataset is sound."""
-    leaks = broken_tables(dataset)
-    if leaks:
-        return leaks + _id_leaks(dataset)
+    broken = broken_tables(dataset)
+    if broken:
+        return broken + _id_leaks(dataset)
+    return leaks_beside(dataset, with_other_held_out(dataset))
+
+
+def leaks_beside(dataset: Dataset, other: Dataset) -> list[str]:
+    """Return the leaks of a dataset with whole tables, fitted again beside the held-out rows of
+    `other`."""
     leaks = _order_leaks(dataset) + _interaction_leaks(dataset) + _review_leaks(dataset)
     leaks += _id_leaks(dataset)
-    other = with_other_held_out(dataset)
     if dataset.id_scheme in SCHEMES and not SCHEMES[dataset.id_scheme].leaky:
         leaks += refitted_ids(dataset, other)
     return leaks + refitted_stars(dataset, other)

@@ -19,7 +19,7 @@ from p5jax.data.explanations import (
     extract_feature_words,
     sample_texts,
 )
-from p5jax.data.item_ids import ClusterConfig, assign_item_ids
+from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.ratings import RatingOptions, fit_ratings
 
 EXPLAINED = 20_000  # training reviews whose explanations are made again, at most
@@ -80,9 +80,8 @@ def refitted_ids(dataset: Dataset, other: Dataset) -> list[str]:
             dataset.num_items,
             source_numbers=None,
             seed=recorded["seed"],
-            clusters=ClusterConfig(**recorded["clusters"]) if "clusters" in recorded else None,
         )
-    except (UserError, TypeError) as error:
+    except UserError as error:
         return [f"item ids: cannot be made again ({error})"]
     differing = [item for item, text in enumerate(dataset.item_ids) if text != again[item]]
     if not differing:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
 from p5jax.data.held_out import with_other_held_out
-from p5jax.data.leaks import broken_tables, find_leaks
+from p5jax.data.leaks import broken_tables, find_leaks, leaks_beside
 from p5jax.data.schemes import is_leaky
 from p5jax.evaluation import baselines
 from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
@@ -24,18 +24,19 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
-    leaks, broken = find_leaks(dataset), broken_tables(dataset)
-    if not leaks:
-        leaks = find_fitted_leaks(dataset, with_other_held_out(dataset))
+    broken = broken_tables(dataset)
+    if broken:
+        leaks = find_leaks(dataset)
+    else:
+        other = with_other_held_out(dataset)
+        leaks = leaks_beside(dataset, other) or find_fitted_leaks(dataset, other)
     tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.BASELINES)
     information: dict[str, Any] = {}
     if not broken:
         for name, ranks in baselines.baseline_ranks(dataset, "test").items():
             tables[name] = ranking_table(ranks, dataset.num_items)
         information["id_arithmetic_in_training"] = (
-            ranking_table(baselines.ranks_of(dataset, "id_arithmetic", "train"), dataset.num_items)
-            if tables["id_arithmetic"]
-            else None
+            _in_training(dataset) if tables["id_arithmetic"] else None
         )
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     return {
@@ -46,6 +47,12 @@ def audit(dataset: Dataset) -> dict[str, Any]:
         "counts": _counts(dataset),
         "n": dataset.num_users,
     }
+
+
+def _in_training(dataset: Dataset) -> dict[str, Any] | None:
+    """How id arithmetic ranks the last training items; None where no user has two."""
+    ranks = baselines.ranks_of(dataset, "id_arithmetic", "train")
+    return ranking_table(ranks, dataset.num_items) if len(ranks) else None
 
 
 def _repeated_texts(dataset: Dataset) -> dict[str, int]:

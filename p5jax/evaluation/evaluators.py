@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
@@ -126,7 +125,6 @@ def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, fl
     return {f"validation/{name}": result.metrics[name][0] for name in names}
 
 
-@released()
 def evaluate_run(
     run: RunLike,
     families: Sequence[str] | None = None,
@@ -143,13 +141,14 @@ def evaluate_run(
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, and for a folder that cannot be
-    written or that another process evaluates to, before anything is computed; Unwritten, with the
-    results, when they cannot be written after all.
+    written or whose earlier results cannot be read, before anything is computed; Unwritten, with
+    the results, when they cannot be written after all.
     """
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
     folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
-    reserve(folder)
+    header = _header(run, split, limit, config)
+    reserve(folder, header)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
         results.append(
@@ -162,7 +161,7 @@ def evaluate_run(
             largest[key] = result
     for result in largest.values():
         results += baseline_results(run, result, split)
-    keep_results(folder, results, _header(run, split, limit, config))
+    keep_results(folder, results, header)
     return results
 
 

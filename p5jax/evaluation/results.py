@@ -21,6 +21,9 @@ from p5jax.core.text_table import aligned
 from p5jax.evaluation.intervals import Interval, format_value
 
 SUMMARY = "summary.json"
+FIGURES = (
+    2  # the version of how figures are computed: those of another are not kept beside new ones
+)
 EXAMPLES_SHOWN = 3  # of each result
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
@@ -142,12 +145,12 @@ def write_results(folder: Path, results: Sequence[FamilyResult], header: dict[st
     again are kept, and so is a baseline on all the examples of a kept result when the new one is
     on fewer. Results of another header are dropped, so one folder never mixes two models.
     """
-    merged = _merged(_previous(folder, header), results)
     with replaced_folder(folder) as partial:
+        merged = _merged(previous_results(folder, header), results)
         for result in merged:
             write_parquet(partial / result.file, result.per_user)
         rows = [{**row, "checksum": checksum(partial / row["file"])} for row in summary(merged)]
-        document = {**header, "results": rows}
+        document = {**_versioned(header), "results": rows}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
@@ -171,12 +174,23 @@ def _merged(old: Sequence[FamilyResult], new: Sequence[FamilyResult]) -> list[Fa
     return sorted(merged.values(), key=lambda r: (r.family, r.kind, r.baseline, r.prompt_id))
 
 
-def _previous(folder: Path, header: dict[str, Any]) -> list[FamilyResult]:
-    if not (folder / SUMMARY).is_file():
-        return []
-    document = _document(folder)
-    same = {key: document.get(key) for key in header} == as_json(header)
-    return load_results(folder) if same else []
+def previous_results(folder: Path, header: dict[str, Any]) -> list[FamilyResult]:
+    """The results in `folder` that new ones of a header are merged with.
+
+    UserError, with what to do, when they cannot be read.
+    """
+    try:
+        if not (folder / SUMMARY).is_file():
+            return []
+        document, wanted = _document(folder), as_json(_versioned(header))
+        same = {key: document.get(key) for key in wanted} == wanted
+        return load_results(folder) if same else []
+    except UserError as error:
+        raise UserError(f"{error}; delete {folder} to evaluate without what it holds") from error
+
+
+def _versioned(header: dict[str, Any]) -> dict[str, Any]:
+    return {**header, "figures": FIGURES}
 
 
 def _document(folder: Path) -> dict[str, Any]:

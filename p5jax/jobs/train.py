@@ -21,7 +21,7 @@ from p5jax.evaluation.evaluators import validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
-from p5jax.models.checkpoints.tokenizer import PIECES, refuse_other_pieces
+from p5jax.models.checkpoints.tokenizer import PIECES, refuse_other_pieces, refuse_other_tokenizer
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
@@ -172,9 +172,9 @@ def _refuse_other_vocabulary(run: Run, source: str) -> None:
     none, one that was trained on this run's text cannot be it, but for t5x's, whose runs have it.
     """
     path = Path(source)
-    theirs, above = path / PIECES, path.parent.parent / "vocabulary"
-    if theirs.is_file():
-        refuse_other_pieces(source, Vocabulary.from_model(theirs), run.vocabulary)
+    beside, above = path if path.is_dir() else path.parent, path.parent.parent / "vocabulary"
+    if (beside / PIECES).is_file():
+        refuse_other_tokenizer(source, beside, run.vocabulary)
     elif is_t5x(source) and above.is_dir():
         refuse_other_pieces(source, Vocabulary.load(above), run.vocabulary)
     elif is_t5x(source):

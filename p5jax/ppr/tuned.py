@@ -153,6 +153,8 @@ def tune(
         raise UserError(
             f"{backbone.path}: pre-trained on other users than the warm ones of this protocol"
         )
+    if not isinstance(profile, ProfileSchema):
+        profile = _checked(profile, backbone.dataset.num_users)
     manifest = _manifest(backbone, split, profile, config, prompt, folder)
     distributed.from_primary(lambda: _claim(folder, manifest, profile))
     tuned = Tuned(folder, manifest, backbone, profile)
@@ -199,7 +201,7 @@ def _features(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """The rows that the model reads of all users, and the attributes' sizes (none for vectors)."""
     if not isinstance(profile, ProfileSchema):
-        return profile, ()
+        return np.asarray(profile, np.float32), ()
     profiles = profile.profiles(backbone.dataset)
     if config.profile_noise:
         profiles = profiles.replaced(config.profile_noise, np.random.default_rng(config.noise_seed))
@@ -260,7 +262,18 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     TUNED.write(folder, manifest)
 
 
+def _checked(vectors: np.ndarray, users: int) -> np.ndarray:
+    """Return profile vectors as they are kept, float32 [users, X]; UserError for others."""
+    with np.errstate(over="ignore"):
+        kept = np.asarray(vectors, np.float32)
+    if kept.ndim != 2 or len(kept) != users or not np.isfinite(kept).all():
+        found = f"{np.asarray(vectors).dtype} of shape {kept.shape}"
+        raise UserError(f"profile: found {found}, expected finite float32 of shape ({users}, any)")
+    return kept
+
+
 def _read_profile(path: Path, users: int) -> Profile:
     if (path / VECTORS).is_file():
-        return read_array(path / VECTORS, np.float32, (users, None), "profile vectors of all users")
+        widths = np.float32, np.float64, np.float16  # earlier versions kept what they were given
+        return read_array(path / VECTORS, widths, (users, None), "profile vectors of all users")
     return ProfileSchema.load(path / SCHEMA)

@@ -168,13 +168,17 @@ def step_folder(folder: Path, step: int, prefix: str = PREFIX) -> Path:
 
 
 class Damaged(UserError):
-    """A checkpoint that is not as it was written, or cannot be read."""
+    """A checkpoint that is not as it was written, or cannot be read.
+
+    others: the steps of the checkpoints beside it.
+    """
 
     def __init__(self, path: Path, error: Exception) -> None:
         cause = " ".join(str(error).split())[:160] or type(error).__name__
-        others = [str(step) for step in available_steps(path.parent) if path.name[-1:].isdecimal()]
-        kept = [step for step in others if not path.name.endswith(f"_{step}")]
-        there = f"; steps {', '.join(kept)} are there too (see --from-step)" if kept else ""
+        steps = available_steps(path.parent) if path.name[-1:].isdecimal() else []
+        self.others = [step for step in steps if not path.name.endswith(f"_{step}")]
+        kept = ", ".join(map(str, self.others))
+        there = f"; steps {kept} are there too" if kept else ""
         super().__init__(
             f"{path}: found a damaged checkpoint ({cause}), expected one written by p5jax{there}"
         )

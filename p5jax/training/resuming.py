@@ -19,8 +19,8 @@ def newest_whole(
     """Return (progress, state) of the newest checkpoint that is not damaged.
 
     Damaged ones after it are set aside, with a note: what they held comes again, bit for bit.
-    Damaged, the newest one's, where none is whole, or several processes would have to agree.
-    UserError when it is of another run.
+    Damaged, the newest one's, where none is whole. UserError when it is of another run, or when
+    several processes would have to agree.
     """
     steps = checkpoints.steps()
     damaged: dict[int, Damaged] = {}
@@ -30,8 +30,11 @@ def newest_whole(
             state = checkpoints.restore(step, abstract_state)
         except Damaged as error:
             damaged[step] = error
-            if step == steps[0] or jax.process_count() > 1:
+            if step == steps[0]:
                 raise damaged[steps[-1]] from None
+            if jax.process_count() > 1:
+                path = step_folder(checkpoints.folder, step)
+                raise UserError(f"{error}; move {path} away and start again") from None
             continue
         for later, problem in damaged.items():
             aside = checkpoints.set_aside(later).name

@@ -13,7 +13,6 @@ import pyarrow as pa
 from scipy import stats
 
 from p5jax.core.errors import Unwritten, UserError
-from p5jax.core.lock import released
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
 from p5jax.evaluation.compare import Difference, compare_results
@@ -83,7 +82,6 @@ class Contender:
     prompt_id: str
 
 
-@released()
 def evaluate_triggers(
     run: Run,
     folders: Sequence[str | Path],
@@ -122,15 +120,15 @@ def evaluate_triggers(
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
     unwritten: list[Unwritten] = []
+    header: dict[str, object] = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
+    header["leaky_item_ids"] = run.dataset.leaky
     for folder in folders:
-        reserve(_kept(Path(folder), PROMPT_ID, split))
+        reserve(_kept(Path(folder), PROMPT_ID, split), header)
     for other in others:
-        reserve(_kept(other.run.path, other.prompt_id, split))
+        reserve(_kept(other.run.path, other.prompt_id, split), header)
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
 
     def keep(result: FamilyResult, folder: Path) -> None:
-        header = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
-        header["leaky_item_ids"] = run.dataset.leaky
         both = [manual[0][1], result]  # in this order: "2-3" before "triggers"
         try:
             keep_results(_kept(folder, result.prompt_id, split), both, header)

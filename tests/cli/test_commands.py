@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -37,6 +37,7 @@ from p5jax.ppr.tuning import MODES
 from p5jax.reports.run_report import write_report
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
+from p5jax.training.checkpoints import Damaged
 from p5jax.triggers.ablation import ablate
 from p5jax.triggers.evaluation import evaluate_triggers
 from p5jax.triggers.settings import ABLATIONS, SearchConfig
@@ -271,3 +272,16 @@ for words in {lines!r}:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{words} []" for words in lines], done.stderr
+
+
+@pytest.mark.parametrize("words", [["export", "RUN", "--out", "OUT"], ["compare", "A", "B"]])
+def test_from_step_is_named_only_where_a_command_takes_it(words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "checkpoint_2").mkdir()
+
+    def damaged(arguments):
+        raise Damaged(tmp_path / "checkpoint_5", ValueError("cut"))
+
+    monkeypatch.setitem(COMMANDS, words[0], replace(COMMANDS[words[0]], run=damaged))
+    assert main(words) == 2
+    hint = " (see --from-step)" if words[0] == "export" else ""
+    assert capsys.readouterr().err.endswith(f"p5jax; steps 2 are there too{hint}\n")

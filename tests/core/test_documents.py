@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from p5jax.core import documents
 from p5jax.core.documents import parse_json, read_json, read_json_lines, read_toml
 from p5jax.core.errors import UserError
 
@@ -86,6 +87,17 @@ def test_lines(tmp_path):
     assert f"{file}:2: found Expecting" in one_line(read_json_lines, file, dict, "a record")
     file.write_text('{"a": 1}\n{"a": "x"}\n')
     assert f"{file}:2: a: found 'x'" in one_line(read_json_lines, file, dict[str, int], "a record")
+    file.write_bytes(b'{"a": 1}\n{"\xff": 2}\n')
+    assert f"{file}:2: found 'utf-8' codec" in one_line(read_json_lines, file, dict, "a record")
+
+
+def test_a_limit_is_on_a_line_and_not_on_all_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "LARGEST", 20)
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": 1}\n' * 50)
+    assert read_json_lines(file, dict[str, int], "a record") == [{"a": 1}] * 50
+    file.write_text('{"a": 1}\n{"a": ' + " " * 20 + "1}\n")
+    assert f"{file}:2: found more than 20 bytes" in one_line(read_json_lines, file, dict, "a thing")
 
 
 @pytest.mark.parametrize("text", ["[" * 9000, '{"a":' * 9000, "9" * 5000, "{'a': 1}"])

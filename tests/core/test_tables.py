@@ -109,6 +109,10 @@ def test_arrays(tmp_path):
     message = refused(read_array, file, np.float32, (3, None), "vectors")
     assert message.endswith("found float32 of shape (2, 3), expected float32 of shape (3, any)")
     assert "float32" in refused(read_array, file, np.float64, (2, 3), "vectors")
+    either = read_array(file, (np.float64, np.float32), (2, 3), "vectors")
+    np.testing.assert_array_equal(either, array)
+    message = refused(read_array, file, (np.float64, np.float16), (2, 3), "vectors")
+    assert "found float32 of shape (2, 3), expected float64 or float16 of shape (2, 3)" in message
     np.save(file, array * np.nan)
     assert "not finite" in refused(read_array, file, np.float32, (2, 3), "vectors")
     for content in (

@@ -7,7 +7,7 @@ import json
 import pytest
 from damaged_world import DAMAGES, USERS, sound
 
-from p5jax.data.dataset import TEST, Dataset
+from p5jax.data.dataset import TEST, TRAIN, Dataset
 from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import find_leaks
 from p5jax.evaluation.audit import audit, format_audit
@@ -48,6 +48,22 @@ def test_damage_is_reported(tmp_path, damage):
     assert result["leaks"] == find_leaks(dataset) != []
     assert f"leaks: {len(result['leaks'])}" in format_audit(result)
     json.dumps(result)
+
+
+def test_three_interactions_per_user_rank_nothing_in_training(tmp_path):
+    """A user with one training item has none to rank; a mean of nothing is no JSON."""
+    parts = sound("random")
+    for name in ("interactions", "reviews"):
+        users = parts.tables[name]["user"]
+        for row in reversed(range(len(users))):
+            if parts.tables[name]["split"][row] == TRAIN and users[:row].count(users[row]):
+                parts.remove(name, row)
+    result = audit(parts.write(tmp_path / "d"))
+    assert result["baselines"]["id_arithmetic"] is not None
+    assert result["information"]["id_arithmetic_in_training"] is None
+    json.dumps(result, allow_nan=False)
+    (line,) = [line for line in format_audit(result).splitlines() if "in training " in line]
+    assert line.split() == ["in", "training", *"----"]
 
 
 def test_repeated_words_are_information(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import stat
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,8 +15,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from small_model import small_model
 
 from p5jax.core.errors import UserError
+from p5jax.jobs.train import _refuse_other_vocabulary
 from p5jax.models.checkpoints.hugging_face import export_hugging_face, import_hugging_face
-from p5jax.models.checkpoints.tokenizer import refuse_other_pieces
+from p5jax.models.checkpoints.tokenizer import (
+    refuse_other_pieces,
+    refuse_other_tokenizer,
+    write_tokenizer,
+)
 from p5jax.models.t5 import init_params
 from p5jax.text.vocabulary import Vocabulary
 
@@ -71,6 +77,14 @@ def test_a_folder_of_other_things_is_left_alone(weights, exported):
     with pytest.raises(UserError, match="exists and is not an export; choose another folder"):
         export_hugging_face(*weights, exported)
     assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
+
+
+def test_what_a_killed_export_left_is_no_hindrance(weights, tmp_path):
+    names = ("config.json", "model.safetensors", "spiece.model", "tokenizer_config.json")
+    for name in names:
+        (tmp_path / f".{name}.partial").write_text("half")
+    export_hugging_face(*weights, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == set(names[:2])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -142,6 +156,36 @@ def test_weights_of_other_pieces_or_id_tokens_are_refused(world_vocabulary):
     for theirs, ours in ((three, two), (swapped, three)):
         with pytest.raises(UserError, match=r"trained with \d id tokens that the run's vocabulary"):
             refuse_other_pieces("run", theirs, ours)
+
+
+def test_an_export_of_other_item_ids_is_refused(world_vocabulary, tmp_path):
+    theirs = Vocabulary(world_vocabulary.model, ["<c0_0>", "<c0_1>"])
+    write_tokenizer(theirs, tmp_path)
+    more = Vocabulary(world_vocabulary.model, ["<c0_0>", "<c0_1>", "<c0_2>"])
+    refuse_other_tokenizer("run", tmp_path, more)
+    settings = tmp_path / "tokenizer_config.json"
+    for tokens in ((), ["<c0_0>"], ["<c0_1>", "<c0_0>"], ["<c0_0>", "<c0_7>"]):
+        with pytest.raises(UserError, match="2 id tokens that the run's vocabulary does not begin"):
+            refuse_other_tokenizer("run", tmp_path, Vocabulary(theirs.model, tokens))
+    # The sentinels of a public model are added tokens too, but no id tokens.
+    last = str(theirs.num_pieces + 99)
+    settings.write_text(json.dumps({"added_tokens_decoder": {"1": {"content": "</s>"}, last: {}}}))
+    refuse_other_tokenizer("t5-small", tmp_path, more)
+    for damaged in ("[]", '{"added_tokens_decoder": {"x": {}}}', '{"added_tokens_decoder": 1}'):
+        settings.write_text(damaged)
+        with pytest.raises(UserError, match=r"tokenizer_config\.json: (added.*: )?found"):
+            refuse_other_tokenizer("run", tmp_path, more)
+    settings.unlink()
+    refuse_other_tokenizer("t5-small", tmp_path, more)
+
+
+@pytest.mark.parametrize("source", ["", "model.safetensors"])
+def test_training_looks_for_the_tokenizer_beside_the_weights(world_vocabulary, exported, source):
+    write_tokenizer(Vocabulary(world_vocabulary.model, ["<c0_0>"]), exported)
+    ours = Vocabulary(world_vocabulary.model, ["<c0_1>"])
+    run = SimpleNamespace(vocabulary=ours, manifest={"vocabulary_source": "a model"})
+    with pytest.raises(UserError, match="1 id tokens that the run's vocabulary does not begin"):
+        _refuse_other_vocabulary(run, str(exported / source))
 
 
 def test_fewer_rows_than_pieces_are_refused(exported):

@@ -20,9 +20,9 @@ from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.ppr.cold.recommend import parse_profile, recommend
 from p5jax.ppr.model import PromptedScorer
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
-from p5jax.ppr.tuned import Tuned, tune
+from p5jax.ppr.tuned import TUNED, VECTORS, Tuned, _read_profile, tune
 from p5jax.ppr.tuning import CaseIterator, TuneConfig, tuning_objective, validation_users
-from p5jax.training.checkpoints import restore_params
+from p5jax.training.checkpoints import params_fingerprint, restore_params
 from p5jax.training.trainer import TrainConfig
 
 
@@ -196,6 +196,22 @@ def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_pat
     with pytest.raises(UserError, match="found an unfinished tuning"):
         Tuned.load(tmp_path / "stopped", backbone)
     jax.tree.map(np.testing.assert_array_equal, tuned("stopped"), whole)
+
+
+def test_vectors_of_any_type_are_kept_as_float32(backbone, cold, tmp_path, world, monkeypatch):
+    monkeypatch.setattr("p5jax.ppr.tuned.train", lambda *arguments, **settings: None)
+    vectors = np.random.default_rng(0).normal(size=(world.num_users, 5))
+    tuned = tune(backbone, cold, vectors, TUNE, PROMPT, tmp_path / "vectors")
+    kept = vectors.astype(np.float32)
+    read = _read_profile(tuned.path, world.num_users)
+    np.testing.assert_array_equal(read, kept, strict=True)
+    assert TUNED.read(tuned.path)["profile"] == params_fingerprint({"vectors": kept})
+    np.save(tuned.path / VECTORS, vectors)  # as earlier versions did
+    np.testing.assert_array_equal(_read_profile(tuned.path, world.num_users), vectors, strict=True)
+    for wrong in (vectors[1:], vectors[:, 0], vectors * 1e300):
+        with pytest.raises(UserError, match=r"profile: found float64 of shape \("):
+            tune(backbone, cold, wrong, TUNE, PROMPT, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.check

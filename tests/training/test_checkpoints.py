@@ -223,9 +223,7 @@ def test_a_file_that_is_missing_or_cut_is_seen(folder):
     path = folder / "checkpoint_6"
     data = max((path / "state").rglob("d/*"), key=lambda file: file.stat().st_size)
     data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(
-        UserError, match=r"damaged checkpoint .*steps 2, 5 are there too \(see --from"
-    ):
+    with pytest.raises(UserError, match=r"damaged checkpoint .*; steps 2, 5 are there too$"):
         restore_params(folder, which=6)
     data.unlink()
     with pytest.raises(UserError, match="found a damaged checkpoint"):

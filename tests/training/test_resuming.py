@@ -25,8 +25,9 @@ from toy_training import (
 )
 
 from p5jax.core.errors import Interrupted, UserError
-from p5jax.training.checkpoints import available_steps, restore_params
+from p5jax.training.checkpoints import Checkpoints, available_steps, restore_params
 from p5jax.training.optimizer import OptimizerConfig
+from p5jax.training.resuming import newest_whole
 from p5jax.training.trainer import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_end_is_the_same(tmp_path, uni
     with pytest.raises(UserError, match=f"checkpoint_{STEPS}: found a damaged checkpoint"):
         train_toy(tmp_path, Batches())
     assert sorted(checkpoints.iterdir()) == before
+
+
+def test_several_processes_say_which_checkpoint_to_move_away(tmp_path, monkeypatch):
+    for step in (2, 5):
+        (tmp_path / f"checkpoint_{step}").mkdir()
+    path = tmp_path / "checkpoint_5"
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints, "steps", lambda: [2, 5])
+        with monkeypatch.context() as several:
+            several.setattr(jax, "process_count", lambda: 2)
+            with pytest.raises(UserError, match=f"too; move {path} away and start again$"):
+                newest_whole(checkpoints, {}, {})
 
 
 def test_a_validation_left_out_by_a_signal_is_made_up_for(tmp_path, uninterrupted):

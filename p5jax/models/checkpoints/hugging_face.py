@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from p5jax.core.documents import read_json
 from p5jax.core.errors import UserError, shown
-from p5jax.core.files import replaced
+from p5jax.core.files import remove_left_overs, replaced
 from p5jax.core.kinds import refuse_other
 from p5jax.models.checkpoints.state_dict import read_state_dict
 from p5jax.models.checkpoints.tensor_names import (
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 _Size = Annotated[int, range(1, 1 << 31)]
 _WEIGHTS = "model.safetensors"
 _EXPORTED = ("config.json", _WEIGHTS, PIECES, SETTINGS)
+_HALF = tuple(f".{name}.partial" for name in _EXPORTED)  # what a killed export leaves
 
 
 class _Settings(TypedDict):
@@ -122,9 +123,9 @@ def _replace(config: T5Config, **changes: Any) -> T5Config:
 def _find(path: Path) -> Path:
     """The file with the tensors of a checkpoint given as a folder or a file."""
     if path.is_dir():
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            if (path / name).is_file():
-                return path / name
+        for file in (path / _WEIGHTS, path / "pytorch_model.bin"):
+            if file.is_file():
+                return file
         raise UserError(f"{path}: found no weights, expected model.safetensors or a .pth file")
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a T5 or P5 checkpoint")
@@ -265,15 +266,13 @@ def _match(
         tensor = tensors[name]
         if tensor.shape != shape:
             raise UserError(f"{file}: {name}: found shape {tensor.shape}, expected {shape}")
-        tensor = tensor.T if transpose else tensor
         with np.errstate(over="ignore"):  # of a float64: it is infinite then
-            flat[path] = np.array(tensor, np.float32, order="C")
+            flat[path] = np.array(tensor.T if transpose else tensor, np.float32, order="C")
         if not np.isfinite(flat[path]).all():
             raise UserError(f"{file}: {name}: found numbers that are not finite, expected weights")
-    for name in tensors:
-        if name not in known:
-            shape = tensors[name].shape
-            raise UserError(f"{file}: {name}: found shape {shape}, expected no such tensor in a T5")
+    for name in [name for name in tensors if name not in known]:
+        shape = tensors[name].shape
+        raise UserError(f"{file}: {name}: found shape {shape}, expected no such tensor in a T5")
     return flat
 
 
@@ -292,7 +291,7 @@ def export_hugging_face(
     folder that holds anything but an earlier export.
     """
     folder = Path(folder)
-    if folder.is_file() or any(child.name not in _EXPORTED for child in folder.glob("*")):
+    if folder.is_file() or any(p.name not in _EXPORTED + _HALF for p in folder.glob("*")):
         raise UserError(f"{folder}: exists and is not an export; choose another folder")
     if config.whole_words and not drop_whole_words:
         raise UserError(
@@ -343,6 +342,7 @@ def _config_to_json(config: T5Config, projection: str) -> dict[str, Any]:
 def _write(folder: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any]) -> None:
     """Write both files beside their paths, then rename them: no checkpoint is half written."""
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(folder)
     with replaced(folder / "config.json") as config, replaced(folder / _WEIGHTS) as weights:
         config.write_text(json.dumps(settings, indent=2) + "\n")
         save_file(tensors, weights, metadata={"format": "pt", _CHECKSUM: _checksum(tensors)})

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
-from p5jax.core.lock import released
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baseline_results import catalogue_baselines
 from p5jax.evaluation.keeping import keep_results, reserve
@@ -115,7 +114,6 @@ class PprRun:
         manifest = BACKBONE_RUN.read(path)
         return PprRun(path, manifest, load_dataset(path, manifest), mesh)
 
-    @released()
     def evaluate(self, split: str = "test", users: np.ndarray | None = None) -> list[FamilyResult]:
         """Rank the whole catalogue for the split's pairs, by the backbone and the baselines.
 
@@ -124,11 +122,6 @@ class PprRun:
         """
         folder = self.path / "evaluation" / split
         if users is None:
-            reserve(folder)
-        width = self.model.config.max_history
-        result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
-        results = [result, *catalogue_baselines(self.dataset, result, split)]
-        if users is None:
             header = {
                 "split": split,
                 "dataset": self.dataset.name,
@@ -136,6 +129,11 @@ class PprRun:
                 "leaky_item_ids": self.dataset.leaky,
                 "params": params_fingerprint(self.params),
             }
+            reserve(folder, header)
+        width = self.model.config.max_history
+        result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
+        results = [result, *catalogue_baselines(self.dataset, result, split)]
+        if users is None:
             keep_results(folder, results, header)
         return results
 
