@@ -16,7 +16,7 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
 from p5jax.core.lock import released
 from p5jax.core.settings import SIZE, check
-from p5jax.evaluation.evaluators import validation_ranking
+from p5jax.evaluation.evaluators import validation_metrics, validation_ranking
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
 from p5jax.parallel import distributed
@@ -41,7 +41,6 @@ from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import Identity, run_fingerprints
 
 SCHEMA = "profiles.json"
-_METRICS = ("HR@10", "NDCG@10")
 
 
 class _Text(TypedDict):
@@ -101,7 +100,7 @@ def train_soft(
 
     The same call resumes it. UserError when `soft.out` holds something else.
     """
-    check_metric(training.best_metric, [f"validation/{name}" for name in _METRICS])
+    check_metric(training.best_metric, validation_metrics(run.dataset.num_items))
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
     distributed.from_primary(lambda: _claim(folder, run, settings, schema))
