@@ -44,7 +44,8 @@ def planned(
             raise UserError(
                 f"{step_folder(folder, step)}: found {key} = {old}, expected {new}: the linear"
                 f" schedule ends at step {old}, and only a constant or rsqrt one goes on; choose"
-                " another folder, and start it from this checkpoint (RunConfig.initial_checkpoint)"
+                " another folder, where a P5 run can start from this checkpoint"
+                " (RunConfig.initial_checkpoint)"
             )
         return there, old
     return fingerprint, steps

@@ -64,7 +64,10 @@ class _Manifest(TypedDict):
 
 
 SOFT_PROMPT = OutputFolder(
-    "soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,), contents=_Manifest
+    *("soft prompt", "soft.json", 1, "p5jax ppr soft"),
+    begun=(SCHEMA,),
+    contents=_Manifest,
+    steps="settings.TrainConfig.steps",
 )
 
 
@@ -103,7 +106,8 @@ def train_soft(
     check_metric(training.best_metric, validation_metrics(run.dataset.num_items))
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
-    distributed.from_primary(lambda: _claim(folder, run, settings, schema))
+    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
+    distributed.from_primary(lambda: _claim(folder, manifest, schema))
     backbone = SoftBackbone(run, prompt, schema.profiles(run.dataset), soft.text)
     mesh = run.mesh or make_mesh()
     train(
@@ -118,6 +122,7 @@ def train_soft(
         fingerprint=settings,
         validate=_validator(backbone, soft.rank_users, folder),
         trainable=TRAINABLE,
+        begun=lambda: distributed.from_primary(lambda: SOFT_PROMPT.write(folder, manifest)),
     )
 
 
@@ -184,13 +189,13 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     return backbone.with_params(restore_params(checkpoints, shapes)["soft"], folder)
 
 
-def _claim(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
+def _claim(folder: Path, manifest: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
     started = bool(available_steps(folder / CHECKPOINT_FOLDER))
     SOFT_PROMPT.claim(folder, manifest, started=started)
     schema.save(folder / SCHEMA)
-    SOFT_PROMPT.write(folder, manifest)
+    if not started:
+        SOFT_PROMPT.write(folder, manifest)
 
 
 def _settings(
