@@ -96,12 +96,14 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     add_split(parser)
     parser.add_argument(
         "--families",
+        action="extend",
         type=names,
         metavar="a,b",
         help="families to evaluate, separated by commas (default: all)",
     )
     parser.add_argument(
         "--prompts",
+        action="extend",
         type=names,
         metavar="2-3,5-8",
         help="prompts to evaluate, separated by commas (default: a seen one for each kind of"
@@ -142,9 +144,10 @@ def _recommend_options(parser: ArgumentParser) -> None:
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
         "--exclude",
-        default="",
+        action="append",
+        default=[],
         metavar="KEY,KEY",
-        help="items not to recommend; a key that holds a comma stands alone",
+        help="items not to recommend; give a key that holds a comma alone, and others again",
     )
     _triggers_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -175,9 +178,9 @@ def _recommend(arguments: Namespace) -> None:
         )
 
 
-def _keys(text: str, known: Sequence[str]) -> Sequence[str]:
-    """Read keys that are separated by commas, or one that holds commas."""
-    return (text,) if text in known else names(text)
+def _keys(texts: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Read keys from texts, each of keys that are separated by commas, or one that holds commas."""
+    return [key for text in texts for key in ((text,) if text in known else names(text))]
 
 
 def _rank_options(parser: ArgumentParser) -> None:

@@ -96,18 +96,25 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def remove_left_overs(folder: Path) -> None:
     """Remove what killed processes were writing in a folder, but nothing of a living process."""
     for left in folder.glob(".*.partial"):
-        if left.is_dir():
-            with contextlib.suppress(UserError):
-                hold(left)
-                shutil.rmtree(left)
-                release(left)
-            continue
-        opened = os.open(left, os.O_RDWR)
+        # One may be renamed meanwhile, lead nowhere, or be another user's.
+        with contextlib.suppress(UserError, FileNotFoundError, PermissionError):
+            _remove_left_over(left)
+
+
+def _remove_left_over(left: Path) -> None:
+    if left.is_dir():
+        hold(left)
         try:
-            if _is_free(opened):
-                left.unlink(missing_ok=True)
+            shutil.rmtree(left)
         finally:
-            os.close(opened)
+            release(left)
+        return
+    opened = os.open(left, os.O_RDWR)
+    try:
+        if _is_free(opened):
+            left.unlink(missing_ok=True)
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

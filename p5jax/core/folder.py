@@ -33,7 +33,8 @@ class OutputFolder:
     the key `version_key`, "" for a manifest without one. command: what makes such folders.
     begun: beginnings of the names of files that are written before the manifest: a folder with
     only these, hidden or not, is one whose making was cut short, and may be claimed.
-    contents: the kind of the manifest (see core.kinds), without its version.
+    contents: the kind of the manifest (see core.kinds), without its version. steps: the key of the
+    number of training steps, "" for none, in which a folder may differ: training.plan decides.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class OutputFolder:
     version_key: str = "format_version"
     begun: tuple[str, ...] = ()
     contents: Any = dict[str, Any]
+    steps: str = ""
 
     def is_at(self, path: str | os.PathLike[str]) -> bool:
         """Return whether a folder has a manifest of this kind's name."""
@@ -92,7 +94,7 @@ class OutputFolder:
         if (path / self.manifest).is_file():
             there = self.read(path)
             if started:
-                refuse_difference(path / self.manifest, there, wanted)
+                refuse_difference(path / self.manifest, there, wanted, self.steps)
             return there
         starts = (*self.begun, f"{self.manifest}.partial", LOCK)
         allowed = (*starts, *(f".{start}" for start in starts))  # files are written hidden
@@ -134,10 +136,16 @@ def differences(
 
 
 def refuse_difference(
-    where: str | os.PathLike[str], there: Mapping[str, Any], wanted: Mapping[str, Any]
+    where: str | os.PathLike[str],
+    there: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    but: str = "",
 ) -> None:
-    """Raise UserError when what is there is not what is wanted, naming the first difference."""
-    found = list(differences(there, wanted))
+    """Raise UserError when what is there is not what is wanted, naming the first difference.
+
+    The key `but` may differ.
+    """
+    found = [each for each in differences(there, wanted) if each[0] != but]
     if found:
         key, old, new = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import tokenize
 from typing import Any
 
@@ -17,7 +18,8 @@ _allowed: set[str] = set()
 def allow_imports(*modules: str) -> None:
     """Import modules, which gin files may import from now on; UserError for one that is not found.
 
-    An `import` in a gin file runs the module: others than p5jax's, t5x's and SeqIO's must be named.
+    An `import` in a gin file runs the module: others than p5jax's, t5x's and SeqIO's must be named,
+    or have been imported before, so that nothing runs.
     """
     for name in modules:
         try:
@@ -78,11 +80,12 @@ def _refusal(statement: Any) -> str:
     if isinstance(statement, config_parser.ImportStatement):
         parts = statement.module.split(".")
         names = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
-        if names & {*_TRUSTED, *_allowed}:
+        if names & {*_TRUSTED, *_allowed} or statement.module in sys.modules:
             return ""
         return (
             f"found an import of {statement.module}, which would run it, expected one of"
-            f" {', '.join(_TRUSTED)}; --gin-imports {statement.module} allows it"
+            f" {', '.join(_TRUSTED)}; --gin-imports {statement.module} allows it, and in Python"
+            " importing it before"
         )
     if statement.scope:
         return f"found the scope {statement.scope!r}, expected a name without one"

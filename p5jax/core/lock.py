@@ -3,6 +3,7 @@
 The lock is the file `.lock` in the folder, made by an exclusive open, which NFS knows too. It says
 which process of which machine holds it. On the machine of its holder a lock is left over when the
 process is gone; elsewhere when it gives no sign of life: a holder touches its locks at intervals.
+A lock names its folder, since a copy of a folder that is being worked on brings a lock along.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _PATIENCE = 60.0  # seconds without one, after which a lock of another machine i
 
 @dataclass(frozen=True)
 class Holder:
-    """A process: its machine and container, its number there, and when it started.
+    """A process: its machine and container, its number there, when it started, what it holds.
 
-    host and command are for people.
+    host and command are for people. folder: resolved, and its inode, "" and 0 where not known.
     """
 
     host: str
@@ -40,12 +41,25 @@ class Holder:
     pid: int
     started: str
     command: str
+    folder: str = ""
+    inode: int = 0
 
     @staticmethod
-    def this() -> Holder:
-        """Return this process."""
+    def of(folder: Path) -> Holder:
+        """Return this process as the holder of a folder."""
         host, command = socket.gethostname(), " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
-        return Holder(host, _machine(host), os.getpid(), _started(os.getpid()), command)
+        number, where = os.getpid(), str(folder.resolve())
+        started, inode = _started(number), folder.stat().st_ino
+        return Holder(host, _machine(host), number, started, command, where, inode)
+
+    def holds(self, folder: Path) -> bool:
+        """Return whether it made its lock in this folder, and not in one that this is a copy of.
+
+        A folder that was moved keeps its inode; some network file systems keep only the path.
+        """
+        known = (self.folder, self.inode) != ("", 0)
+        same = folder.stat().st_ino == self.inode or str(folder.resolve()) == self.folder
+        return same or not known
 
     def lives(self) -> bool | None:
         """Return whether the process is there; None when only its own machine could tell."""
@@ -82,9 +96,10 @@ def _started(pid: int) -> str:
 
 @dataclass(frozen=True)
 class _Held:
-    """A lock of this process: the times of its folder before and with the lock, and who made it."""
+    """A lock of this process: its text, the times of its folder before and with it, who made it."""
 
     pid: int
+    text: str
     before: int
     after: int
     made: bool
@@ -112,29 +127,35 @@ def hold(
         with _alone(folder):
             found = _read(folder / LOCK)
             if found is None:
-                _write(folder / LOCK)
+                text = _write(folder / LOCK)
                 break
             holder, text = found
             lives = holder.lives() if holder else None
-            if lives is False:
+            if lives is False or (holder and not holder.holds(folder)):
                 _take_away(folder / LOCK, text)
                 continue
         if lives or _moves(folder / LOCK, patience):
             raise UserError(f"{name or folder}: {_who(holder)} works on it; wait until it ends")
         _take_away(folder / LOCK, text)
-    _held[folder] = _Held(os.getpid(), before, folder.stat().st_mtime_ns, made)
+    _held[folder] = _Held(os.getpid(), text, before, folder.stat().st_mtime_ns, made)
     if not _beating.is_set():
         _beating.set()
         threading.Thread(target=_beat, name="locks", daemon=True).start()
 
 
 def release(folder: str | os.PathLike[str]) -> None:
-    """Unlock a folder; where nothing else changed in it, not even its time tells of the lock."""
+    """Unlock a folder; where nothing else changed in it, not even its time tells of the lock.
+
+    A lock that another process has made since, because this one gave no sign of life, stays.
+    """
     folder = Path(folder).absolute()
     held = _held.pop(folder, None)
     if held is None or held.pid != os.getpid():
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _alone(folder):
+        found = _read(folder / LOCK)
+        if found and found[1] != held.text:
+            return
         unchanged = folder.stat().st_mtime_ns == held.after
         (folder / LOCK).unlink(missing_ok=True)
         if held.made:
@@ -163,8 +184,15 @@ def _release_all() -> None:
 def _beat() -> None:
     while True:
         time.sleep(_BEAT)
-        for folder in [*_held]:
-            with contextlib.suppress(OSError):
+        give_sign()
+
+
+def give_sign() -> None:
+    """Touch the locks of this process, but none that another process has made since."""
+    for folder, held in [*_held.items()]:
+        with contextlib.suppress(OSError):
+            found = _read(folder / LOCK)
+            if found and found[1] == held.text:
                 os.utime(folder / LOCK)
 
 
@@ -180,8 +208,9 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def _write(lock: Path) -> None:
-    text = json.dumps(asdict(Holder.this()))
+def _write(lock: Path) -> str:
+    """Make a lock of this process, and return its text."""
+    text = json.dumps(asdict(Holder.of(lock.parent)))
     try:
         with lock.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -190,6 +219,7 @@ def _write(lock: Path) -> None:
     except OSError:
         lock.unlink(missing_ok=True)
         raise
+    return text
 
 
 def _read(lock: Path) -> tuple[Holder | None, str] | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
@@ -17,6 +19,7 @@ from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baseline_results import baseline_results
 from p5jax.evaluation.keeping import keep_results, reserve
+from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
     evaluate_candidates,
     evaluate_catalogue,
@@ -121,8 +124,14 @@ def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, fl
     result = evaluate_family(
         run, "sequential", prompt_id, "validation", limit=limit, report=lambda line: None
     )
-    names = [name for name in ("HR@10", "NDCG@10") if name in result.metrics]
-    return {f"validation/{name}": result.metrics[name][0] for name in names}
+    names = validation_metrics(run.dataset.num_items)
+    return {name: result.metrics[name.removeprefix("validation/")][0] for name in names}
+
+
+def validation_metrics(num_items: int) -> list[str]:
+    """The names of what `validation_ranking` measures for a catalogue of num_items."""
+    columns = ranking_columns(np.zeros(1), num_items)
+    return [f"validation/{name}" for name in ("HR@10", "NDCG@10") if name in columns]
 
 
 def evaluate_run(

@@ -16,8 +16,9 @@ from p5jax.core.errors import UserError
 from p5jax.core.folder import as_json
 from p5jax.core.lock import released
 from p5jax.core.settings import COUNT, check
+from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
-from p5jax.evaluation.evaluators import validation_ranking
+from p5jax.evaluation.evaluators import validation_metrics, validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
@@ -39,8 +40,6 @@ from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
-
-_RANKED = ("HR@10", "NDCG@10")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
-    check_metric(training.best_metric, _metrics(validation))
+    check_metric(training.best_metric, _metrics(validation, config.build(RunConfig).dataset))
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
@@ -105,10 +104,12 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     return run
 
 
-def _metrics(validation: ValidationConfig) -> list[str]:
-    """The names of what is measured during training."""
+def _metrics(validation: ValidationConfig, dataset: str) -> list[str]:
+    """The names of what is measured during training on a dataset."""
     measured = ["validation/loss", "validation/accuracy"] if validation.examples else []
-    return measured + [f"validation/{name}" for name in _RANKED if validation.rank_users]
+    if validation.rank_users:
+        measured += validation_metrics(Dataset.load(dataset).num_items)
+    return measured
 
 
 def _keep(run: Run) -> None:

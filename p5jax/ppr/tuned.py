@@ -58,6 +58,7 @@ TUNED = OutputFolder(
     *("tuned model", "tuned.json", 1, "p5jax ppr tune"),
     begun=(SCHEMA, VECTORS),
     contents=_Manifest,
+    steps="tune.steps",
 )
 Profile = ProfileSchema | np.ndarray  # attributes, or vectors float32 [U, X]
 
@@ -187,6 +188,7 @@ def tune(
         fingerprint={name: manifest[name] for name in ("tune", "prompt", "profile", "protocol")},
         validate=_validator(tuned, split, held_out) if len(held_out) else None,
         trainable=_trainable(mode, tuned.model),
+        begun=lambda: distributed.from_primary(lambda: TUNED.write(folder, manifest)),
     )
     return tuned
 
@@ -259,7 +261,8 @@ def _claim(folder: Path, manifest: dict[str, Any], profile: Profile) -> None:
     else:
         with replaced(folder / VECTORS) as beside, beside.open("wb") as file:
             np.save(file, profile)
-    TUNED.write(folder, manifest)
+    if not started:
+        TUNED.write(folder, manifest)
 
 
 def _checked(vectors: np.ndarray, users: int) -> np.ndarray:

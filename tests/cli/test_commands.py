@@ -232,7 +232,7 @@ def test_values_may_begin_with_a_dash():
     recommend = COMMANDS["recommend"]
     for key in ("-x", "--B0", "-5", "a,b", "-a=b"):
         arguments = recommend.parse(["r", "--user", key, "--exclude", key, "-k", "3", "--json"])
-        assert (arguments.user, arguments.exclude, arguments.k) == (key, key, 3)
+        assert (arguments.user, arguments.exclude, arguments.k) == (key, [key], 3)
         assert arguments.json
     assert recommend.parse(["r", "--user=-h"]).user == "-h"
     for words in (["--user", "--json"], ["--user"]):

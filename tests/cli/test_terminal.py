@@ -137,6 +137,16 @@ def test_an_option_given_twice_is_one_line(name, words, option, capsys):
             ["t", "--profile", "a=1", "--profile", "a=2"],
             {"profile": ["a=1", "a=2"]},
         ),
+        (
+            "evaluate",
+            ["r", "--prompts", "2-3", "--prompts=2-4,2-5"],
+            {"prompts": ["2-3", "2-4", "2-5"]},
+        ),
+        (
+            "recommend",
+            ["r", "--user", "u", "--exclude", "a,b", "--exclude", "c"],
+            {"exclude": ["a,b", "c"]},
+        ),
         ("generate", ["r", "--text", "--user --user"], {"text": "--user --user"}),
         ("recommend", ["r", "--user", "a", "-k", "-3"], {"k": -3}),
     ],

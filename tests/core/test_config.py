@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -96,8 +98,12 @@ def test_a_prompt_id_is_a_string_and_gin_s_own_values_stay(tmp_path):
         ("", ["A=3\nB=4"], "macro A is set but nothing uses it"),
         ("", ["A\nimport this\nB=3"], "--gin: "),
         ("include 'run.gin'\n", [], "run.gin:1: .*run.gin"),
-        ("import this\n", [], "run.gin:1: found an import of this, .*--gin-imports this allows it"),
-        ("from os import path\n", [], "run.gin:1: found an import of os.path, .*"),
+        (
+            "import this\n",
+            [],
+            "run.gin:1: found an import of this, .*--gin-imports this allows it,",
+        ),
+        ("from this import path\n", [], "run.gin:1: found an import of this.path, .*"),
         ("from __gin__ import dynamic_registration\n", [], "run.gin:1: found an import of __gin__"),
         ("import p5jax.nosuch\n", [], "No module named 'p5jax.nosuch'"),
         ("", ["TrainConfig.steps"], "expected --gin.NAME=VALUE"),
@@ -140,6 +146,15 @@ def test_a_module_is_imported_once_it_is_allowed(tmp_path, monkeypatch):
         allow_imports("of_min")
     allow_imports("of_mine")
     assert (tmp_path / "ran").exists()
+    configure(tmp_path, text)
+    assert config.build(TrainConfig).steps == 3
+
+
+def test_a_module_that_python_has_imported_is_allowed(tmp_path, monkeypatch):
+    text = "import imported_before\nTrainConfig.steps = 3\n"
+    with pytest.raises(UserError, match=r"allows it, and in Python importing it before$"):
+        configure(tmp_path, text)
+    monkeypatch.setitem(sys.modules, "imported_before", ModuleType("imported_before"))
     configure(tmp_path, text)
     assert config.build(TrainConfig).steps == 3
 

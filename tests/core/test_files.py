@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,24 @@ def test_left_overs_of_a_killed_process_are_removed(being_written, tmp_path):
     (tmp_path / ".hidden").write_text("mine")
     remove_left_overs(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == [".hidden"]
+
+
+def test_left_overs_that_cannot_be_opened_are_passed_over(tmp_path, monkeypatch):
+    """A link to nowhere, and a file that its process renames just before it is opened."""
+    for name in (".a.partial", ".b.partial", ".c.partial"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".link.partial").symlink_to(tmp_path / "nowhere")
+    is_dir = Path.is_dir
+
+    def renamed_before(path):
+        if path.name == ".b.partial":
+            path.rename(tmp_path / "b")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", renamed_before)
+    remove_left_overs(tmp_path)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == [".link.partial", "b"]
 
 
 def test_a_folder_that_was_moved_aside_comes_back(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,18 @@ def test_other_things_are_refused_with_the_first_difference(tmp_path, change, fo
     assert found in message
     assert len(message) < len(str(tmp_path)) + 300
     assert files(tmp_path) == before
+
+
+def test_the_number_of_steps_is_left_to_the_training(tmp_path):
+    kind = replace(KIND, steps="settings.training.steps")
+    there = {"settings": {"training": {"steps": 3, "seed": 0}, "steps": 3}}
+    kind.write(tmp_path, there)
+    more = {"settings": {"training": {"steps": 4, "seed": 0}, "steps": 3}}
+    assert kind.look(tmp_path, more) == {"format_version": 3} | there
+    with pytest.raises(UserError, match=r"found settings.training.steps = 3, expected 4; choose"):
+        KIND.look(tmp_path, more)
+    with pytest.raises(UserError, match=r"found settings.steps = 3, expected 4; choose"):
+        kind.look(tmp_path, {"settings": {"training": {"steps": 4, "seed": 0}, "steps": 4}})
 
 
 def test_a_moved_folder_is_the_same(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder
-from p5jax.core.lock import LOCK, Holder, hold, release, released
+from p5jax.core.lock import LOCK, Holder, give_sign, hold, release, released
 
 KIND = OutputFolder("study", "study.json", 3, "p5jax ppr study")
 HOLD = (
@@ -75,25 +76,25 @@ def test_what_a_killed_process_held_is_taken_over_at_once(elsewhere):
 
 
 def test_another_process_of_the_same_number_is_not_the_holder(tmp_path):
-    left = replace(Holder.this(), started="1")
+    left = replace(Holder.of(tmp_path), started="1")
     (tmp_path / LOCK).write_text(json.dumps(asdict(left)))
     hold(tmp_path)
-    assert json.loads((tmp_path / LOCK).read_text()) == asdict(Holder.this())
+    assert json.loads((tmp_path / LOCK).read_text()) == asdict(Holder.of(tmp_path))
     release(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", '{"pid": 1}', "\xff\0"])
 def test_a_lock_of_another_machine_is_left_over_without_a_sign_of_life(tmp_path, text):
-    far = json.dumps(asdict(replace(Holder.this(), machine="another")))
+    far = json.dumps(asdict(replace(Holder.of(tmp_path), machine="another")))
     for held in (far, text):
         (tmp_path / LOCK).write_bytes(held.encode("latin-1"))
         hold(tmp_path, patience=0.02)
-        assert json.loads((tmp_path / LOCK).read_text())["machine"] == Holder.this().machine
+        assert json.loads((tmp_path / LOCK).read_text())["machine"] == Holder.of(tmp_path).machine
         release(tmp_path)
 
 
 def test_a_lock_of_another_machine_that_is_touched_is_in_use(tmp_path):
-    far = replace(Holder.this(), host="far", machine="another", pid=7)
+    far = replace(Holder.of(tmp_path), host="far", machine="another", pid=7)
     (tmp_path / LOCK).write_text(json.dumps(asdict(far)))
     touch = threading.Timer(0.1, os.utime, [tmp_path / LOCK])
     touch.start()
@@ -101,6 +102,46 @@ def test_a_lock_of_another_machine_that_is_touched_is_in_use(tmp_path):
         hold(tmp_path, patience=2)
     touch.join()
     assert (tmp_path / LOCK).exists()
+
+
+def test_a_lock_that_another_machine_took_over_is_left_to_it(tmp_path):
+    hold(tmp_path)
+    far = json.dumps(asdict(replace(Holder.of(tmp_path), machine="another", pid=7)))
+    (tmp_path / LOCK).write_text(far)
+    os.utime(tmp_path / LOCK, ns=(10**18, 10**18))
+    give_sign()
+    release(tmp_path)
+    assert (tmp_path / LOCK).read_text() == far
+    assert (tmp_path / LOCK).stat().st_mtime_ns == 10**18
+
+
+def test_a_lock_that_is_held_is_touched(tmp_path):
+    hold(tmp_path)
+    os.utime(tmp_path / LOCK, ns=(10**18, 10**18))
+    give_sign()
+    assert (tmp_path / LOCK).stat().st_mtime_ns != 10**18
+    release(tmp_path)
+
+
+def test_the_copy_of_a_folder_is_not_locked_and_the_moved_folder_is(elsewhere, tmp_path):
+    other, folder = elsewhere
+    copied, moved = tmp_path / "copied", tmp_path / "moved"
+    shutil.copytree(folder, copied)
+    hold(copied)
+    release(copied)
+    assert (folder / LOCK).exists()
+    folder.rename(moved)
+    with pytest.raises(UserError, match=f"{moved}: process {other.pid} on "):
+        hold(moved)
+
+
+def test_a_lock_that_names_no_folder_is_its_folders(tmp_path):
+    """As earlier versions wrote it."""
+    text = json.dumps(asdict(Holder.of(tmp_path)))
+    told = {key: value for key, value in json.loads(text).items() if key not in ("folder", "inode")}
+    (tmp_path / LOCK).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+        hold(tmp_path)
 
 
 def test_a_lock_leaves_no_trace(tmp_path):
@@ -160,7 +201,7 @@ def test_of_many_processes_that_start_at_once_one_holds_the_folder(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         if number % 2:
-            left = replace(Holder.this(), started="1")
+            left = replace(Holder.of(tmp_path), started="1")
             (folder / LOCK).write_text(json.dumps(asdict(left)))
         at = str(time.time() + 1.5)
         others = [

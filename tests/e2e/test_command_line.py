@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ppr_world import write_sequences
 
 import p5jax
 from p5jax.cli.main import main
@@ -227,7 +228,7 @@ def test_a_refused_resume_changes_nothing(run, world, capsys):
 
     before = files()
     assert train(world.path, run, 3) == 2
-    assert "found TrainConfig.steps = 30, expected 3" in capsys.readouterr().err
+    assert "the run is at step 30, beyond the 3 steps asked for" in capsys.readouterr().err
     assert files() == before
     assert train(world.path, run, 40) == 2
     assert "the linear schedule ends at step 30" in capsys.readouterr().err
@@ -235,6 +236,16 @@ def test_a_refused_resume_changes_nothing(run, world, capsys):
     assert "expected one of validation/" in (error := capsys.readouterr().err)
     assert "did you mean validation/loss" in error
     assert files() == before
+
+
+def test_a_metric_that_the_catalogue_is_too_small_for_judges_nothing(tmp_path, capsys):
+    """A hit among 10 of 8 items is certain, so no validation gives HR@10."""
+    write_sequences(tmp_path / "data", [range(user, user + 4) for user in range(5)], 8)
+    ranked = ("ValidationConfig.rank_users=3", "TrainConfig.best_metric=validation/HR@10")
+    assert train(tmp_path / "data", tmp_path / "run", 1, *ranked) == 2
+    expected = "expected one of validation/NDCG@10, validation/accuracy, validation/loss"
+    assert f"best_metric: found 'validation/HR@10', {expected}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_never_trained_gives_way(world, tmp_path):

@@ -155,6 +155,19 @@ def test_resumed_is_uninterrupted(dataset, tmp_path):
     assert run.path == tmp_path / "run"
 
 
+@pytest.mark.check
+def test_a_longer_training_goes_on_where_the_shorter_ended(dataset, tmp_path):
+    whole = pretrain(dataset, small_config(steps=5), tmp_path / "whole")
+    pretrain(dataset, small_config(steps=3), tmp_path / "run")
+    pretrain(dataset, small_config(steps=5), tmp_path / "run")
+    run = PprRun.load(tmp_path / "run")
+    assert_same_bits(jax.device_get(last_params(run.path)), jax.device_get(last_params(whole.path)))
+    assert run.manifest["settings"]["training"]["steps"] == 5
+    with pytest.raises(UserError, match="at step 5, beyond the 3 steps"):
+        pretrain(dataset, small_config(steps=3), tmp_path / "run")
+    assert PprRun.load(tmp_path / "run").manifest == run.manifest
+
+
 def test_a_folder_of_another_run_is_refused(dataset, tmp_path):
     config = small_config(steps=2)
     pretrain(dataset, config, tmp_path / "run")

@@ -22,7 +22,7 @@ from p5jax.pipeline.config import PipelineConfig
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import ProfileConfig, fit_profiles
 from p5jax.ppr.soft.t5_backbone import FAMILY, PROMPT_ID, SoftBackbone
-from p5jax.ppr.soft.training import SoftConfig, load_soft, soft_iterator, train_soft
+from p5jax.ppr.soft.training import SOFT_PROMPT, SoftConfig, load_soft, soft_iterator, train_soft
 from p5jax.training.checkpoints import params_fingerprint, restore_params
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import TrainConfig
@@ -164,8 +164,9 @@ def test_folders_of_others_are_refused(run, world, tmp_path):
     other = random_run(world.path, tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="trained with params"):
         load_soft(tmp_path / "soft", other)
-    with pytest.raises(UserError, match="choose another"):
+    with pytest.raises(UserError, match=r"the linear schedule ends at step 1, .*choose another"):
         trained(run, tmp_path / "soft", steps=2)
+    assert SOFT_PROMPT.read(tmp_path / "soft")["settings"]["TrainConfig"]["steps"] == 1
     (tmp_path / "soft" / "soft.json").write_text("{}")
     with pytest.raises(UserError, match="found no format_version, expected what p5jax ppr soft"):
         load_soft(tmp_path / "soft", run)

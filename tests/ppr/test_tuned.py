@@ -215,6 +215,20 @@ def test_vectors_of_any_type_are_kept_as_float32(backbone, cold, tmp_path, world
 
 
 @pytest.mark.check
+def test_a_longer_tuning_goes_on_where_the_shorter_ended(backbone, cold, schema, tmp_path):
+    def tuned(name, steps):
+        return tune(backbone, cold, schema, replace(TUNE, steps=steps), PROMPT, tmp_path / name)
+
+    whole = tuned("whole", 5)
+    tuned("longer", 3)
+    longer = tuned("longer", 5)
+    jax.tree.map(np.testing.assert_array_equal, last_params(longer.path), last_params(whole.path))
+    with pytest.raises(UserError, match="at step 5, beyond the 3 steps"):
+        tuned("longer", 3)
+    assert Tuned.load(tmp_path / "longer", backbone).config.steps == 5
+
+
+@pytest.mark.check
 def test_vector_profiles_are_kept_with_the_folder(backbone, cold, tmp_path, world):
     vectors = np.random.default_rng(0).normal(size=(world.num_users, 5)).astype(np.float32)
     tune(backbone, cold, vectors, TUNE, PROMPT, tmp_path / "vectors")

@@ -16,7 +16,7 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
 from p5jax.core.lock import released
 from p5jax.core.settings import SIZE, check
-from p5jax.evaluation.evaluators import validation_ranking
+from p5jax.evaluation.evaluators import validation_metrics, validation_ranking
 from p5jax.models.initial import Params
 from p5jax.models.t5 import param_axes
 from p5jax.parallel import distributed
@@ -41,7 +41,6 @@ from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 from p5jax.triggers.prompt import Identity, run_fingerprints
 
 SCHEMA = "profiles.json"
-_METRICS = ("HR@10", "NDCG@10")
 
 
 class _Text(TypedDict):
@@ -65,7 +64,10 @@ class _Manifest(TypedDict):
 
 
 SOFT_PROMPT = OutputFolder(
-    "soft prompt", "soft.json", 1, "p5jax ppr soft", begun=(SCHEMA,), contents=_Manifest
+    *("soft prompt", "soft.json", 1, "p5jax ppr soft"),
+    begun=(SCHEMA,),
+    contents=_Manifest,
+    steps="settings.TrainConfig.steps",
 )
 
 
@@ -101,10 +103,11 @@ def train_soft(
 
     The same call resumes it. UserError when `soft.out` holds something else.
     """
-    check_metric(training.best_metric, [f"validation/{name}" for name in _METRICS])
+    check_metric(training.best_metric, validation_metrics(run.dataset.num_items))
     folder, schema = Path(soft.out), fit_profiles(run.dataset, _everyone(run), profile)
     settings = _settings(soft, prompt, profile, pipeline, optimizer, training)
-    distributed.from_primary(lambda: _claim(folder, run, settings, schema))
+    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
+    distributed.from_primary(lambda: _claim(folder, manifest, schema))
     backbone = SoftBackbone(run, prompt, schema.profiles(run.dataset), soft.text)
     mesh = run.mesh or make_mesh()
     train(
@@ -119,6 +122,7 @@ def train_soft(
         fingerprint=settings,
         validate=_validator(backbone, soft.rank_users, folder),
         trainable=TRAINABLE,
+        begun=lambda: distributed.from_primary(lambda: SOFT_PROMPT.write(folder, manifest)),
     )
 
 
@@ -185,13 +189,13 @@ def load_soft(folder: str | os.PathLike[str], run: Run) -> SoftRun:
     return backbone.with_params(restore_params(checkpoints, shapes)["soft"], folder)
 
 
-def _claim(folder: Path, run: Run, settings: dict[str, Any], schema: ProfileSchema) -> None:
+def _claim(folder: Path, manifest: dict[str, Any], schema: ProfileSchema) -> None:
     """Make the folder, or see that it is this training's."""
-    manifest = {"identity": run_fingerprints(run), "profile": asdict(schema), "settings": settings}
     started = bool(available_steps(folder / CHECKPOINT_FOLDER))
     SOFT_PROMPT.claim(folder, manifest, started=started)
     schema.save(folder / SCHEMA)
-    SOFT_PROMPT.write(folder, manifest)
+    if not started:
+        SOFT_PROMPT.write(folder, manifest)
 
 
 def _settings(
