@@ -41,7 +41,7 @@ def kept(folder) -> list[str]:
 def other_process_holds(folder) -> None:
     """Leave the lock of a living process, the parent of this one."""
     pid = os.getppid()
-    holder = dataclasses.replace(lock.Holder.this(), pid=pid, started=lock._started(pid))
+    holder = dataclasses.replace(lock.Holder.of(folder), pid=pid, started=lock._started(pid))
     (folder / ".lock").write_text(json.dumps(dataclasses.asdict(holder)))
 
 

@@ -3,9 +3,9 @@
     python tests/fuzz/campaign.py --minutes 10 --seed 0 --out build/fuzz
 
 Each input is opened as a command opens it. Right is one line that says what is wrong, or a result
-that equals an independent reading. A failure is a traceback, a message of several lines, more than
-10 s, more than 2 GB, or a result that differs. Failing inputs are kept below --out. Exit status 1
-when there are any, 130 after Ctrl-C, with what was found until then.
+that equals an independent reading. A failure is a traceback, more than 10 s, more than 2 GB, or a
+result that differs. Failing inputs are kept below --out. Exit status 1 when there are any, 130
+after Ctrl-C, with what was found until then.
 """
 
 from __future__ import annotations

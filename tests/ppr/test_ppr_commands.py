@@ -31,8 +31,8 @@ def root(world, tmp_path_factory):
     return root
 
 
-def tuning(root, mode, *options):
-    words = ["ppr", "tune", str(root / "warm"), "--out", str(root / mode), "--mode", mode]
+def tuning(root, mode, *options, out=None):
+    words = ["ppr", "tune", str(root / "warm"), "--out", str(root / (out or mode)), "--mode", mode]
     return [*words, "--seed", "0", "--gin.STEPS=3", *COLD, *PROFILE, *options]
 
 
@@ -77,7 +77,7 @@ def test_evaluations_are_kept_by_user(root, capsys):
 @pytest.mark.check
 def test_a_start_that_failed_does_not_stand_in_the_way(root, capsys):
     """The same folder takes the corrected command, but none of other settings after a start."""
-    words = tuning(root, "full", "--out", str(root / "again"))
+    words = tuning(root, "full", out="again")
     few = "--gin.TuneConfig.validation_share=0.001"
     assert "validation_share" in refused(capsys, *words, few)
     assert main(words) == 0
@@ -110,15 +110,16 @@ def test_mistakes_are_one_line(root, world, capsys, tmp_path):
     assert "no ppr.json" in refused(capsys, "ppr", "tune", light, "--out", tmp_path / "x")
     wrong = tuning(root, "light", "--gin.ProfileConfig.attributes=('agee',)")
     assert "did you mean age" in refused(capsys, *wrong)
-    assert "tune.steps = 3" in refused(capsys, *tuning(root, "light", "--gin.STEPS=4"))
+    assert "step 3" in refused(capsys, *tuning(root, "light", "--gin.STEPS=2"))
     others = tuning(root, "full", "--gin.ColdStartConfig.first=3", "--gin.ColdStartConfig.share=.4")
     assert "other users" in refused(capsys, *others)
     assert "twice" in refused(capsys, "ppr", "evaluate", warm, light, light)
     assert not (root / "full").exists()
 
 
-def study(world, out, *options):
-    words = ["ppr", "study", str(world.path), "--out", str(out), "--seeds", "2", *SIZES, *COLD]
+def study(world, out, *options, seeds=2):
+    words = ["ppr", "study", str(world.path), "--out", str(out), "--seeds", str(seeds)]
+    words += [*SIZES, *COLD]
     words += [*PROFILE, "--gin.PRETRAIN_STEPS=2", "--gin.STEPS=2"]
     return [*words, "--gin.TuneConfig.batch_size=16", *options]
 
@@ -159,7 +160,7 @@ def test_a_study_is_resumed_and_grown(world, tmp_path, capsys, monkeypatch):
     assert main(study(world, out)) == 0
     assert capsys.readouterr().out.split("seconds")[0] == text.split("seconds")[0]
     monkeypatch.setattr(p5jax.ppr.cold_study, "tune", tune)
-    assert main(study(world, out, "--seeds", "1", "--ablate", "contrastive", "--noise")) == 0
+    assert main(study(world, out, "--ablate", "contrastive", "--noise", seeds=1)) == 0
     grown = capsys.readouterr().out
     for method in ("light without prompt part", "light without contrastive", "light, 50% noise"):
         assert f"\n  {method} " in grown
