@@ -283,6 +283,7 @@ def test_the_first_failure_stops_all_and_is_the_status():
     assert {"[0] saving 0", "[2] saving 2"} <= {*done.stdout.splitlines()}
 
 
+@pytest.mark.check
 def test_a_process_that_does_not_stop_is_killed_with_what_it_started(tmp_path):
     left = tmp_path / "left"
     program = f"trap '' TERM; ((JAX_PROCESS_ID)) && exit 3; (sleep 4; touch {left}) & wait; wait"

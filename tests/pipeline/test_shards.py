@@ -46,6 +46,8 @@ CONFIG = PipelineConfig(
     seed=5,
 )
 FAMILY = FamilyConfig(max_source=160, num_candidates=20)
+# Processes take seconds to start.
+HOW = [{"threads": 0}, {"threads": 3}, pytest.param({"workers": 2}, marks=pytest.mark.check)]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_batches_are_those_drawn_on_the_fly(families, world_vocabulary, folder, 
     assert take(families, world_vocabulary, replace(config, shards=str(folder)), 30) == expected
 
 
-@pytest.mark.parametrize("how", [{"threads": 0}, {"threads": 3}, {"workers": 2}])
+@pytest.mark.parametrize("how", HOW)
 def test_threads_and_workers_change_nothing(families, world_vocabulary, folder, how):
     expected = take(families, world_vocabulary, CONFIG, 12)
     config = replace(CONFIG, shards=str(folder), **how)
@@ -165,7 +167,7 @@ def test_large_vocabularies_take_four_bytes(rendered, tmp_path):
     assert lists(Shards(tmp_path, manifest)(0, 1)) == [([70_000, 1], [131_071, 1])]
 
 
-@pytest.mark.parametrize("how", [{"threads": 0}, {"threads": 3}, {"workers": 2}])
+@pytest.mark.parametrize("how", HOW)
 def test_an_export_in_threads_or_workers_is_the_same(
     families, world_vocabulary, folder, tmp_path, how
 ):

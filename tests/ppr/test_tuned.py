@@ -198,6 +198,7 @@ def test_stopped_tuning_resumes_to_the_same_bits(backbone, cold, schema, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, tuned("stopped"), whole)
 
 
+@pytest.mark.check
 def test_vectors_of_any_type_are_kept_as_float32(backbone, cold, tmp_path, world, monkeypatch):
     monkeypatch.setattr("p5jax.ppr.tuned.train", lambda *arguments, **settings: None)
     vectors = np.random.default_rng(0).normal(size=(world.num_users, 5))

@@ -59,7 +59,9 @@ def table_of(folder):
     return manifest["task_tokens"], pq.read_table(folder / manifest["users"]).to_pylist()
 
 
-@pytest.mark.parametrize("rounds", [1, 4, 6])
+@pytest.mark.parametrize(
+    "rounds", [1, *(pytest.param(number, marks=pytest.mark.check) for number in (4, 6))]
+)
 def test_a_killed_search_resumes_to_the_same_tokens(run, finished, tmp_path, monkeypatch, rounds):
     """Killed between writing the history and the state of round `rounds` + 1, at the worst."""
 
