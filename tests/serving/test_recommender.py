@@ -248,8 +248,8 @@ def test_answers_are_those_of_transformers_on_the_evaluations_prompts(both, worl
 
     now = both.now.with_params(talkative(both.now.params))
     recommender = Recommender(now)
-    folder, size = tmp_path / "hf", now.vocabulary.size
-    export_hugging_face(now.params, now.model.config, folder, tokenizer_size=size)
+    folder = tmp_path / "hf"
+    export_hugging_face(now.params, now.model.config, folder, vocabulary=now.vocabulary)
     reference = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
 
     def answer(tokens: list[int]) -> str:
