@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tomllib
@@ -101,7 +102,8 @@ def _lines(path: Path, expected: str) -> Iterator[str]:
                 number += 1
                 if len(line) > LARGEST:
                     raise ValueError(f"more than {LARGEST} bytes")
-                yield line.decode("utf-8", "strict" if line.endswith(b"\n") else "ignore")
+                text, _ = codecs.utf_8_decode(line, "strict", line.endswith(b"\n"))
+                yield text
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected {expected}") from error
     except ValueError as error:  # not UTF-8; too long

@@ -9,8 +9,8 @@ whose values are not looked at.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -151,7 +151,7 @@ def fits(value: Any, kind: Any) -> bool:
     if plain is Literal:
         return any(value == each and type(value) is type(each) for each in inner)
     if plain is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return plain in (Any, object) or type(value) is (types.NoneType if plain is None else plain)
 
 

@@ -87,8 +87,11 @@ def test_lines(tmp_path):
     assert f"{file}:2: found Expecting" in one_line(read_json_lines, file, dict, "a record")
     file.write_text('{"a": 1}\n{"a": "x"}\n')
     assert f"{file}:2: a: found 'x'" in one_line(read_json_lines, file, dict[str, int], "a record")
-    file.write_bytes(b'{"a": 1}\n{"\xff": 2}\n')
-    assert f"{file}:2: found 'utf-8' codec" in one_line(read_json_lines, file, dict, "a record")
+    file.write_bytes(b'{"a": 1}\n{"\xc3')  # cut within a character
+    assert read_json_lines(file, dict[str, int], "a record") == [{"a": 1}]
+    for wrong in (b'{"a": 1}\n{"\xff": 2}\n', b'{"a": 1}\n\x1f\x8b\x08 a gzip file'):
+        file.write_bytes(wrong)
+        assert f"{file}:2: found 'utf-8' codec" in one_line(read_json_lines, file, dict, "a thing")
 
 
 def test_a_limit_is_on_a_line_and_not_on_all_lines(tmp_path, monkeypatch):

@@ -65,6 +65,7 @@ def test_what_is_of_a_kind_passes(kind, value):
         (int, 1.0, "found 1.0, expected a whole number"),
         (int, 2**63, "found 9223372036854775808, expected a number of at most 64 bits"),
         (float, float("nan"), "found nan, expected a number"),
+        (float, 10**400, "found 1000000"),
         (float, "1", "found '1', expected a number"),
         (bool, 1, "found 1, expected true or false"),
         (str, "\ud800", "found '\\ud800', expected text without lone surrogates"),

@@ -82,7 +82,7 @@ def stored_kinds(worlds: Path) -> list[Kind]:
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_bytes().decode("utf-8"))
+    return json.loads(file.read_bytes().decode("utf-8-sig"))
 
 
 def _leaves(params: Any) -> dict[str, np.ndarray]:
@@ -134,12 +134,16 @@ def _metrics(folder: Path) -> Any:
 
 def _metrics_reading(pristine: Any, folder: Path) -> Any:
     """A record a line; what a kill left of the last one is passed over."""
-    *lines, last = (folder / "metrics.jsonl").read_bytes().decode("utf-8").split("\n")
-    records = [json.loads(line) for line in lines if line.strip()]
+    *lines, last = (folder / "metrics.jsonl").read_bytes().split(b"\n")
+    records = [json.loads(line.decode()) for line in lines if line.strip()]
     try:
-        return [*records, json.loads(last)] if last.strip() else records
+        return [*records, json.loads(last.decode())] if last.strip() else records
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            raise
     except ValueError:
-        return records
+        pass
+    return records
 
 
 def _evaluation(folder: Path) -> Any:
