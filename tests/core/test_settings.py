@@ -48,14 +48,14 @@ LIMITS = {
     " train_share=share_within_0_and_1 negatives=size k_shots=size",
     "EvaluationConfig": "beam=size batch_size=size yes_no_users=size max_length=size",
     "FamilyConfig": "max_source=size num_candidates=size sequential_per_user=size"
-    " direct_per_user=size max_history=count",
+    " direct_per_user=size max_history=count repeat=count horizon=size",
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",
-    "PipelineConfig": "batch_size=size source_lengths=size target_length=size rates=number_from_0"
+    "PipelineConfig": "batch_size=size source_lengths=size target_lengths=size rates=number_from_0"
     " window=count threads=count workers=count",
     "PprConfig": "validation_users=count",
     "PredictionConfig": "steps=size validate_every=count learning_rate=number_from_0"
