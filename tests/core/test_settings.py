@@ -70,6 +70,7 @@ LIMITS = {
     " evidence=size accept_level=share racing_level=share_below_a_half",
     "SequenceConfig": "batch_size=size widths=size negatives=count",
     "SoftConfig": "rank_users=size",
+    "StartConfig": "",
     "StudyConfig": "seeds=size noise=share",
     "SurrogateConfig": "coefficient=any_number beam=size batch_size=size max_length=size",
     "T5Config": "vocab_size=count emb_dim=size num_heads=size num_encoder_layers=size"
@@ -89,7 +90,7 @@ LIMITS = {
             *("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
             "SyntheticOptions",
         ),
-        "k_core=size min_rating=any_number",
+        "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
 }
 # What must be given, and the names that a text field takes.
@@ -97,9 +98,11 @@ GIVEN = {
     "ClusterConfig": {"slack": 1.5},
     "Layout": {"user_tokens": 1},
     "BackboneConfig": {"num_items": 9},
-    "AmazonOptions": {"reviews": "r.json"},
-    "RecboleOptions": {"folder": "f"},
-    "SequencesOptions": {"sequences": "s.txt"},
+    "PrepareOptions": {"item_ids": "semantic"},
+    "AmazonOptions": {"item_ids": "semantic", "reviews": "r.json"},
+    "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
+    "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
+    "SyntheticOptions": {"item_ids": "semantic"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RunConfig": {"dataset": "d", "run_dir": "r"},
     "SearchConfig": {"family": "sequential"},
