@@ -14,7 +14,7 @@ from p5jax.evaluation.histories import Histories, training_counts, training_matr
 
 STRENGTHS = (300.0, 1000.0, 100.0, 30.0, 10.0)  # of the ridge
 CHOOSING_ITEMS = 4000  # the most frequent, at most: what a choice among strengths is made on
-MOST_ITEMS = 20_000  # a matrix of so many squared is 1.6 GB, and inverting it takes minutes
+MOST_ITEMS = 20_000  # a matrix of all pairs of so many is 1.6 GB, and its inverse takes minutes
 _BLOCK = 1024
 
 
