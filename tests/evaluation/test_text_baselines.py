@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from p5jax.data.dataset import SPLITS, TEST, TRAIN
+from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.evaluation.baselines.texts import leading_words, most_typical, typical_sentences
 
@@ -85,6 +85,17 @@ def test_as_many_words_as_suit_validation_headlines(world):
     count = int(np.argmax(values)) + 1
     expected = [first(text, count) for text in reviews.texts("text")]
     assert leading_words(world, reviews) == expected
+
+
+def test_headlines_of_the_test_split_choose_nothing(tmp_path):
+    parts = sound()
+    reviews = parts.tables["reviews"]
+    for row, split in enumerate(reviews["split"]):
+        words = [f"w{n}" for n in range(8)]
+        reviews["text"][row] = " ".join(words)
+        reviews["headline"][row] = " ".join(words[: {TRAIN: 7, VALIDATION: 3, TEST: 5}[split]])
+    dataset = parts.write(tmp_path / "d")
+    assert set(leading_words(dataset, Reviews.of(dataset, "test"))) == {"w0 w1 w2"}
 
 
 def test_reviews_of_users_in_their_order(world):
