@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from p5jax.evaluation.histories import training_ratings
+from p5jax.evaluation.histories import ratings_of
 from p5jax.evaluation.intervals import mean_interval
 from p5jax.evaluation.metrics import (
     rating_columns,
@@ -134,7 +134,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
         seen=task.template.seen,
     )
     greedy_ratings, readable = ratings_from_text(
-        said, float(training_ratings(run.dataset)[2].mean())
+        said, float(ratings_of(run.dataset, "train")[2].mean())
     )
     result.metrics.update(
         {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}
