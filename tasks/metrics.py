@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.histories import training_ratings
+from p5jax.memory.histories import training_ratings
 from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
     rating_metrics,

@@ -20,16 +20,15 @@ import scipy.sparse as sp
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.histories import (
+from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.memory.histories import (
     BaselineScorer,
     Histories,
     neighbours,
-    summed,
     training_counts,
 )
-from p5jax.evaluation.rank_metrics import LIST_LENGTH
+from p5jax.memory.neighbours import RECENT, damped, pairs, recent_items, tied
 
-RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5  # of co-occurrence
 USERS_PER_CHUNK = 512
 
 
@@ -62,20 +61,12 @@ def _popularity(dataset: Dataset) -> BaselineScorer:
 
 def _markov(dataset: Dataset) -> BaselineScorer:
     follows = neighbours(dataset, 1, lambda distance: (1.0, 0.0))
-    return lambda cases: _weighted_history(cases, 1, dataset.num_items) @ follows
+    return lambda cases: recent_items(cases, 1, dataset.num_items) @ follows
 
 
 def _co_occurrence(dataset: Dataset) -> BaselineScorer:
-    damped = np.maximum(training_counts(dataset), 1) ** -DAMPING
-    near = neighbours(dataset, None, lambda distance: (1 / distance, BACKWARD / distance))
-    near = sp.csr_array(sp.diags_array(damped) @ near @ sp.diags_array(damped))
-    return lambda cases: _weighted_history(cases, RECENT, dataset.num_items) @ near
-
-
-def _weighted_history(cases: Histories, length: int, num_items: int) -> sp.csr_array:
-    """Weight DECAY ** d on the d-th item from each history's end, [users, I]."""
-    parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
-    return summed(parts, (len(cases.first), num_items))
+    near = damped(pairs(dataset), training_counts(dataset))
+    return lambda cases: recent_items(cases, RECENT, dataset.num_items) @ near
 
 
 def _id_arithmetic(dataset: Dataset) -> BaselineScorer:
@@ -140,9 +131,7 @@ def _chunks(
         scores = sp.csr_array(scorer(part))
         scores = scores - scores.multiply(history)
         scores.eliminate_zeros()
-        # Sums of the same terms in another order must tie: keep 40 of the 53 bits.
-        mantissa, exponent = np.frexp(scores.data)
-        scores.data = np.ldexp(np.round(mantissa * 2.0**40), exponent - 40)
+        scores.data = tied(scores.data)
         scores.sort_indices()
         yield slice(start, start + len(part.first)), part, scores, history
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.data.refitting import refitted_explanations
-from p5jax.evaluation.histories import neighbours, training_counts, training_ratings
+from p5jax.memory.histories import neighbours, training_counts, training_ratings
+from p5jax.memory.memory import Memory
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template_files import load_templates
 from p5jax.text.corpus import corpus
@@ -47,6 +48,15 @@ def _neighbours(dataset: Dataset) -> Iterator[Any]:
     yield from (near.indptr, near.indices, np.round(near.data, 6))
 
 
+def _memory(dataset: Dataset) -> Iterator[Any]:
+    memory = Memory.of(dataset)
+    yield memory.counts
+    for near in (memory.sums, memory.texts):
+        if near is not None:
+            near.sort_indices()
+            yield from (near.indptr, near.indices, np.round(near.data, 6))
+
+
 def _baselines(dataset: Dataset) -> Iterator[Any]:
     yield from (training_counts(dataset), *training_ratings(dataset))
 
@@ -55,6 +65,7 @@ FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
     "training prompts": _prompts,
     "vocabulary": lambda dataset: corpus(dataset, ()),
     "neighbours of items": _neighbours,
+    "memory": _memory,
     "baselines": _baselines,
 }
 

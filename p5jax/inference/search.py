@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from p5jax.inference.steps import EncodedSource, read_source
@@ -46,9 +47,9 @@ class Found(NamedTuple):
     No item outside the pool has a log-probability above the bound.
     """
 
-    items: jax.Array
-    logp: jax.Array
-    bound: jax.Array
+    items: jax.Array | np.ndarray
+    logp: jax.Array | np.ndarray
+    bound: jax.Array | np.ndarray
 
 
 class _Rows(NamedTuple):

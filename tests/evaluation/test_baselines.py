@@ -20,8 +20,8 @@ from p5jax.evaluation.baselines import (
     ranks_of,
     top_k,
 )
-from p5jax.evaluation.histories import training_counts
 from p5jax.evaluation.rank_metrics import ranking_table
+from p5jax.memory.histories import training_counts
 
 METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 PUBLISHED = {
