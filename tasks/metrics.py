@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.histories import ratings_of
 from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
     rating_metrics,
@@ -24,6 +23,7 @@ from p5jax.evaluation.metrics import (
     text_metrics,
 )
 from p5jax.evaluation.rank_metrics import RANKING_CUTS, ranking_columns
+from p5jax.memory.histories import ratings_of
 
 Target = Mapping[str, str]
 Prediction = str | Sequence[str]

@@ -16,7 +16,8 @@ from p5jax.data.dataset import Dataset
 from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.data.refitting import refitted_explanations
 from p5jax.evaluation.baselines.reviews import Reviews
-from p5jax.evaluation.histories import neighbours, ratings_of, training_counts, training_matrix
+from p5jax.memory.histories import neighbours, ratings_of, training_counts, training_matrix
+from p5jax.memory.memory import Memory
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template_files import load_templates
 from p5jax.text.corpus import corpus
@@ -50,6 +51,15 @@ def _neighbours(dataset: Dataset) -> Iterator[Any]:
     yield from (near.indptr, near.indices, np.round(near.data, 6))
 
 
+def _memory(dataset: Dataset) -> Iterator[Any]:
+    memory = Memory.of(dataset)
+    yield memory.counts
+    for near in (memory.sums, memory.texts):
+        if near is not None:
+            near.sort_indices()
+            yield from (near.indptr, near.indices, np.round(near.data, 6))
+
+
 def _baselines(dataset: Dataset) -> Iterator[Any]:
     """What all are made from, but for the settings that validation chooses."""
     yield from (training_counts(dataset), *ratings_of(dataset, "train"))
@@ -67,6 +77,7 @@ FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
     "item vectors": lambda dataset: [
         item_vectors(dataset.training_sequences, item_texts(dataset.items))
     ],
+    "memory": _memory,
     "baselines": _baselines,
 }
 

@@ -16,8 +16,8 @@ from p5jax.data.dataset import Dataset, write_dataset
 from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.baselines import ease
 from p5jax.evaluation.baselines.ranking import BASELINES, Baseline, RankingBaselines
-from p5jax.evaluation.histories import training_counts
 from p5jax.evaluation.rank_metrics import ranking_table
+from p5jax.memory.histories import training_counts
 
 METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 PUBLISHED = {

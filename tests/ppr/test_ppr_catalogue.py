@@ -11,8 +11,8 @@ from ppr_world import ring, write_sequences
 
 from p5jax.core.errors import UserError
 from p5jax.evaluation.baselines.ranking import RankingBaselines
-from p5jax.evaluation.histories import training_counts
 from p5jax.evaluation.results import format_results
+from p5jax.memory.histories import training_counts
 from p5jax.ppr.backbone.catalogue import (
     BackboneScorer,
     catalogue_ranks,

@@ -9,8 +9,8 @@ import numpy as np
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.scores import Scorer, target_ranks
-from p5jax.evaluation.histories import Histories, training_counts
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ndcg
+from p5jax.memory.histories import Histories, training_counts
 
 USERS = 5000  # that choose, at most
 SEED = 0  # of who they are

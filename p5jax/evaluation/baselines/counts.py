@@ -15,10 +15,9 @@ import scipy.sparse as sp
 
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.scores import Scorer
-from p5jax.evaluation.histories import Histories, neighbours, summed, training_counts
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
-
-RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5  # of co-occurrence
+from p5jax.memory.histories import Histories, neighbours, training_counts
+from p5jax.memory.neighbours import RECENT, damped, pairs, recent_items
 
 
 def popularity(dataset: Dataset) -> Scorer:
@@ -30,26 +29,13 @@ def popularity(dataset: Dataset) -> Scorer:
 def markov(dataset: Dataset) -> Scorer:
     """Score items by how often they followed the last one."""
     follows = neighbours(dataset, 1, lambda distance: (1.0, 0.0))
-    return lambda cases: weighted_history(cases, 1, len(follows.indptr) - 1) @ follows
+    return lambda cases: recent_items(cases, 1, len(follows.indptr) - 1) @ follows
 
 
 def co_occurrence(dataset: Dataset) -> Scorer:
     """Score items by their nearness to the last ones, which count the less the older they are."""
-    near = damped_neighbours(dataset)
-    return lambda cases: weighted_history(cases, RECENT, len(near.indptr) - 1) @ near
-
-
-def damped_neighbours(dataset: Dataset) -> sp.csr_array:
-    """Sum 1 / distance, backward half of it, over pairs in training; damp popular items, [I, I]."""
-    damped = sp.diags_array(np.maximum(training_counts(dataset), 1) ** -DAMPING)
-    near = neighbours(dataset, None, lambda distance: (1 / distance, BACKWARD / distance))
-    return sp.csr_array(damped @ near @ damped)
-
-
-def weighted_history(cases: Histories, length: int, num_items: int) -> sp.csr_array:
-    """Weight DECAY ** d on the d-th item from each history's end, [users, I]."""
-    parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
-    return summed(parts, (len(cases.first), num_items))
+    near = damped(pairs(dataset), training_counts(dataset))
+    return lambda cases: recent_items(cases, RECENT, len(near.indptr) - 1) @ near
 
 
 def lacks_numbers(dataset: Dataset) -> str | None:

@@ -10,7 +10,7 @@ from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.choice import best_on_validation
 from p5jax.evaluation.baselines.scores import Scorer
-from p5jax.evaluation.histories import Histories, training_counts, training_matrix
+from p5jax.memory.histories import Histories, training_counts, training_matrix
 
 STRENGTHS = (300.0, 1000.0, 100.0, 30.0, 10.0)  # of the ridge
 CHOOSING_ITEMS = 4000  # the most frequent, at most: what a choice among strengths is made on

@@ -18,7 +18,7 @@ from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines import counts, ease, item_text
 from p5jax.evaluation.baselines.scores import Scorer, scores_of
-from p5jax.evaluation.histories import Histories, training_counts
+from p5jax.memory.histories import Histories, training_counts
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from p5jax.data.dataset import Dataset
 from p5jax.evaluation.answer_evaluators import rating_result, text_result
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.evaluation.baselines.stars import means, stars_of_words, user_and_item_bias
 from p5jax.evaluation.baselines.texts import leading_words, most_frequent, typical_sentences
-from p5jax.evaluation.histories import Histories
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
+from p5jax.memory.histories import Histories
+from p5jax.memory.memory import Memory
+from p5jax.pipeline.batching import padded
 
 
 def baseline_results(
@@ -62,6 +65,40 @@ def catalogue_baselines(
             )
         )
     return found
+
+
+def memory_baseline(
+    dataset: Dataset, memory: Memory, result: FamilyResult, split: str
+) -> FamilyResult:
+    """A memory alone, on the users of a ranking of the whole catalogue; ties by popularity."""
+    users, targets = _pairs(result)
+    cases = Histories.of(dataset, split).of_users(users)
+    known = padded([dataset.history(user, split) for user in users], -1)
+    near = memory.beside(cases, known)
+    popularity = memory.counts
+    popular = np.argsort(-popularity, kind="stable")
+    lists = []
+    for items, shares, history in zip(near.items, near.shares, known, strict=True):
+        order = np.lexsort((items, -popularity[items], -shares))
+        best = [item for item in items[order][:LIST_LENGTH] if shares[items == item][0] > 0]
+        others = popular[: LIST_LENGTH + len(history)]
+        best += others[~np.isin(others, [*best, *history])].tolist()
+        lists.append([int(item) for item in best[:LIST_LENGTH]])
+    ranks = [
+        float(best.index(target)) if target in best else np.inf
+        for best, target in zip(lists, targets.tolist(), strict=True)
+    ]
+    return ranking_result(
+        result.family,
+        "memory",
+        "catalogue",
+        users,
+        targets,
+        np.array(ranks),
+        lists,
+        dataset.num_items,
+        baseline=True,
+    )
 
 
 def _candidates(

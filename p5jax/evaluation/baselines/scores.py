@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from p5jax.evaluation.histories import Histories
+from p5jax.memory.histories import Histories
+from p5jax.memory.neighbours import tied
 
 USERS_PER_CHUNK = 512
 DECIMALS = 6  # of dense scores, of which the rest is rounding
@@ -107,8 +108,7 @@ class SparseScores:
         """Leave out the history and round, so that sums of the same terms tie in any order."""
         values = values - values.multiply(history)
         values.eliminate_zeros()
-        mantissa, exponent = np.frexp(values.data)
-        values.data = np.ldexp(np.round(mantissa * 2.0**40), exponent - 40)  # of 53 bits
+        values.data = tied(values.data)
         values.sort_indices()
         return SparseScores(values, history, popularity)
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.evaluation.baselines.words import WordVectors
-from p5jax.evaluation.histories import ratings_of
+from p5jax.memory.histories import ratings_of
 
 STRENGTHS_OF_BIASES = (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 STRENGTHS_OF_WORDS = (30.0, 10.0, 3.0, 1.0, 0.3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,15 @@ class Histories:
         last = dataset.offsets[1:] - HELD_OUT[split] - 1
         first = dataset.offsets[:-1]
         return Histories(dataset.sequence_items, first, np.maximum(first, last))
+
+    @staticmethod
+    def whole(dataset: Dataset) -> Histories:
+        """Take all that is known of every user; no target follows."""
+        return Histories(dataset.sequence_items, dataset.offsets[:-1], dataset.offsets[1:])
+
+    def of_users(self, users: Sequence[int] | np.ndarray) -> Histories:
+        """Return the cases of some users, in their order."""
+        return Histories(self.items, self.first[users], self.last[users])
 
     def targets(self) -> np.ndarray:
         """Return the item that follows each history, [U]."""
@@ -97,10 +106,24 @@ def neighbours(
 ) -> sp.csr_array:
     """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
     kept = in_training(dataset)
-    items = dataset.sequence_items[kept]
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    items = dataset.sequence_items[kept]
+    return summed_pairs(items, users, dataset.num_items, max_distance, weight)
+
+
+def summed_pairs(
+    items: np.ndarray,
+    users: np.ndarray,
+    num_items: int,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+) -> sp.csr_array:
+    """Sum `weight(distance)` over pairs of one user's positions, [I, I].
+
+    items, users [N]: positions in time order, those of a user beside each other.
+    """
     longest = int(np.bincount(users, minlength=1).max(initial=0))
-    shape = (dataset.num_items, dataset.num_items)
+    shape = (num_items, num_items)
     total = sp.csr_array(shape, dtype=np.float64)
     waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
     starts = np.arange(len(items))
