@@ -67,7 +67,7 @@ def run(world, world_vocabulary, tmp_path_factory):
         )
     )
     templates = load_templates("amazon")
-    config = FamilyConfig(num_candidates=10)
+    config = FamilyConfig(num_candidates=10, max_source=128)
     families = make_families(world, templates, world_vocabulary, config)
     params = init_params(model, jax.random.key(0))
     path = tmp_path_factory.mktemp("run")
