@@ -85,12 +85,20 @@ def in_training(dataset: Dataset) -> np.ndarray:
 
 
 def neighbours(
-    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
+    dataset: Dataset,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+    chosen: np.ndarray | None = None,
 ) -> sp.csr_array:
-    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I].
+
+    chosen: the users whose histories are counted (default: all).
+    """
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
     kept = in_training(dataset)
-    items = dataset.sequence_items[kept]
-    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    if chosen is not None:
+        kept &= np.isin(users, chosen)
+    items, users = dataset.sequence_items[kept], users[kept]
     longest = int(np.bincount(users, minlength=1).max(initial=0))
     shape = (dataset.num_items, dataset.num_items)
     total = sp.csr_array(shape, dtype=np.float64)
