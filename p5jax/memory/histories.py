@@ -102,13 +102,21 @@ def training_matrix(dataset: Dataset) -> sp.csr_array:
 
 
 def neighbours(
-    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
+    dataset: Dataset,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+    chosen: np.ndarray | None = None,
 ) -> sp.csr_array:
-    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I].
+
+    chosen: the users whose histories are counted (default: all).
+    """
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
     kept = in_training(dataset)
-    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    if chosen is not None:
+        kept &= np.isin(users, chosen)
     items = dataset.sequence_items[kept]
-    return summed_pairs(items, users, dataset.num_items, max_distance, weight)
+    return summed_pairs(items, users[kept], dataset.num_items, max_distance, weight)
 
 
 def summed_pairs(

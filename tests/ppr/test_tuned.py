@@ -88,6 +88,7 @@ def test_objective_without_dropout_is_bpr_on_user_vectors(cold, schema, world):
     loss_sum, sums = tuning_objective(model, TUNE)(params, batch, None)
     users = np.array(model.apply({"params": params}, batch["profiles"], batch["items"])[0])
     table = np.array(params["backbone"]["item_embedding"]["embedding"])
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
     margins = np.einsum(
         "bd,bnd->bn", users, table[batch["targets"]][:, None] - table[batch["negatives"]]
     )

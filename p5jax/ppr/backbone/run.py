@@ -42,7 +42,7 @@ class _Manifest(TypedDict):
 
 
 BACKBONE_RUN = OutputFolder(
-    *("pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain"),
+    *("pre-trained backbone", "ppr.json", 2, "p5jax ppr pretrain"),
     contents=_Manifest,
     steps="settings.training.steps",
 )
