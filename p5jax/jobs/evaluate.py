@@ -10,6 +10,7 @@ from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import stored_memory
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import triggered
 
@@ -30,13 +31,17 @@ def evaluate(
     families, prompts: by name and id; by default all families, each with its usual prompts.
     limit: examples of each prompt, the same for every run. triggers: a folder of trigger tokens,
     whose prompt is evaluated instead. model_parallel: devices that share the parameters of a run
-    that is given by its folder. The results are also written to RUN/evaluation/SPLIT, where
-    `compare` reads them. UserError for an unknown family, prompt or split.
+    that is given by its folder. A ranking of the catalogue is also measured with the run's memory,
+    where jobs.fit_memory has chosen one. The results are also written to RUN/evaluation/SPLIT,
+    where `compare` reads them. UserError for an unknown family, prompt or split.
     """
     run = opened(run, model_parallel)
+    memory = stored_memory(run) if config.memory else None
     if triggers is None:
-        return evaluate_run(run, families, prompts, split, limit, config=config)
+        return evaluate_run(run, families, prompts, split, limit, config=config, memory=memory)
     if families or prompts:
         raise UserError("triggers: found them with families or prompts, expected them alone")
     asked = triggered(run, triggers)
-    return evaluate_run(asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config)
+    return evaluate_run(
+        asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config, memory=memory
+    )

@@ -41,7 +41,7 @@ GROUPS = {
 }
 LIMITS = {
     "BackboneConfig": "num_items=count emb_dim=size num_layers=size num_heads=size mlp_dim=size"
-    " max_history=size dropout_rate=share_below_1",
+    " max_history=size dropout_rate=share_below_1 temperature=number_above_0",
     "BulkConfig": "beam=size k=size batch_size=size",
     "ClusterConfig": "branching=two_or_more max_leaf=size slack=number_from_1",
     "ColdStartConfig": "share=share_within_0_and_1 first=size threshold=two_or_more"
@@ -71,6 +71,7 @@ LIMITS = {
     " evidence=size accept_level=share racing_level=share_below_a_half",
     "SequenceConfig": "batch_size=size widths=size negatives=count",
     "SoftConfig": "rank_users=size",
+    "StartConfig": "",
     "StudyConfig": "seeds=size noise=share",
     "SurrogateConfig": "coefficient=any_number beam=size batch_size=size max_length=size",
     "T5Config": "vocab_size=count emb_dim=size num_heads=size num_encoder_layers=size"
@@ -86,19 +87,22 @@ LIMITS = {
     "ValidationConfig": "examples=count rank_users=count",
     "ViewConfig": "crop=share mask=share reorder=share",
     **dict.fromkeys(
-        (*("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),),
-        "k_core=size min_rating=any_number",
+        ("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
+        "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
-    "SyntheticOptions": "k_core=size min_rating=any_number users=size items=size events=size",
+    "SyntheticOptions": "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
+    " users=size items=size events=size",
 }
 # What must be given, and the names that a text field takes.
 GIVEN = {
     "ClusterConfig": {"slack": 1.5},
     "Layout": {"user_tokens": 1},
     "BackboneConfig": {"num_items": 9},
-    "AmazonOptions": {"reviews": "r.json"},
-    "RecboleOptions": {"folder": "f"},
-    "SequencesOptions": {"sequences": "s.txt"},
+    "PrepareOptions": {"item_ids": "semantic"},
+    "AmazonOptions": {"item_ids": "semantic", "reviews": "r.json"},
+    "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
+    "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
+    "SyntheticOptions": {"item_ids": "semantic"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RecipeConfig": {"format": "synthetic", "expected": {"sequential 2-3 HR@10": None}},
     "RunConfig": {"dataset": "d", "run_dir": "r"},
