@@ -10,7 +10,7 @@ import pyarrow as pa
 from p5jax.evaluation.intervals import mean_intervals
 from p5jax.evaluation.metrics import coverage
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
-from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
+from p5jax.evaluation.results import EXAMPLES_SHOWN, WITH_MEMORY, FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.ranking import given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
@@ -110,7 +110,7 @@ class _Found:
         task = self.task
         return ranking_result(
             task.family.name,
-            f"{task.template.id}+memory" if task.memory else task.template.id,
+            f"{task.template.id}{WITH_MEMORY if task.memory else ''}",
             kind,
             np.array(self.users),
             np.array(self.targets),

@@ -11,7 +11,7 @@ from p5jax.core.text_table import aligned
 from p5jax.data.families import FAMILIES
 from p5jax.data.formats import FORMATS
 from p5jax.evaluation.intervals import Interval, format_value
-from p5jax.evaluation.results import SHOWN_METRICS, FamilyResult, digits_of
+from p5jax.evaluation.results import SHOWN_METRICS, WITH_MEMORY, FamilyResult, digits_of
 
 Band = tuple[float, float]  # the lowest and the highest value
 _METRICS = tuple(dict.fromkeys(name for names in SHOWN_METRICS.values() for name in names))
@@ -23,8 +23,9 @@ class RecipeConfig:
 
     format: of the raw data, as in p5jax data prepare. files: option of that format -> its file or
     folder below --data. options: the format's other options by name. job: "train" makes a P5 model,
-    "pretrain" a backbone. expected: "FAMILY PROMPT METRIC" (PROMPT is "backbone" for a backbone) ->
-    the lowest and the highest value on the test split, or None where no band was measured yet.
+    "pretrain" a backbone. expected: "FAMILY PROMPT METRIC" -> the lowest and the highest value on
+    the test split, or None where no band was measured yet. PROMPT is "backbone" for a backbone, and
+    "2-3+memory" is prompt 2-3 with the memory beside it, which is then chosen with that prompt.
     """
 
     format: str
@@ -57,7 +58,15 @@ class RecipeConfig:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The ids of the prompts of the figures."""
-        return tuple(dict.fromkeys(name.split()[1] for name in self.expected))
+        names = (name.split()[1].removesuffix(WITH_MEMORY) for name in self.expected)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def memory_prompt(self) -> str | None:
+        """The first prompt that has a memory beside it, None without one."""
+        prompts = (name.split()[1] for name in self.expected)
+        found = (each.removesuffix(WITH_MEMORY) for each in prompts if each.endswith(WITH_MEMORY))
+        return next(found, None)
 
 
 @dataclass(frozen=True)

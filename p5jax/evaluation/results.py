@@ -25,6 +25,7 @@ FIGURES = (
     2  # the version of how figures are computed: those of another are not kept beside new ones
 )
 EXAMPLES_SHOWN = 3  # of each result
+WITH_MEMORY = "+memory"  # ends the name of a prompt whose ranking is mixed with the memory's
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
 _KINDS = {

@@ -18,6 +18,7 @@ from p5jax.evaluation.recipe import Figure, RecipeConfig, figures_of
 from p5jax.evaluation.results import FamilyResult
 from p5jax.jobs import pretrain, train
 from p5jax.jobs.evaluate import evaluate
+from p5jax.jobs.fit_memory import fit_memory
 from p5jax.jobs.start import Bindings, PathName, configure
 from p5jax.parallel import distributed
 from p5jax.ppr.backbone.run import BACKBONE_RUN, PprRun
@@ -52,6 +53,7 @@ def reproduce(
 ) -> Reproduction:
     """Prepare a recipe's data, train and evaluate its model, and compare figures with their bands.
 
+    Where figures with a memory are expected, it is chosen before the evaluation.
     name: of a file in gin/results/, or the path of a gin file that binds RecipeConfig. data: the
     folder below which the recipe's raw files are, None for a recipe without any. out: the run's
     folder, by default runs/NAME; the dataset is beside it. seed: of training, by default the
@@ -135,4 +137,6 @@ def _audit(dataset: Dataset) -> None:
 def _evaluate(run: Run | PprRun, recipe: RecipeConfig) -> list[FamilyResult]:
     if isinstance(run, PprRun):
         return run.evaluate()
+    if recipe.memory_prompt:
+        fit_memory(run, recipe.memory_prompt)
     return evaluate(run, families=recipe.families, prompts=recipe.prompts)

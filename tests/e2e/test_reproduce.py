@@ -189,9 +189,10 @@ def test_a_recipe_is_run_resumed_and_judged(shop, capsys):
     recipe(shop, f"({figure.interval[0] + 0.001}, 2.0)")
     assert main(words) == 1
     assert "OUTSIDE" in capsys.readouterr().out
-    recipe(shop)
+    recipe(shop, prompt="2-3+memory")
     assert main(words) == 0
     assert "not judged: no band measured yet" in capsys.readouterr().out
+    assert (shop / "runs/shop/memory.json").is_file()
     # Another seed is.
     with pytest.raises(UserError, match=r"seed = 0, expected 1.*choose another folder"):
         reproduce(file, data, seed=1)

@@ -13,7 +13,7 @@ from p5jax.core.errors import UserError
 from p5jax.data.prepare import chosen_options
 from p5jax.evaluation.evaluators import kind_of
 from p5jax.evaluation.recipe import Figure, RecipeConfig, figures_of, format_figures
-from p5jax.evaluation.results import SHOWN_METRICS, FamilyResult
+from p5jax.evaluation.results import SHOWN_METRICS, WITH_MEMORY, FamilyResult
 from p5jax.jobs import pretrain, train
 from p5jax.prompts.template_files import chosen_templates
 from p5jax.runs.run import RunConfig
@@ -95,6 +95,16 @@ def test_what_a_recipe_expects_is_checked(expected, message):
     assert str(caught.value).startswith(f"RecipeConfig.expected: {message}")
 
 
+def test_a_memory_is_asked_for_by_the_figures():
+    expected = {NAME: None, "rating 1-6 RMSE": None, "sequential 2-4+memory HR@10": None}
+    expected |= {"sequential 2-3+memory HR@10": None}
+    recipe = RecipeConfig("synthetic", expected)
+    assert recipe.prompts == ("2-3", "1-6", "2-4")
+    assert recipe.families == ("sequential", "rating")
+    assert recipe.memory_prompt == "2-4"
+    assert RecipeConfig("synthetic", {NAME: None}).memory_prompt is None
+
+
 def test_there_are_recipes():
     names = {"beauty", "toys", "musical_instruments", "ml_100k", "quickstart"}
     assert names <= {file.stem for file in RECIPES}
@@ -116,6 +126,7 @@ def test_a_shipped_recipe_names_what_there_is(file):
     templates = chosen_templates(asked.templates, asked.prompts)
     for name in recipe.expected:
         family, prompt, metric = name.split()
+        prompt = prompt.removesuffix(WITH_MEMORY)
         assert templates[prompt].family == family, name
         assert metric in SHOWN_METRICS[kind_of(templates[prompt])], name
         assert not asked.families or family in asked.families, name
