@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from p5jax.cli import data, memory, ppr, runs, tasks, triggers
+from p5jax.cli import data, memory, ppr, recipes, runs, tasks, triggers
 from p5jax.cli.command import Command
 from p5jax.core.errors import Interrupted, UserError, in_words, nearest
 from p5jax.core.printing import end_output, escape_unprintable, one_line
@@ -13,7 +13,7 @@ from p5jax.core.printing import end_output, escape_unprintable, one_line
 # Imports of the library stand inside the commands: `p5jax --help` must not wait for jax.
 
 SECTIONS = {
-    "Start here": runs.FIRST,
+    "Start here": recipes.COMMANDS,
     "Datasets": data.COMMANDS,
     "P5 models": (*runs.COMMANDS, *memory.COMMANDS),
     "Trigger tokens (PAP-REC)": triggers.COMMANDS,

@@ -50,14 +50,15 @@ def print_text(text: str) -> None:
         show(text)
 
 
-def print_computed(compute: Callable[[], Value], show: Callable[[Value], None]) -> None:
-    """Show what is computed; also, before the error, what could not be written."""
+def print_computed(compute: Callable[[], Value], show: Callable[[Value], None]) -> Value:
+    """Show what is computed and return it; also, before the error, what could not be written."""
     try:
         value = compute()
     except Unwritten as error:
         show(error.value)
         raise
     show(value)
+    return value
 
 
 def print_results(results: Sequence[FamilyResult], leaky: bool, as_json: bool) -> None:

@@ -35,21 +35,6 @@ if TYPE_CHECKING:
 KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
 
 
-def _quickstart_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--out",
-        default="runs/quickstart",
-        metavar="DIR",
-        help="folder of the run, with the dataset beside it (default runs/quickstart)",
-    )
-
-
-def _quickstart(arguments: Namespace) -> None:
-    from p5jax.jobs.quickstart import quickstart
-
-    quickstart(arguments.out)
-
-
 def _train(arguments: Namespace) -> None:
     from p5jax.jobs.train import train
     from p5jax.parallel import runtime
@@ -298,14 +283,6 @@ def _export(arguments: Namespace) -> None:
     show(f"wrote {arguments.out}")
 
 
-FIRST = (
-    Command(
-        "quickstart",
-        "Prepare, train, evaluate and report on a small synthetic dataset",
-        _quickstart_options,
-        _quickstart,
-    ),
-)
 COMMANDS = (
     Command("train", "Train, or resume, a model from gin files", add_gin, _train),
     Command(

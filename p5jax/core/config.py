@@ -37,18 +37,22 @@ def gin_folder() -> Path:
     raise UserError(f"no gin files beside {_PACKAGE}; the installation is incomplete")
 
 
-def find_gin_file(name: str) -> Path:
-    """Return the path of a gin file given as a path or by its name below the gin folder."""
+def find_gin_file(name: str, below: str = "runs") -> Path:
+    """Return the path of a gin file given as a path or by its name below the gin folder.
+
+    below: the folder in it whose files need no more than their own name.
+    """
     folder = gin_folder()
     for path in (
         Path(name),
         folder / name,
         folder / f"{name}.gin",
-        folder / "runs" / f"{name}.gin",
+        folder / below / f"{name}.gin",
     ):
         if path.is_file():
             return path
     known = [str(p.relative_to(folder)) for p in folder.rglob("*.gin")]
+    known += [p.stem for p in (folder / below).glob("*.gin")]
     raise UserError(f"{name}: no such gin file{nearest(name, known)}")
 
 

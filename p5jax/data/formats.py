@@ -161,6 +161,21 @@ class SyntheticOptions(PrepareOptions):
     summary = "Make a small synthetic dataset"
     reader = "p5jax.data.readers.synthetic:make"
 
+    users: int = field(default=500, metadata={"help": "users of the world"})
+    items: int = field(default=200, metadata={"help": "items of the world"})
+    events: tuple[int, int] = field(
+        default=(5, 12),
+        metadata={
+            "nargs": 2,
+            "metavar": ("LEAST", "MOST"),
+            "help": "the least and the most reviews of a user",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, users=SIZE, items=SIZE, events=SIZE)
+
 
 def file_paths(given: FilePath | Sequence[FilePath]) -> list[Path]:
     """Return the paths of an option that takes one file or several."""

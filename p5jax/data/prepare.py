@@ -31,7 +31,7 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
     Raises:
         UserError: an option is unknown or missing, or something is wrong with a file.
     """
-    chosen, folder = _chosen(format, options), Path(out).absolute()
+    chosen, folder = chosen_options(format, options), Path(out).absolute()
     build_dataset(
         _read(chosen),
         folder,
@@ -52,7 +52,7 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
 
 def read_raw(format: str, **options: Any) -> RawData:
     """Read raw files without writing anything; the arguments are those of `prepare`."""
-    return _read(_chosen(format, options))
+    return _read(chosen_options(format, options))
 
 
 def _read(options: PrepareOptions) -> RawData:
@@ -60,7 +60,8 @@ def _read(options: PrepareOptions) -> RawData:
     return raw
 
 
-def _chosen(format: str, options: Mapping[str, Any]) -> PrepareOptions:
+def chosen_options(format: str, options: Mapping[str, Any]) -> PrepareOptions:
+    """Return the options of a format; UserError for one that is unknown, missing or wrong."""
     if format not in FORMATS:
         raise UserError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")
     fields = {field.name: field for field in dataclasses.fields(FORMATS[format])}

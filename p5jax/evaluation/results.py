@@ -276,4 +276,9 @@ def by_table(results: Sequence[FamilyResult]) -> list[list[FamilyResult]]:
 def _cells(result: FamilyResult, name: str) -> tuple[str, str]:
     if name not in result.metrics:
         return "-", ""
-    return format_value(result.metrics[name], 2 if name.startswith(("BLEU", "ROUGE")) else 4)
+    return format_value(result.metrics[name], digits_of(name))
+
+
+def digits_of(metric: str) -> int:
+    """How many digits after the point a metric is shown with."""
+    return 2 if metric.startswith(("BLEU", "ROUGE")) else 4

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from p5jax.core import config
 from p5jax.core.settings import COUNT, check
 from p5jax.data.dataset import Dataset
+from p5jax.evaluation.recipe import RecipeConfig
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.ppr.backbone import pretraining
@@ -41,7 +42,7 @@ class PprConfig:
 
 CONFIGS = (
     *(PprConfig, BackboneConfig, LossConfig, SequenceConfig, ViewConfig),
-    *(ColdStartConfig, OptimizerConfig, MeshConfig, TrainConfig),
+    *(ColdStartConfig, OptimizerConfig, MeshConfig, TrainConfig, RecipeConfig),
 )
 
 

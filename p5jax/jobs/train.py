@@ -20,6 +20,7 @@ from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.evaluation.evaluators import validation_metrics, validation_ranking
+from p5jax.evaluation.recipe import RecipeConfig
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
@@ -62,7 +63,8 @@ class ValidationConfig:
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig, StartConfig),
+    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig),
+    *(StartConfig, RecipeConfig),
 )
 
 

@@ -27,6 +27,7 @@ from p5jax.jobs.export import export
 from p5jax.jobs.export_shards import export_shards
 from p5jax.jobs.fit_memory import fit_memory
 from p5jax.jobs.predict import predict
+from p5jax.jobs.reproduce import reproduce
 from p5jax.jobs.start import opened
 from p5jax.jobs.study import study
 from p5jax.jobs.tune import tune
@@ -48,6 +49,7 @@ SEARCH = ["run", OUT, "--family", "direct"]
 # Command -> the least that it takes, and what in the library has its defaults.
 LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "quickstart": ([], []),
+    "reproduce": (["beauty"], [reproduce]),
     "data prepare amazon": (["--reviews", "r", OUT], [formats.AmazonOptions(reviews=("r",))]),
     "data prepare recbole": (["--folder", "f", OUT], [formats.RecboleOptions(folder="f")]),
     "data prepare sequences": (

@@ -64,6 +64,7 @@ LIMITS = {
     "ProfileConfig": "bins=two_or_more max_categories=size",
     "PromptConfig": "length=size hidden=count attribute_dim=size",
     "RankingConfig": "beam=size",
+    "RecipeConfig": "",
     "RatingOptions": "",
     "RunConfig": "vocabulary_size=size",
     "SearchConfig": "candidates=size epochs=size patience=size users=count gradient_examples=size"
@@ -86,12 +87,11 @@ LIMITS = {
     "ValidationConfig": "examples=count rank_users=count",
     "ViewConfig": "crop=share mask=share reorder=share",
     **dict.fromkeys(
-        (
-            *("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
-            "SyntheticOptions",
-        ),
+        (*("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),),
         "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
+    "SyntheticOptions": "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
+    " users=size items=size events=size",
 }
 # What must be given, and the names that a text field takes.
 GIVEN = {
@@ -104,6 +104,7 @@ GIVEN = {
     "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
     "SyntheticOptions": {"item_ids": "semantic"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
+    "RecipeConfig": {"format": "synthetic", "expected": {"sequential 2-3 HR@10": None}},
     "RunConfig": {"dataset": "d", "run_dir": "r"},
     "SearchConfig": {"family": "sequential"},
     "SoftConfig": {"run": "r", "out": "o"},
@@ -117,7 +118,7 @@ CHOSEN = {
     *("TrainConfig.best_mode", "TuneConfig.mode", "StudyConfig.ablate", "Layout.position"),
     *("Layout.user_place", "PrepareOptions.item_ids", "SyntheticOptions.item_ids"),
     *("AmazonOptions.item_ids", "RecboleOptions.item_ids", "SequencesOptions.item_ids"),
-    *("EvaluationConfig.method", "BulkConfig.method"),
+    *("EvaluationConfig.method", "BulkConfig.method", "RecipeConfig.format", "RecipeConfig.job"),
 }
 LEFT_OUT = ("p5jax.tasks", "p5jax.configs", "p5jax.data.tfds")  # extras
 
@@ -175,7 +176,7 @@ def members(hint):
     """The types of the numbers or texts in a field, and how to wrap one."""
     kinds = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
-        return kinds[0], lambda value: (value,)
+        return kinds[0], lambda value: (value,) * (1 if ... in kinds else len(kinds))
     if typing.get_origin(hint) is Mapping:
         return kinds[1], lambda value: {"rating": value}
     return next((kind for kind in kinds if kind in (int, float)), hint), lambda value: value

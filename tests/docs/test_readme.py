@@ -184,6 +184,9 @@ def test_tasks_are_named_in_lower_case():
 def test_recipes_say_their_date_and_numbers():
     for recipe in (ROOT / "gin/results").glob("*.gin"):
         header = text_of(recipe).split("include")[0]
+        if "not measured yet" in header:
+            assert not re.search(r": \([\d.]+, [\d.]+\)", text_of(recipe)), recipe.name
+            continue
         assert re.search(r"\b20\d\d-\d\d-\d\d\b", header), recipe.name
         assert "HR@10" in header, recipe.name
 

@@ -73,6 +73,7 @@ def _sound(worlds: Path) -> dict[str, list[str]]:
         "data prepare amazon": ["--reviews", str(worlds / "amazon" / "reviews.json"), *out],
         "data prepare recbole": ["--folder", str(worlds / "recbole"), "--k-core", "3", *out],
         "data prepare sequences": ["--sequences", sequences, "--k-core", "3", *out],
+        "reproduce": ["toys", "--data", str(worlds), *nowhere],
         "data prepare synthetic": [*out],
         "data inspect": [dataset],
         "data audit": [dataset],

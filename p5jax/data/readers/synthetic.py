@@ -122,7 +122,7 @@ class _Users:
 
 def make(options: SyntheticOptions) -> RawData:
     """Make the world that the options of `p5jax.prepare` ask for."""
-    return synthetic_raw(seed=options.seed)
+    return synthetic_raw(options.users, options.items, options.seed, options.events)
 
 
 def synthetic_raw(
