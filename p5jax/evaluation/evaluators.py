@@ -58,7 +58,7 @@ _EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
 
 def kind_of(template: PromptTemplate) -> str:
     """How a prompt is judged: a key of the evaluators."""
-    targets, among = template.target_fields, FAMILIES[template.family].among_candidates
+    targets, among = template.asks_for, FAMILIES[template.family].among_candidates
     if "item" in targets:
         listed = among or "cand" in template.fields
         return "candidates" if listed else "catalogue"

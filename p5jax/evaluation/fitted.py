@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from p5jax.data.dataset import Dataset
+from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.data.refitting import refitted_explanations
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.evaluation.histories import neighbours, ratings_of, training_counts, training_matrix
@@ -63,6 +64,9 @@ FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
     "training prompts": _prompts,
     "vocabulary": lambda dataset: corpus(dataset, ()),
     "neighbours of items": _neighbours,
+    "item vectors": lambda dataset: [
+        item_vectors(dataset.training_sequences, item_texts(dataset.items))
+    ],
     "baselines": _baselines,
 }
 

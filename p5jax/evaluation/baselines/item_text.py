@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Dataset
+from p5jax.data.item_vectors import item_texts
 from p5jax.evaluation.baselines.choice import best_on_validation
 from p5jax.evaluation.baselines.counts import RECENT, damped_neighbours, weighted_history
 from p5jax.evaluation.baselines.ease import too_large
@@ -22,20 +23,13 @@ from p5jax.evaluation.baselines.scores import Scorer
 from p5jax.evaluation.baselines.words import WordVectors
 from p5jax.evaluation.histories import Histories
 
-COLUMNS = ("title", "brand", "categories")
 SHARES = (0.5, 0.25, 0.75, 0.1)  # of the texts
 _BLOCK = 1024
 
 
-def item_texts(dataset: Dataset) -> list[str]:
-    """Return each item's title, brand and categories as one text, [I]."""
-    columns = (dataset.items[name].to_pylist() for name in COLUMNS)
-    return [" ".join(text for text in row if text) for row in zip(*columns, strict=True)]
-
-
 def lacks_text(dataset: Dataset) -> str | None:
     """Return why a dataset's items cannot be compared by their texts, or None."""
-    some = any(text.strip() for text in item_texts(dataset))
+    some = any(text.strip() for text in item_texts(dataset.items))
     return too_large(dataset) if some else "its items have no title, brand or category"
 
 
@@ -48,7 +42,7 @@ def co_occurrence_and_text(dataset: Dataset, report: Report) -> Scorer:
     largest = near.max(axis=1).toarray() if near.nnz else np.zeros(1)
     near = sp.csr_array(near / (largest[largest > 0].mean() if largest.any() else 1.0))
     near = near.astype(np.float32)
-    alike = likeness(item_texts(dataset))
+    alike = likeness(item_texts(dataset.items))
 
     def scorer(share: float) -> Scorer:
         def score(cases: Histories) -> np.ndarray:
