@@ -8,20 +8,22 @@ import numpy as np
 
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.evaluation import baselines
-from p5jax.evaluation.answer_evaluators import rating_result, text_result
+from p5jax.evaluation.answer_evaluators import choice_result, rating_result, text_result
 from p5jax.evaluation.histories import Histories, training_ratings
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
 from p5jax.prompts.fields import prompt_text
+from p5jax.prompts.records import LIKE_FROM
 
 
 def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
     """The baselines for a model's result, on the same users, items and candidates.
 
     Catalogue and candidates: the audit's rankings. Ratings: the global, item and user mean of
-    training. Text: always the most frequent training sentence or headline. Answers: none.
+    training. Text: always the most frequent training sentence or headline. Like or dislike:
+    always the more frequent one.
     """
     if result.kind == "catalogue":
         return catalogue_baselines(run.dataset, result, split)
@@ -31,7 +33,7 @@ def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[Fam
         return _ratings(run.dataset, result)
     if result.kind == "text":
         return [_frequent_text(run.dataset, result)]
-    return []
+    return _frequent_choice(run.dataset, result)
 
 
 def _pairs(result: FamilyResult) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +64,7 @@ def catalogue_baselines(dataset: Dataset, result: FamilyResult, split: str) -> l
 
 
 def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
-    dataset, source = run.dataset, run.families[result.family].source
+    dataset, source = run.dataset, next(iter(run.families.values())).source  # all share one
     users, targets = _pairs(result)
     # The baselines want a row per user of the dataset: others' rows hold only their target.
     everyone = Histories.of(dataset, split).targets()
@@ -127,6 +129,21 @@ def _frequent_text(dataset: Dataset, result: FamilyResult) -> FamilyResult:
         baseline=True,
         examples=[("(always the same)", answer, reference) for reference in references[:1]],
     )
+
+
+def _frequent_choice(dataset: Dataset, result: FamilyResult) -> list[FamilyResult]:
+    """Always what most training ratings say; which of yes and no is right is a coin's."""
+    references = result.per_user["reference"].to_pylist()
+    if not {"like", "dislike"} & set(references):
+        return []
+    liked = (training_ratings(dataset)[2] >= LIKE_FROM).mean() >= 0.5
+    chosen = ["like" if liked else "dislike"] * len(references)
+    pairs = _pairs(result)
+    return [
+        choice_result(
+            result.family, "most_frequent_answer", *pairs, chosen, references, baseline=True
+        )
+    ]
 
 
 def most_frequent(dataset: Dataset, column: str) -> str:
