@@ -106,6 +106,19 @@ def evaluate_family(
     is evaluated by all its devices and processes, each of which must call it.
     """
     _check_split(split)
+    examples_of, template, kind = _asked(run, family, prompt_id)
+    size = examples_of.size(split, prompt_id)
+    if not size:
+        raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
+    if kind == "yes_no":
+        limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
+    indices = chosen_indices(size, limit, config.seed)
+    task = Task(run, examples_of, template, split, indices, config, report, memory)
+    return replace(_EVALUATORS[kind](task), family=family)
+
+
+def _asked(run: RunLike, family: str, prompt_id: str) -> tuple[Family, PromptTemplate, str]:
+    """The family whose examples a prompt asks about, the prompt, and how it is judged."""
     lent = prompt_id in _lent(run, family)
     if family not in run.families and not lent:
         raise UserError(
@@ -113,15 +126,7 @@ def evaluate_family(
         )
     examples_of = run.families[LENDER if lent else family]
     template = examples_of.template(prompt_id)
-    size = examples_of.size(split, prompt_id)
-    if not size:
-        raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
-    kind = "candidates" if lent else kind_of(template)
-    if kind == "yes_no":
-        limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
-    indices = chosen_indices(size, limit, config.seed)
-    task = Task(run, examples_of, template, split, indices, config, report, memory)
-    return replace(_EVALUATORS[kind](task), family=family)
+    return examples_of, template, "candidates" if lent else kind_of(template)
 
 
 def _lent(run: RunLike, family: str) -> list[str]:
@@ -182,8 +187,8 @@ def evaluate_run(
     reserve(folder, header)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
-        ranked = kind_of(run.families[family].template(prompt_id)) == "catalogue"
-        for beside in (None, memory) if memory and ranked else (None,):
+        *_, kind = _asked(run, family, prompt_id)
+        for beside in (None, memory) if memory and kind == "catalogue" else (None,):
             results.append(
                 evaluate_family(
                     run,

@@ -308,7 +308,7 @@ def test_single_prompts_and_answers_of_two_words(run):
     )
     kinds = {r.prompt_id: r.kind for r in found if not r.baseline}
     assert kinds == {"1-4": "choice", "3-8": "text"}
-    (choice,) = (r for r in found if r.kind == "choice")
+    (choice,) = (r for r in found if r.kind == "choice" and not r.baseline)
     for row in choice.per_user.to_pylist():
         assert row["prediction"] in ("like", "dislike")
         assert row["accuracy"] == (row["prediction"] == row["reference"])
