@@ -13,32 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_training import BATCH_SIZE, BINDINGS, FILES, STEPS
 
 import p5jax
+from p5jax.data.families import FAMILIES
 
 NAMES = {
     *("prepare", "audit", "train", "evaluate", "compare", "load"),
     *("Dataset", "Run", "Recommender", "UserError", "Interrupted", "__version__"),
 }
-SIZES = {
-    "T5Config.emb_dim": 16,
-    "T5Config.mlp_dim": 16,
-    "T5Config.num_heads": 2,
-    "T5Config.num_encoder_layers": 1,
-    "T5Config.num_decoder_layers": 1,
-    "RunConfig.vocabulary_size": 400,
-    "RunConfig.families": ("sequential", "rating", "explanation"),
-    "PipelineConfig.source_lengths": (192,),
-    "FamilyConfig.max_source": 192,
-    "PipelineConfig.target_lengths": (4, 16),
-    "ValidationConfig.examples": 4,
-}
 
 
 def trained(dataset, folder: Path, **macros) -> p5jax.Run:
-    files = ("runs/p5.gin", "models/tiny.gin")
-    given = {"DATASET": dataset.path, "RUN_DIR": folder, "STEPS": 2, "BATCH_SIZE": 4, **macros}
-    return p5jax.train(*files, bindings=SIZES, **given)
+    sized = {"STEPS": STEPS, "BATCH_SIZE": BATCH_SIZE}
+    given = {"DATASET": dataset.path, "RUN_DIR": folder, **sized, **macros}
+    return p5jax.train(*FILES, bindings=BINDINGS, **given)
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +85,18 @@ def test_prepare_gives_a_dataset_and_audit_checks_it(tmp_path):
 
 def test_train_gives_a_run_that_resumes_and_refuses_other_settings(world, run):
     assert isinstance(run, p5jax.Run)
-    assert run.model.config.emb_dim == 16
-    assert set(run.families) == {"sequential", "rating", "explanation"}
+    assert run.model.config.emb_dim == 32
+    assert set(run.families) == set(FAMILIES)
     assert trained(world, run.path).path == run.path
     with pytest.raises(p5jax.UserError, match="STEPZ"):
         trained(world, run.path, STEPZ=3)
     with pytest.raises(p5jax.UserError):
-        trained(world, run.path, STEPS=3, SEED=5)
+        trained(world, run.path, SEED=5)
 
 
 def test_text_is_read_as_on_the_command_line(world, run):
-    trained(world, run.path, STEPS="2", BATCH_SIZE="%EIGHT", EIGHT="4")
-    assert {"STEPS = 2", "BATCH_SIZE = %EIGHT"} <= set(
+    trained(world, run.path, STEPS=str(STEPS), BATCH_SIZE="%EIGHT", EIGHT="8")
+    assert {f"STEPS = {STEPS}", "BATCH_SIZE = %EIGHT"} <= set(
         (run.path / "config.gin").read_text().splitlines()
     )
 

@@ -27,11 +27,11 @@ PANELS: tuple[tuple[str, str, tuple[Row, ...]], ...] = (
         "Beauty, next item",
         "HR@10, whole catalogue, 22,363 users",
         (
+            ("P5 and memory", True, "Beauty, sequential", "prompt L-1 + memory", "HR@10"),
+            ("P5", True, "Beauty, sequential", "prompt L-1 (seen)", "HR@10"),
             ("SASRec", True, "SASRec on Beauty", "SASRec", "HR@10"),
-            ("P5, 18 minutes", True, "Beauty, sequential", "prompt 2-3 (seen)", "HR@10"),
+            ("with texts", False, "Beauty, sequential", "co-occurrence and text", "HR@10"),
             ("co-occurrence", False, "Beauty, sequential", "co-occurrence", "HR@10"),
-            ("Markov", False, "Beauty, sequential", "Markov", "HR@10"),
-            ("popularity", False, "Beauty, sequential", "popularity", "HR@10"),
         ),
     ),
     (

@@ -102,6 +102,12 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         " answer, and all unseen ones)",
     )
     add_limit(parser)
+    parser.add_argument(
+        "--dataset",
+        metavar="DIR",
+        help="ask about the items of another dataset, for users with the same keys (default"
+        " prompts: the zero-shot ones)",
+    )
     add_options(parser, EvaluationConfig, skip=KEPT)
     _triggers_option(parser)
     add_mesh(parser)
@@ -122,6 +128,7 @@ def _evaluate(arguments: Namespace) -> None:
                 arguments.prompts,
                 arguments.limit,
                 config,
+                dataset=arguments.dataset,
                 triggers=arguments.triggers,
             ),
             lambda results: print_results(results, run.dataset.leaky, arguments.json),

@@ -46,9 +46,9 @@ class FamilyKind:
 FAMILIES: Mapping[str, FamilyKind] = {
     "rating": FamilyKind(
         family="p5jax.prompts.records:Rating",
-        inputs=frozenset({"star"}),
+        inputs=frozenset({"star", "gave", "got"}),
         targets=frozenset({"rating", "yes_no", "like"}),
-        usual=("1-6", "1-10"),
+        usual=("R-1", "1-6", "1-10"),
         needs=Needed("interactions", "rating", "ratings"),
         asks_about=frozenset({"star"}),
     ),
@@ -74,9 +74,9 @@ FAMILIES: Mapping[str, FamilyKind] = {
     ),
     "direct": FamilyKind(
         family="p5jax.prompts.users:Direct",
-        inputs=frozenset({"cand"}),
+        inputs=frozenset({"hist", "cand"}),
         targets=frozenset({"item", "yes_no"}),
-        usual=("5-1", "5-4", "5-5", "5-8"),
+        usual=("D-1", "D-2", "5-1", "5-4", "5-5", "5-8"),
         among_candidates=True,
     ),
 }

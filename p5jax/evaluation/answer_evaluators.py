@@ -83,6 +83,30 @@ def text_result(
     )
 
 
+def choice_result(
+    family: str,
+    prompt_id: str,
+    users: np.ndarray,
+    items: np.ndarray,
+    chosen: Sequence[str],
+    references: Sequence[str],
+    *,
+    seen: bool = True,
+    baseline: bool = False,
+    examples: list[tuple[str, str, str]] | None = None,
+) -> FamilyResult:
+    """The share of chosen answers [N] that are the true ones [N]."""
+    right = np.array([a == b for a, b in zip(chosen, references, strict=True)], np.float64)
+    table = _table(
+        users, items, prediction=list(chosen), reference=list(references), accuracy=right
+    )
+    metrics = {"accuracy": mean_interval(right, shares=True)}
+    shown = examples or []
+    return FamilyResult(
+        family, prompt_id, seen, len(right), metrics, table, shown, "choice", baseline
+    )
+
+
 def _table(users: np.ndarray, items: np.ndarray, **columns: np.ndarray | list[str]) -> pa.Table:
     pairs = {"user": pa.array(users, pa.int32()), "item": pa.array(items, pa.int32())}
     return pa.table(pairs | {name: pa.array(values) for name, values in columns.items()})
@@ -193,17 +217,15 @@ def evaluate_choice(task: Task) -> FamilyResult:
     order = _sorted(examples)
     examples, chosen = [examples[i] for i in order], [chosen[i] for i in order]
     references = [str(e.answer) for e in examples]
-    right = np.array([a == b for a, b in zip(chosen, references, strict=True)], np.float64)
     users, items = _pairs(examples)
-    table = _table(users, items, prediction=chosen, reference=references, accuracy=right)
     shown = zip([e.inputs for e in examples[:EXAMPLES_SHOWN]], chosen, references, strict=False)
-    return FamilyResult(
+    return choice_result(
         task.family.name,
         task.template.id,
-        task.template.seen,
-        len(examples),
-        {"accuracy": mean_interval(right, shares=True)},
-        table,
-        list(shown),
-        "choice",
+        users,
+        items,
+        chosen,
+        references,
+        seen=task.template.seen,
+        examples=list(shown),
     )

@@ -7,7 +7,7 @@ answers. Everything is written per user, so that two runs can be compared by a p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 DEFAULTS = EvaluationConfig()
+LENDER = "sequential"  # whose prompts for an item also rank the candidates of other families
 _EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
     "catalogue": evaluate_catalogue,
     "candidates": evaluate_candidates,
@@ -99,27 +100,41 @@ def evaluate_family(
 ) -> FamilyResult:
     """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
 
-    memory: what a ranking of the catalogue is mixed with.
-
+    memory: what a ranking of the catalogue is mixed with. A prompt of the sequential family for an
+    item ranks the candidates of the direct one, too.
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
     _check_split(split)
-    if family not in run.families:
-        raise UserError(
-            f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
-        )
-    examples_of = run.families[family]
-    template = examples_of.template(prompt_id)
+    examples_of, template, kind = _asked(run, family, prompt_id)
     size = examples_of.size(split, prompt_id)
     if not size:
         raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
-    kind = kind_of(template)
     if kind == "yes_no":
         limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
     indices = chosen_indices(size, limit, config.seed)
     task = Task(run, examples_of, template, split, indices, config, report, memory)
-    return _EVALUATORS[kind](task)
+    return replace(_EVALUATORS[kind](task), family=family)
+
+
+def _asked(run: RunLike, family: str, prompt_id: str) -> tuple[Family, PromptTemplate, str]:
+    """The family whose examples a prompt asks about, the prompt, and how it is judged."""
+    lent = prompt_id in _lent(run, family)
+    if family not in run.families and not lent:
+        raise UserError(
+            f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
+        )
+    examples_of = run.families[LENDER if lent else family]
+    template = examples_of.template(prompt_id)
+    return examples_of, template, "candidates" if lent else kind_of(template)
+
+
+def _lent(run: RunLike, family: str) -> list[str]:
+    """The prompts that rank a family's candidates without being of it: those for the next item."""
+    lender = run.families.get(LENDER)
+    if lender is None or family not in FAMILIES or not FAMILIES[family].among_candidates:
+        return []
+    return [id for id, t in lender.templates.items() if kind_of(t) == "catalogue"]
 
 
 def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, float]:
@@ -150,13 +165,15 @@ def evaluate_run(
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
     memory: Memory | None = None,
+    about: str = "",
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
 
     With a memory each ranking of the catalogue is measured without and with it, and the memory
     alone is among the baselines.
 
-    With a limit, or other settings than the defaults, to a folder of their own beside it. The
+    With a limit, or other settings than the defaults, to a folder of their own beside it, as are
+    those `about` another dataset, which then ends its name. The
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, and for a folder that cannot be
@@ -165,13 +182,13 @@ def evaluate_run(
     """
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
-    folder = Path(run.path) / "evaluation" / _folder_name(split, limit, config)
+    folder = Path(run.path) / "evaluation" / (_folder_name(split, limit, config) + about)
     header = _header(run, split, limit, config) | {"memory": memory and asdict(memory.settings)}
     reserve(folder, header)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
-        ranked = kind_of(run.families[family].template(prompt_id)) == "catalogue"
-        for beside in (None, memory) if memory and ranked else (None,):
+        *_, kind = _asked(run, family, prompt_id)
+        for beside in (None, memory) if memory and kind == "catalogue" else (None,):
             results.append(
                 evaluate_family(
                     run,
@@ -228,16 +245,20 @@ def _chosen(
     for argument, names in (("families", families), ("prompts", prompts)):
         if names is not None and not names:
             raise UserError(f"{argument}: found none, expected at least one")
+    lent = {name: _lent(run, name) if prompts else [] for name in families or ()}
     for family in families or ():
-        if family not in run.families:
+        if family not in run.families and not lent[family]:
             raise UserError(
                 f"families: found {family!r}, expected some of {', '.join(run.families)}"
                 f"{nearest(family, FAMILIES)}"
             )
-    wanted = [name for name in run.families if families is None or name in families]
+    wanted = [name for name in FAMILIES if name in (families or run.families)]
     if prompts is None:
         return [(name, id) for name in wanted for id in default_prompts(run.families[name], split)]
-    known = {id: name for name in wanted for id in run.families[name].templates}
+    known = {id: name for name in wanted for id in lent.get(name, [])}
+    known |= {
+        id: name for name in run.families if name in wanted for id in run.families[name].templates
+    }
     for id in prompts:
         if id not in known:
             raise UserError(

@@ -19,7 +19,7 @@ from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.memory.histories import neighbours, ratings_of, training_counts, training_matrix
 from p5jax.memory.memory import Memory
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
-from p5jax.prompts.template_files import load_templates
+from p5jax.prompts.template_files import load_templates, own_templates
 from p5jax.text.corpus import corpus
 
 PROMPTS = 100  # of each family
@@ -35,8 +35,9 @@ class _Words:
 
 
 def _prompts(dataset: Dataset) -> Iterator[Any]:
-    config = FamilyConfig(max_source=1 << 30)
-    made = make_families(dataset, load_templates("amazon"), _Words(), config)
+    config = FamilyConfig(max_source=1 << 30, hard_negatives=0.5)
+    templates = load_templates("amazon") | own_templates()
+    made = make_families(dataset, templates, _Words(), config)
     for name, family in made.items():
         size = family.size("train")
         yield name, size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -163,11 +164,15 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
 
 
 def evaluate_candidates(task: Task) -> FamilyResult:
-    """Rank the prompt's candidates by the exact log-probability of each one's id."""
+    """Rank the pair's candidates by the exact log-probability of each one's id.
+
+    Where a prompt lists none they are the frozen ones, which all prompts share.
+    """
     run = task.run
     trie = id_trie(task.family, task.template.id, run.vocabulary, "certified")
     found = _Found(task)
     for examples, tokens in task.batches():
+        examples = [_with_candidates(task, example) for example in examples]
         rows = examples + [examples[-1]] * (len(tokens) - len(examples))
         listed = np.stack([_candidates(example) for example in rows])
         given = given_rows([example.given for example in rows], run.vocabulary)
@@ -208,6 +213,13 @@ def _asked(task: Task) -> Iterator[Example]:
         example = family.example(task.split, index, prompt_id=task.template.id)
         for item in _candidates(example).tolist():
             yield family.candidate_example(task.split, index, task.template.id, item)
+
+
+def _with_candidates(task: Task, example: Example) -> Example:
+    if example.candidates is not None:
+        return example
+    frozen = task.family.source.frozen_candidates(task.split, example.user)
+    return replace(example, candidates=frozen)
 
 
 def _candidates(example: Example) -> np.ndarray:

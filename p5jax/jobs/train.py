@@ -63,7 +63,8 @@ class ValidationConfig:
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig, StartConfig, RecipeConfig),
+    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig),
+    *(StartConfig, RecipeConfig),
 )
 
 

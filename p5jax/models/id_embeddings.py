@@ -60,11 +60,11 @@ def with_item_vectors(
     levels = [known & (level == each) for each in np.unique(level)]
     for rows in levels:
         means[rows] -= means[rows].mean(axis=0)
-    turned = _turned(means, embedding.shape[1], seed)
+    starts = turned(means, embedding.shape[1], seed)
     for rows in levels:
-        turned[rows] *= embedding.std() / max(turned[rows].std(), 1e-9)
+        starts[rows] *= embedding.std() / max(starts[rows].std(), 1e-9)
     first = vocabulary.size - len(vocabulary.id_tokens)
-    embedding[first + np.flatnonzero(known)] = turned[known]
+    embedding[first + np.flatnonzero(known)] = starts[known]
     return dict(unflatten_dict(flat | {EMBEDDING_PATH: embedding}))
 
 
@@ -85,7 +85,7 @@ def token_means(vocabulary: Vocabulary, item_ids: Sequence[str], vectors: np.nda
     return means
 
 
-def _turned(vectors: np.ndarray, width: int, seed: int) -> np.ndarray:
+def turned(vectors: np.ndarray, width: int, seed: int) -> np.ndarray:
     """Bring vectors [N, W] to `width` numbers: their leading directions under a random rotation."""
     import scipy.linalg  # noqa: F401  (before the limit, which holds for what is loaded)
     from threadpoolctl import threadpool_limits

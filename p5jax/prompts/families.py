@@ -72,8 +72,11 @@ def _try_candidate_lists(family: Family) -> None:
 
 def _lack(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: str) -> str | None:
     """Return what is missing for a family to have training examples, or None."""
-    if not any(t.family == name and t.seen for t in templates.values()):
+    seen = [t for t in templates.values() if t.family == name and t.seen]
+    if not seen:
         return "the templates have no seen prompt of it"
+    if not any(source.can_say(template) for template in seen):
+        return f"all its prompts say titles, and {source.dataset.path} has none"
     needs = FAMILIES[name].needs
     if needs and name not in source.dataset.families:
         return f"the dataset {source.dataset.path} has no {needs.words}"

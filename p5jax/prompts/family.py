@@ -15,10 +15,12 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.settings import COUNT, SIZE, check
+from p5jax.core.settings import COUNT, SHARE, SIZE, check
 from p5jax.data.dataset import Dataset
-from p5jax.prompts.fields import Fields
+from p5jax.prompts.fields import Fields, prompt_text
+from p5jax.prompts.negatives import Neighbours
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
+from p5jax.prompts.stars import KnownStars
 from p5jax.prompts.template import (
     HISTORY_SEPARATORS,
     LIST_END,
@@ -60,6 +62,8 @@ class FamilyConfig:
     only; `evaluation_seed` freezes candidate lists.
     prefixes: an epoch of the sequential family holds each training interaction but a user's first
     once as the target, after all before it; else `sequential_per_user` of P5's random windows.
+    hard_negatives: the share of training negatives that others have beside the user's own items;
+    the rest are uniform over the catalogue, as all of an evaluation are.
     repeat: how many of the history's last items begin the answer of a prompt for an item, so that
     the decoder starts from them. horizon: how many of the next items are its answer in training.
     """
@@ -74,10 +78,17 @@ class FamilyConfig:
     prefixes: bool = False
     repeat: int = 0
     horizon: int = 1
+    hard_negatives: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = ("max_source", "num_candidates", "sequential_per_user", "direct_per_user")
-        check(self, **dict.fromkeys((*sizes, "horizon"), SIZE), max_history=COUNT, repeat=COUNT)
+        check(
+            self,
+            **dict.fromkeys((*sizes, "horizon"), SIZE),
+            max_history=COUNT,
+            repeat=COUNT,
+            hard_negatives=SHARE,
+        )
 
 
 class ExampleSource:
@@ -110,6 +121,11 @@ class ExampleSource:
         return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
 
     @cached_property
+    def known_stars(self) -> KnownStars:
+        """The stars that training knows."""
+        return KnownStars(self.dataset)
+
+    @cached_property
     def item_end(self) -> str:
         """What ends an item in a list of items: nothing where no id is the beginning of another."""
         encode = self.renderer.vocabulary.encode
@@ -125,6 +141,15 @@ class ExampleSource:
     def listed(self, items: np.ndarray) -> str:
         """Return a list of items."""
         return " ".join(self.ended_ids[item] for item in items.tolist())
+
+    def can_say(self, template: PromptTemplate) -> bool:
+        """Whether the dataset has what a prompt says of an item: without any title, a prompt that
+        says one says nothing."""
+        return "title" not in template.fields or self._titled
+
+    @cached_property
+    def _titled(self) -> bool:
+        return any(prompt_text(title) for title in self.dataset.titles)
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""
@@ -144,12 +169,29 @@ class ExampleSource:
     ) -> np.ndarray:
         """Return candidates [C]: `positive` and items that are not the user's, as `split` knows."""
         known, count = self._known(split, user), self.num_candidates
-        return draw_candidates(rng, self.dataset.num_items, known, positive, count)
+        hard = self._hard_negatives(split, known, count - 1, rng)
+        return draw_candidates(rng, self.dataset.num_items, known, positive, count, hard)
 
     def negative(self, split: str, user: int, rng: np.random.Generator) -> int:
         """Return an item that is not the user's, as `split` knows."""
-        excluded = set(self._known(split, user).tolist())
-        return draw_negatives(rng, self.dataset.num_items, excluded, 1)[0]
+        known = self._known(split, user)
+        for item in self._hard_negatives(split, known, 1, rng):
+            return item
+        return draw_negatives(rng, self.dataset.num_items, set(known.tolist()), 1)[0]
+
+    def _hard_negatives(
+        self, split: str, known: np.ndarray, count: int, rng: np.random.Generator
+    ) -> list[int]:
+        """Return the hard ones of `count` negatives, in training only."""
+        share = self.config.hard_negatives
+        if split != "train" or not share:
+            return []
+        hard = int(rng.binomial(count, share))
+        return self._neighbours.sample(rng, known, set(known.tolist()), hard)
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(self.dataset)
 
     def _known(self, split: str, user: int) -> np.ndarray:
         """Return the items that are not negatives of a user.
@@ -171,7 +213,7 @@ class Family(ABC):
     def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         self.source = source
         self.templates = {id: t for id, t in templates.items() if t.family == self.name}
-        self.seen = tuple(t for t in self.templates.values() if t.seen)
+        self.seen = tuple(t for t in self.templates.values() if t.seen and source.can_say(t))
 
     @classmethod
     def lack(cls, source: ExampleSource) -> str | None:

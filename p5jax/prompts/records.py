@@ -56,12 +56,13 @@ def _present(column: pa.ChunkedArray) -> np.ndarray:
 class RecordFamily(Family):
     """One example per record of a dataset's table that has the field `base`.
 
-    jitters: training stars get jitter.
+    jitters: training stars get jitter. tells: placeholders of stars that training knows.
     """
 
     table: str
     base: int
     jitters: bool
+    tells: frozenset[str] = frozenset()
 
     def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         super().__init__(source, templates)
@@ -97,8 +98,9 @@ class RecordFamily(Family):
                 drawable = [has for has, fitting in self._fitting.items() if fitting]
                 fits = np.isin(self._has, drawable)
             else:
-                needs = _needs(self.template(prompt_id))
-                fits = (self._has & needs) == needs
+                template = self.template(prompt_id)
+                needs = _needs(template)
+                fits = ((self._has & needs) == needs) & self.source.can_say(template)
             fits &= (self._splits == SPLITS.index(split)) & ((self._has & self.base) > 0)
             self._rows[key] = np.flatnonzero(fits)
         return self._rows[key]
@@ -118,6 +120,8 @@ class RecordFamily(Family):
         else:
             template = self.template(prompt_id)
         fields = self.source.fields.of(user, item)
+        if not self.tells.isdisjoint(template.fields):
+            fields |= self.source.known_stars.fields(user, item, row)
         for name in template.fields + template.target_fields:
             if name in self._texts:
                 fields[name] = prompt_text(self._texts[name][row].as_py())
@@ -154,6 +158,7 @@ class Rating(RecordFamily):
     """One example per rated interaction."""
 
     name, table, base, jitters = "rating", "interactions", _RATING, True
+    tells = frozenset({"gave", "got"})
 
 
 class Explanation(RecordFamily):

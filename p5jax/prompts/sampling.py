@@ -68,10 +68,19 @@ def draw_negatives(
 
 
 def draw_candidates(
-    rng: np.random.Generator, num_items: int, sequence: np.ndarray, positive: int, count: int
+    rng: np.random.Generator,
+    num_items: int,
+    sequence: np.ndarray,
+    positive: int,
+    count: int,
+    chosen: Sequence[int] = (),
 ) -> np.ndarray:
-    """Return `count` items [count] int32: negatives, and `positive` at a random position."""
-    items = draw_negatives(rng, num_items, set(sequence.tolist()), count - 1)
+    """Return `count` items [count] int32: negatives, `chosen` among them, and `positive` at a
+    random position."""
+    excluded = {*sequence.tolist(), *chosen}
+    items = draw_negatives(rng, num_items, excluded, count - 1 - len(chosen))
+    for item in chosen:  # anywhere: the place of an item must not tell how it was drawn
+        items.insert(int(rng.random() * (len(items) + 1)), item)
     items.insert(int(rng.random() * count), positive)
     return np.array(items, dtype=np.int32)
 

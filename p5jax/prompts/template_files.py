@@ -41,18 +41,23 @@ def _read(path: Path, known: str = "") -> dict[str, PromptTemplate]:
     return {id: _from_table(id, table, _place(path, lines, id)) for id, table in tables.items()}
 
 
+def own_templates() -> dict[str, PromptTemplate]:
+    """Return p5jax's own templates, which go with those of any file."""
+    return _read(Path(__file__).with_name("p5jax.toml"))
+
+
 def chosen_templates(
     name_or_path: str | os.PathLike[str], prompts: Collection[str]
 ) -> dict[str, PromptTemplate]:
     """Return the templates of some `prompts`, or all if there are none, in their file's order.
 
-    p5jax's own (L-1, L-2, H-1) are used only where they are named. UserError as `load_templates`,
+    p5jax's own are used only where they are named. UserError as `load_templates`,
     and naming the nearest when a prompt is unknown.
     """
     templates = load_templates(name_or_path)
     if not prompts:
         return templates
-    templates = _read(Path(__file__).with_name("p5jax.toml")) | templates
+    templates = own_templates() | templates
     for prompt in prompts:
         if prompt not in templates:
             near = nearest(prompt, templates)

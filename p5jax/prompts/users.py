@@ -37,8 +37,8 @@ class UserFamily(Family):
         """Return how many examples of an epoch users with so many interactions [U] have: [U]."""
 
     def size(self, split: str, prompt_id: str | None = None) -> int:
-        if prompt_id is not None:
-            self.template(prompt_id)
+        if prompt_id is not None and not self.source.can_say(self.template(prompt_id)):
+            return 0
         if split == "train":
             return len(self._owners) if self.seen else 0
         return len(self._held_out_users) if self.seen or prompt_id is not None else 0
@@ -79,9 +79,69 @@ class UserFamily(Family):
     ) -> Example:
         """Return an example of a user, in training the `ordinal`-th of an epoch."""
 
+    def lists(self, prompt_id: str) -> bool:
+        template, config = self.template(prompt_id), self.source.config
+        if "list" in template.target_fields:
+            return True
+        return _only_item(template) and (config.repeat > 0 or config.horizon > 1)
+
+    def given(self, prompt_id: str, history: np.ndarray) -> str:
+        return self.source.listed(self._given(self.template(prompt_id), history))
+
+    def _given(self, template: PromptTemplate, history: np.ndarray) -> np.ndarray:
+        config = self.source.config
+        if "list" in template.target_fields:
+            return history[-config.max_history :]  # 0 keeps all
+        repeated = min(config.repeat, len(history)) if _only_item(template) else 0
+        return history[len(history) - repeated :]
+
     def _context(self, split: str, user: int) -> dict[str, Any]:
         """Return the fields of a held-out pair beside its user's and item's."""
-        return {}
+        history = self.source.dataset.history(user, split)
+        return self.source.history(history, HISTORY_SEPARATORS[0])
+
+    def _next_item(
+        self,
+        template: PromptTemplate,
+        split: str,
+        user: int,
+        history: np.ndarray,
+        following: np.ndarray,
+        context: dict[str, Any],
+        rng: np.random.Generator,
+    ) -> Example:
+        """Ask for the first of the items that follow a history, or for as many as the horizon."""
+        source, item, candidates = self.source, int(following[0]), None
+        if "cand" in template.fields:
+            candidates, following = self._candidates(split, user, item, rng), following[:1]
+            context["cand"] = source.fields.ids(candidates)
+        if self.lists(template.id):
+            following = following[: source.config.horizon]
+            given = self._given(template, history)
+            return self._listing(template, user, given, following, context, candidates)
+        fields = source.fields.of(user, item) | context
+        return self._example(template, user, item, fields, None, candidates)
+
+    def _listing(
+        self,
+        template: PromptTemplate,
+        user: int,
+        given: np.ndarray,
+        following: np.ndarray,
+        context: dict[str, Any] | None = None,
+        candidates: np.ndarray | None = None,
+    ) -> Example:
+        """Ask for the items that follow; of a list that is asked for whole, for its last ones."""
+        source = self.source
+        if "list" in template.target_fields:
+            following = following[-source.config.max_history :]
+        answer = source.listed(np.concatenate([given, following]))
+        fields = source.fields.of_user(user) | (context or {}) | {"item": answer, "list": answer}
+        item, asked = int(following[0]), len(following)
+        given_text = source.listed(given)
+        return self._example(
+            template, user, item, fields, None, candidates, given=given_text, listed=asked
+        )
 
     def _candidates(
         self, split: str, user: int, positive: int, rng: np.random.Generator
@@ -120,6 +180,11 @@ class UserFamily(Family):
         return self._example(template, user, item, fields, answer, candidates)
 
 
+def _only_item(template: PromptTemplate) -> bool:
+    """Whether a prompt tells a history and asks for nothing but an item."""
+    return template.targets == "{item}" and "hist" in template.fields
+
+
 class Sequential(UserFamily):
     """The next item after a history: P5's sampling or every prefix in training, leave-one-out
     elsewhere."""
@@ -131,22 +196,6 @@ class Sequential(UserFamily):
         pairs = np.maximum(lengths - 3, 0)
         return pairs if config.prefixes else np.where(pairs, config.sequential_per_user, 0)
 
-    def lists(self, prompt_id: str) -> bool:
-        template, config = self.template(prompt_id), self.source.config
-        if "list" in template.target_fields:
-            return True
-        return _only_item(template) and (config.repeat > 0 or config.horizon > 1)
-
-    def given(self, prompt_id: str, history: np.ndarray) -> str:
-        return self.source.listed(self._given(self.template(prompt_id), history))
-
-    def _given(self, template: PromptTemplate, history: np.ndarray) -> np.ndarray:
-        config = self.source.config
-        if "list" in template.target_fields:
-            return history[-config.max_history :]  # 0 keeps all
-        repeated = min(config.repeat, len(history)) if _only_item(template) else 0
-        return history[len(history) - repeated :]
-
     def _draw(
         self,
         template: PromptTemplate,
@@ -157,64 +206,31 @@ class Sequential(UserFamily):
     ) -> Example:
         source, sequence = self.source, self.source.dataset.sequence(user)
         if split == "train":
+            sequence = sequence[:-2]
             if "list" in template.target_fields:
-                return self._listing(template, user, sequence[:0], sequence[:-2])
+                return self._listing(template, user, sequence[:0], sequence)
             start, target = 0, ordinal + 1
             if not source.config.prefixes:
-                start, target = training_window(len(sequence), rng)
-            history, last = sequence[start:target], len(sequence) - 2
+                start, target = training_window(len(sequence) + 2, rng)
+            history = sequence[start:target]
             context = source.history(history, choose(rng, HISTORY_SEPARATORS))
         else:
             history = source.dataset.history(user, split)
-            target, last = len(history), len(history) + 1
+            target = len(history)
+            sequence = sequence[: target + 1]
             context = self._context(split, user)
-        item = int(sequence[target])
         if "yes_no" in template.target_fields:
-            return self._question(template, split, user, item, coin(rng), context, rng)
-        candidates = None
-        if "cand" in template.fields:
-            candidates, last = self._candidates(split, user, item, rng), target + 1
-            context["cand"] = source.fields.ids(candidates)
-        if self.lists(template.id):
-            following = sequence[target : min(last, target + source.config.horizon)]
-            given = self._given(template, history)
-            return self._listing(template, user, given, following, context, candidates)
-        fields = source.fields.of(user, item) | context
-        return self._example(template, user, item, fields, None, candidates)
-
-    def _listing(
-        self,
-        template: PromptTemplate,
-        user: int,
-        given: np.ndarray,
-        following: np.ndarray,
-        context: dict[str, Any] | None = None,
-        candidates: np.ndarray | None = None,
-    ) -> Example:
-        """Ask for the items that follow; of a list that is asked for whole, for its last ones."""
-        source = self.source
-        if "list" in template.target_fields:
-            following = following[-source.config.max_history :]
-        answer = source.listed(np.concatenate([given, following]))
-        fields = source.fields.of_user(user) | (context or {}) | {"item": answer, "list": answer}
-        item, asked = int(following[0]), len(following)
-        given_text = source.listed(given)
-        return self._example(
-            template, user, item, fields, None, candidates, given=given_text, listed=asked
-        )
-
-    def _context(self, split: str, user: int) -> dict[str, Any]:
-        history = self.source.dataset.history(user, split)
-        return self.source.history(history, HISTORY_SEPARATORS[0])
-
-
-def _only_item(template: PromptTemplate) -> bool:
-    """Whether a prompt tells a history and asks for nothing but an item."""
-    return template.targets == "{item}" and "hist" in template.fields
+            item, yes = int(sequence[target]), coin(rng)
+            return self._question(template, split, user, item, yes, context, rng)
+        following = sequence[target:]
+        return self._next_item(template, split, user, history, following, context, rng)
 
 
 class Direct(UserFamily):
-    """One of a candidate list, or yes/no about one item. Held-out examples carry candidates."""
+    """One of a candidate list, or yes/no about one item. Held-out examples carry candidates.
+
+    In training a prompt that tells the history tells what came before the item.
+    """
 
     name = "direct"
 
@@ -230,14 +246,18 @@ class Direct(UserFamily):
         ordinal: int,
         rng: np.random.Generator,
     ) -> Example:
-        source = self.source
+        source, sequence = self.source, self.source.dataset.sequence(user)
         if split == "train":
-            item = choose(rng, source.dataset.sequence(user)[:-2].tolist())
+            told = "hist" in template.fields and len(sequence) > 3
+            target = choose(rng, range(int(told), len(sequence) - 2))
+            context = {}
+            if "hist" in template.fields:
+                context = source.history(sequence[:target], choose(rng, HISTORY_SEPARATORS))
         else:
-            item = source.dataset.target(user, split)
+            target = len(source.dataset.history(user, split))
+            context = self._context(split, user)
         if "yes_no" in template.target_fields:
-            yes = split != "train" or coin(rng)
-            return self._question(template, split, user, item, yes, {}, rng)
-        candidates = self._candidates(split, user, item, rng)
-        fields = source.fields.of(user, item) | {"cand": source.fields.ids(candidates)}
-        return self._example(template, user, item, fields, None, candidates)
+            item, yes = int(sequence[target]), split != "train" or coin(rng)
+            return self._question(template, split, user, item, yes, context, rng)
+        history, following = sequence[:target], sequence[target : target + 1]
+        return self._next_item(template, split, user, history, following, context, rng)

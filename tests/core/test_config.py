@@ -11,9 +11,11 @@ import pytest
 from p5jax.core import config
 from p5jax.core.errors import UserError
 from p5jax.core.gin_text import allow_imports
+from p5jax.evaluation.recipe import RecipeConfig
 from p5jax.jobs.train import CONFIGS
 from p5jax.models.t5 import T5Config
 from p5jax.pipeline.config import PipelineConfig
+from p5jax.runs.run import RunConfig
 from p5jax.training.trainer import TrainConfig
 
 
@@ -174,10 +176,10 @@ def test_unknown_file_names_the_nearest():
 def test_every_run_file_builds(file):
     config.configure([f"runs/{file}"], ["DATASET=d", "RUN_DIR=r"])
     given = {T5Config: {"vocab_size": 1}}
-    for cls in CONFIGS:
+    for cls in set(CONFIGS) - {RecipeConfig}:  # which files of results alone bind
         built = config.build(cls, **given.get(cls, {}))
         assert dataclasses.is_dataclass(built)
-        if cls is CONFIGS[0]:
+        if cls is RunConfig:
             assert (built.dataset, built.run_dir) == ("d", "r")
 
 

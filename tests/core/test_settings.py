@@ -48,7 +48,8 @@ LIMITS = {
     " train_share=share_within_0_and_1 negatives=size k_shots=size",
     "EvaluationConfig": "beam=size batch_size=size yes_no_users=size max_length=size",
     "FamilyConfig": "max_source=size num_candidates=size sequential_per_user=size"
-    " direct_per_user=size max_history=count repeat=count horizon=size",
+    " direct_per_user=size max_history=count repeat=count horizon=size"
+    " hard_negatives=share",
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",

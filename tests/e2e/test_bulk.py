@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tiny_training import BATCH_SIZE, BINDINGS, FILES, STEPS
 
 import p5jax
 from p5jax.cli.main import main
@@ -20,31 +21,16 @@ from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
 
 K = 7
-# 16 batches are a part: parts of 32 users.
-COMMAND = ("-k", str(K), "--beam", "8", "--exact", "--batch-size", "2")
-CONFIG = BulkConfig(k=K, beam=8, exact=True, batch_size=2)
+# 16 batches are a part: parts of 32 users. The second of two widths has room for all 60 items.
+COMMAND = ("-k", str(K), "--beam", "16", "--exact", "--batch-size", "2")
+CONFIG = BulkConfig(k=K, beam=16, exact=True, batch_size=2)
 
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    bindings = {
-        "T5Config.emb_dim": 16,
-        "T5Config.mlp_dim": 32,
-        "T5Config.num_heads": 2,
-        "T5Config.num_encoder_layers": 1,
-        "T5Config.num_decoder_layers": 1,
-        "RunConfig.families": ("sequential",),
-        "RunConfig.vocabulary_size": 300,
-        "RunConfig.prompts": ("2-3", "2-13"),
-        "ValidationConfig.examples": 4,
-        "FamilyConfig.max_source": 128,
-        "PipelineConfig.source_lengths": (128,),
-        "PipelineConfig.target_lengths": (2, 8),
-        "PipelineConfig.rates": {"sequential": 1.0},
-    }
-    files, macros = ("runs/p5.gin", "models/tiny.gin"), {"STEPS": 3, "BATCH_SIZE": 8}
-    train(*files, bindings=bindings, DATASET=world.path, RUN_DIR=path, **macros)
+    macros = {"DATASET": world.path, "RUN_DIR": path, "STEPS": STEPS, "BATCH_SIZE": BATCH_SIZE}
+    train(*FILES, bindings=BINDINGS, **macros)
     return path
 
 

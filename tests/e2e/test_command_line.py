@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from ppr_world import write_sequences
+from tiny_training import BATCH_SIZE, BINDINGS, FILES, STEPS
 
 import p5jax
 from p5jax.cli.main import main
@@ -23,25 +24,23 @@ from p5jax.models.t5 import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
 
-TINY = (
-    *("T5Config.emb_dim=32", "T5Config.mlp_dim=64", "T5Config.num_heads=2"),
-    *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
-    *("RunConfig.vocabulary_size=600", "FamilyConfig.num_candidates=20"),
-    *("FamilyConfig.max_source=192", "PipelineConfig.source_lengths=(192,)"),
-    *("PipelineConfig.target_lengths=(4, 16)", "BATCH_SIZE=8", "ValidationConfig.examples=8"),
-)
-
 
 def train(dataset: Path, run: Path, steps: int, *overrides: str) -> int:
-    settings = [f"DATASET={dataset}", f"RUN_DIR={run}", f"STEPS={steps}", *TINY, *overrides]
-    arguments = [f"--gin.{setting}" for setting in settings]
-    return main(["train", "--gin_file=runs/p5.gin", "--gin_file=models/tiny.gin", *arguments])
+    settings = [
+        f"DATASET={dataset}",
+        f"RUN_DIR={run}",
+        f"STEPS={steps}",
+        f"BATCH_SIZE={BATCH_SIZE}",
+    ]
+    settings += [f"{name}={value}" for name, value in BINDINGS.items()]
+    files = [f"--gin_file={file}" for file in FILES]
+    return main(["train", *files, *(f"--gin.{setting}" for setting in [*settings, *overrides])])
 
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert train(world.path, path, 30) == 0
+    assert train(world.path, path, STEPS) == 0
     assert main(["evaluate", str(path)]) == 0
     return path
 
@@ -120,10 +119,10 @@ def test_figures_that_could_not_be_written_are_printed(run, capsys, monkeypatch)
 def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
     for user in range(3):
         key = world.user_keys[user]
-        assert main(["recommend", str(run), "--user", key, "-k", "10", "--json"]) == 0
+        assert main(["recommend", str(run), "--user", key, "-k", "5", "--json"]) == 0
         items = json.loads(lines(capsys))["items"]
         found = [world.item_index(item["item"]) for item in items]
-        assert len(set(found)) == 10
+        assert len(set(found)) == 5
         assert not set(found) & set(world.sequence(user).tolist())
         scores = [item["log_probability"] for item in items]
         assert scores == sorted(scores, reverse=True)
@@ -132,7 +131,7 @@ def test_recommendations_are_distinct_new_catalogue_items(run, world, capsys):
 
 
 def test_items_that_are_not_wanted_are_left_out(run, world, capsys):
-    arguments = ["recommend", str(run), "--user", world.user_keys[0], "-k", "3", "--json"]
+    arguments = ["recommend", str(run), "--user", world.user_keys[0], "-k", "5", "--json"]
     assert main(arguments) == 0
     best = [item["item"] for item in json.loads(lines(capsys))["items"]]
     assert main([*arguments, "--exclude", f"{best[0]}, {best[2]}"]) == 0
@@ -192,7 +191,7 @@ def test_report_is_one_self_contained_page(run, capsys):
     assert all(link.startswith("#") for link in page.links)
     assert all(family in text for family in FAMILIES)
     assert "popularity" in text
-    assert "among 20 candidates, asked one by one" in text
+    assert "among 12 candidates, asked one by one" in text
 
 
 @pytest.mark.extras
@@ -212,9 +211,9 @@ def test_export_is_read_back_by_transformers(run, tmp_path, capsys):
 
 def test_train_again_does_nothing_and_refuses_other_settings(run, world, capsys):
     before = sorted(p.name for p in (run / "checkpoints").iterdir())
-    assert train(world.path, run, 30) == 0
+    assert train(world.path, run, STEPS) == 0
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
-    assert train(world.path, run, 30, "T5Config.emb_dim=16") == 2
+    assert train(world.path, run, STEPS, "T5Config.emb_dim=16") == 2
     assert "run.json: found model.emb_dim = 32, expected 16" in capsys.readouterr().err
 
 
@@ -228,11 +227,11 @@ def test_a_refused_resume_changes_nothing(run, world, capsys):
 
     before = files()
     assert train(world.path, run, 3) == 2
-    assert "the run is at step 30, beyond the 3 steps asked for" in capsys.readouterr().err
+    assert f"the run is at step {STEPS}, beyond the 3 steps asked for" in capsys.readouterr().err
     assert files() == before
     assert train(world.path, run, 40) == 2
-    assert "the linear schedule ends at step 30" in capsys.readouterr().err
-    assert train(world.path, run, 30, "TrainConfig.best_metric=validation/los") == 2
+    assert f"the linear schedule ends at step {STEPS}" in capsys.readouterr().err
+    assert train(world.path, run, STEPS, "TrainConfig.best_metric=validation/los") == 2
     assert "expected one of validation/" in (error := capsys.readouterr().err)
     assert "did you mean validation/loss" in error
     assert files() == before

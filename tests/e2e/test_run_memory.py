@@ -101,7 +101,7 @@ def test_lists_and_scores_are_the_mixture_of_all_items(run, world, remembering):
     lists = remembering.recommend(users, 7)
     scores = remembering.score(users, world.item_keys)
     for user, found in enumerate(lists):
-        logp = log_probabilities(run.model, run.params, np.array([tokens[user]]), ids)[0]
+        logp = log_probabilities(run.model, run.params, np.array([tokens[user].tokens]), ids)[0]
         shares = np.zeros(world.num_items + 1)
         shares[beside.items[user]] = beside.shares[user]
         mixed = np.log(0.3 * np.exp(logp) + 0.7 * shares[:-1])

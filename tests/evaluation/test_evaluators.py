@@ -233,6 +233,23 @@ def test_baselines_that_read_what_the_prompt_says(run, results):
         assert (row["item"], row["prediction"]) in known or row["item"] not in dict(known)
 
 
+def test_a_sequential_prompt_ranks_the_direct_familys_candidates(run, logp_of):
+    result, *baselines = evaluate_run(run, ("direct",), ("2-3",), limit=3, config=CONFIG)
+    assert (result.family, result.kind, result.candidates) == ("direct", "candidates", 10)
+    assert {b.family for b in baselines} == {"direct"}
+    for row in result.per_user.to_pylist():
+        candidates = example_of(run, "direct", "5-5", row["user"]).candidates
+        inputs = example_of(run, "sequential", "2-3", row["user"]).inputs
+        scores = logp_of(inputs, [run.dataset.item_ids[item] for item in candidates])
+        assert row["rank"] == place_of(scores, candidates, row["item"])
+    alone = replace(run, families={"sequential": run.families["sequential"]})
+    again = evaluate_family(alone, "direct", "2-3", "test", 3, config=CONFIG)
+    assert again.per_user.equals(result.per_user)
+    for families, prompts in ((("direct",), None), (("direct",), ("5-1",)), (("rating",), None)):
+        with pytest.raises(UserError, match="families: found|prompts: '5-1'"):
+            evaluate_run(alone, families, prompts, limit=3, config=CONFIG)
+
+
 def test_candidate_popularity_by_hand(run, results):
     dataset = run.dataset
     train = dataset.interactions["split"].to_numpy() == 0
@@ -291,7 +308,7 @@ def test_single_prompts_and_answers_of_two_words(run):
     )
     kinds = {r.prompt_id: r.kind for r in found if not r.baseline}
     assert kinds == {"1-4": "choice", "3-8": "text"}
-    (choice,) = (r for r in found if r.kind == "choice")
+    (choice,) = (r for r in found if r.kind == "choice" and not r.baseline)
     for row in choice.per_user.to_pylist():
         assert row["prediction"] in ("like", "dislike")
         assert row["accuracy"] == (row["prediction"] == row["reference"])

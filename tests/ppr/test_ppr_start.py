@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_ppr_sequences import toy_dataset
 
 from p5jax.data.held_out import with_other_held_out
-from p5jax.ppr.backbone.start import LENGTH, WINDOW, counted_embeddings
+from p5jax.data.item_vectors import WINDOW
+from p5jax.ppr.backbone.start import LENGTH, counted_embeddings
 
 ITEMS, WIDTH = 12, 5
 
@@ -25,14 +27,25 @@ def by_hand(dataset, users, width):
     known = degree > 0
     root = np.sqrt(np.where(known, degree, 1))
     left, values, _ = np.linalg.svd(counts / root / root[:, None] + np.diag(known * 1.0))
-    rows = (left * np.sqrt(values))[:, :width] * known[:, None]
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    rows = unit(left * np.sqrt(np.maximum(values - 1, 0)) * known[:, None])
+    left, values, _ = np.linalg.svd(rows)
+    rows = unit((left * values)[:, :width])  # their leading directions
     return rows @ rows.T
+
+
+def unit(rows):
+    """Rows of length one, but for those of zeros."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return toy_dataset([9, 5, 7, 12, 4, 3, 8], items=ITEMS)
+    made = toy_dataset([9, 5, 7, 12, 4, 3, 8], items=ITEMS)
+    ends = zip(made.offsets[:-1], made.offsets[1:] - 2, strict=True)
+    made.training_sequences = [made.sequence_items[first:last] for first, last in ends]
+    columns = ("title", "brand", "categories")
+    made.items = pa.table({name: pa.nulls(ITEMS, pa.string()) for name in columns})
+    return made
 
 
 def test_cosines_are_those_of_a_dense_svd(dataset):

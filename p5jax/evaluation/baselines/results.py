@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.answer_evaluators import rating_result, text_result
+from p5jax.evaluation.answer_evaluators import choice_result, rating_result, text_result
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.evaluation.baselines.stars import means, stars_of_words, user_and_item_bias
@@ -14,9 +14,10 @@ from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
-from p5jax.memory.histories import Histories
+from p5jax.memory.histories import Histories, ratings_of
 from p5jax.memory.memory import Memory
 from p5jax.pipeline.batching import padded
+from p5jax.prompts.records import LIKE_FROM
 
 
 def baseline_results(
@@ -26,8 +27,8 @@ def baseline_results(
 
     Catalogue and candidates: `ranking`, those of the run's dataset. Ratings: means of training, the
     biases of user and item and, for prompts that say the review, its words. Text: the most frequent
-    training sentence or headline, an item's typical sentence, the review's first words. Answers:
-    none.
+    training sentence or headline, an item's typical sentence, the review's first words. Like or
+    dislike: always the more frequent one.
     """
     if result.kind == "catalogue":
         return catalogue_baselines(ranking, result, split)
@@ -35,7 +36,9 @@ def baseline_results(
         return _candidates(run, result, split, ranking)
     if result.kind == "rating":
         return _ratings(run, result, split)
-    return _texts(run, result, split) if result.kind == "text" else []
+    if result.kind == "text":
+        return _texts(run, result, split)
+    return _frequent_choice(run, result)
 
 
 def _pairs(result: FamilyResult) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +107,7 @@ def memory_baseline(
 def _candidates(
     run: RunLike, result: FamilyResult, split: str, ranking: RankingBaselines
 ) -> list[FamilyResult]:
-    dataset, source = run.dataset, run.families[result.family].source
+    dataset, source = run.dataset, next(iter(run.families.values())).source  # all share one
     users, targets = _pairs(result)
     # The baselines want a row per user of the dataset: others' rows hold only their target.
     everyone = Histories.of(dataset, split).targets()
@@ -173,4 +176,19 @@ def _texts(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]
             examples=[("(without a prompt)", answers[0], references[0])],
         )
         for name, answers in said.items()
+    ]
+
+
+def _frequent_choice(run: RunLike, result: FamilyResult) -> list[FamilyResult]:
+    """Always what most training ratings say; which of yes and no is right is a coin's."""
+    references = result.per_user["reference"].to_pylist()
+    if not {"like", "dislike"} & set(references):
+        return []
+    liked = (ratings_of(run.dataset, "train")[2] >= LIKE_FROM).mean() >= 0.5
+    chosen = ["like" if liked else "dislike"] * len(references)
+    users, items = _pairs(result)
+    return [
+        choice_result(
+            result.family, "most_frequent_answer", users, items, chosen, references, baseline=True
+        )
     ]
