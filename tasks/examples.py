@@ -23,6 +23,7 @@ _FIELDS: Mapping[str, tf.DType] = {
     "prompt": tf.string,
     "kind": tf.string,
     "answer": tf.string,
+    "given": tf.string,
     "user": tf.int32,
     "item": tf.int32,
     "user_key": tf.string,  # the dataset's own keys, for those who read what a model answered
@@ -74,7 +75,7 @@ class TaskExamples:
         def values(split: bytes, epoch: int, index: int) -> list[Any]:
             example = self.example(split.decode(), int(epoch), int(index))
             template = self.family.templates[example.prompt_id]
-            about = (template.id, kind_of(template), _answer(example))
+            about = (template.id, kind_of(template), self._answer(example), example.given)
             texts = (example.inputs, example.targets, *about)
             pair = np.int32(example.user), np.int32(example.item)
             keys = dataset.user_keys[example.user], dataset.item_keys[example.item]
@@ -89,6 +90,14 @@ class TaskExamples:
             }
 
         return numbers.map(fields, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _answer(self, example: Example) -> str:
+        """Return what an answer is compared with: stars, the text, the word, or the item's id."""
+        if example.answer is None:
+            return self.family.source.dataset.item_ids[example.item]
+        if isinstance(example.answer, float):
+            return f"{example.answer:g}"
+        return example.answer
 
     def _sizes(self, split: str) -> list[int]:
         return [self.family.size(split, prompt) for prompt in self.prompts or (None,)]
@@ -119,12 +128,3 @@ def append_eos(
     if limit is not None:
         dataset = dataset.map(whole, num_parallel_calls=tf.data.AUTOTUNE)
     return seqio.preprocessors.append_eos_after_trim(dataset, output_features, sequence_length)
-
-
-def _answer(example: Example) -> str:
-    """Return what an answer is compared with: stars, the text, the word, or the item's id."""
-    if example.answer is None:
-        return example.targets
-    if isinstance(example.answer, float):
-        return f"{example.answer:g}"
-    return example.answer

@@ -18,9 +18,8 @@ from p5jax.core import config as p5jax_config
 from p5jax.core.errors import UserError, nearest
 from p5jax.data.dataset import Dataset
 from p5jax.data.names import HELD_OUT_SPLITS, SPLITS
-from p5jax.prompts.families import Family, FamilyConfig, make_families, select_prompts
-from p5jax.prompts.template import PromptTemplate
-from p5jax.prompts.template_files import load_templates
+from p5jax.prompts.families import Family, FamilyConfig, make_families
+from p5jax.prompts.template_files import chosen_templates
 from p5jax.runs.run import Run
 from p5jax.tasks import metrics
 from p5jax.tasks.examples import TaskExamples, append_eos
@@ -96,7 +95,7 @@ def register(
         return _made[arguments]
     loaded = Dataset.load(dataset)
     encoder = _load_vocabulary(Path(vocabulary), loaded)
-    chosen = _chosen_templates(templates, prompts)
+    chosen = chosen_templates(templates, prompts)
     made = make_families(loaded, chosen, encoder, config, families or None)
     return _register(arguments, Registration(name, loaded, encoder, made, epochs, seed))
 
@@ -149,13 +148,6 @@ def _load_vocabulary(path: Path, dataset: Dataset) -> Vocabulary:
             f" of {dataset.path}"
         )
     return vocabulary
-
-
-def _chosen_templates(templates: str, prompts: Sequence[str]) -> dict[str, PromptTemplate]:
-    """Return the templates of some prompts in their file's order, on which the samples depend."""
-    every = load_templates(templates)
-    chosen = {template.id for template in select_prompts(every, prompts)}
-    return {id: t for id, t in every.items() if not chosen or id in chosen}
 
 
 def _register(arguments: _Arguments, registration: Registration) -> str:

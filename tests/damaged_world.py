@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import TEST, TRAIN, VALIDATION, Dataset, write_dataset
-from p5jax.data.item_ids import assign_item_ids
+from p5jax.data.item_ids import IdSource, assign_item_ids
 
 USERS, ITEMS, SEED = 30, 25, 7
 
@@ -72,13 +72,9 @@ def sound(scheme: str = "sequential") -> Parts:
     first = list(dict.fromkeys(item for sequence in drawn for item in sequence))
     number = {item: place for place, item in enumerate(first)}
     sequences = [[number[item] for item in sequence] for sequence in drawn]
-    ids = assign_item_ids(
-        scheme,
-        [np.array(sequence[:-2]) for sequence in sequences],
-        len(first),
-        source_numbers=[str(i + 1) for i in range(len(first))],
-        seed=SEED,
-    )
+    training = [np.array(sequence[:-2]) for sequence in sequences]
+    numbers = [str(i + 1) for i in range(len(first))]
+    ids = assign_item_ids(scheme, IdSource(training, len(first), SEED, numbers))
     columns = ("user", "item", "rating", "timestamp", "split")
     interactions: dict[str, list] = {name: [] for name in columns}
     extra = ("headline", "text", "feature", "sentence")

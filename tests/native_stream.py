@@ -10,7 +10,7 @@ from p5jax.prompts.families import FamilyConfig, example_rng
 
 CONFIG = FamilyConfig(sequential_per_user=3, direct_per_user=2, max_source=200, num_candidates=20)
 LENGTHS = {"inputs": 200, "targets": 16}
-PIPELINE = PipelineConfig(source_lengths=(200,), target_length=16)
+PIPELINE = PipelineConfig(source_lengths=(200,), target_lengths=(4, 16))
 EPOCHS, SEED = 2, 7
 PASSED_ON = ("split", "epoch", "index", "prompt", "kind", "answer", "user", "item")
 

@@ -85,7 +85,7 @@ def planted_run(folder):
     def step(params, state, tokens, targets):
         def loss(params):
             embedded = run.model.apply({"params": params}, tokens, method="embed")
-            return example_nll(run.model, params, embedded, tokens, targets).mean()
+            return example_nll(run.model, params, embedded, tokens, targets, targets > 0).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = tx.update(gradient, state, params)

@@ -30,7 +30,7 @@ SIZES = {
     "RunConfig.families": ("sequential", "rating", "explanation"),
     "PipelineConfig.source_lengths": (192,),
     "FamilyConfig.max_source": 192,
-    "PipelineConfig.target_length": 16,
+    "PipelineConfig.target_lengths": (4, 16),
     "ValidationConfig.examples": 4,
 }
 

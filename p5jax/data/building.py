@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from p5jax.core.errors import UserError
 from p5jax.data import splits
+from p5jax.data.catalogue import Naming, items_table
 from p5jax.data.dataset import COLUMNS, SOURCE_RATING, TRAIN, write_dataset
 from p5jax.data.explanations import (
     EXTRACTED,
@@ -20,10 +21,9 @@ from p5jax.data.explanations import (
     extract_feature_words,
     sample_texts,
 )
-from p5jax.data.item_ids import assign_item_ids
 from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.readers.raw import RawData
 from p5jax.data.readers.times import ties
 from p5jax.data.schemes import is_leaky, scheme_named
 
@@ -60,6 +60,10 @@ def build_dataset(
     min_rating: float | None = None,
     ratings: bool = True,
     skip_bad_lines: bool = False,
+    id_levels: int | None = None,
+    id_codes: int | None = None,
+    item_vectors: str | None = None,
+    text_encoder: str | None = None,
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
@@ -95,13 +99,14 @@ def build_dataset(
     counts["skipped_lines"] += errors.skipped
     interactions = _interactions(raw, kept, found)
     reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
-    ids = _item_ids(raw, kept, scheme, seed)
+    naming = Naming(scheme, seed, id_levels, id_codes, item_vectors, text_encoder)
+    items = items_table(raw, kept.items.tolist(), _training(kept), naming)
     counts |= _sizes(kept, reviews)
     write_dataset(
         out,
         name=raw.name,
         format=raw.format,
-        sources=raw.sources,
+        sources=raw.sources + naming.sources(),
         protocol={
             "k_core": k_core,
             "split": "leave-one-out by time, ties in source order; reviews follow their pair",
@@ -114,10 +119,10 @@ def build_dataset(
         },
         counts=counts,
         users=_users_table(raw, kept),
-        items=_items_table(raw, kept, ids),
+        items=items,
         interactions=interactions,
         reviews=reviews,
-        item_ids={"scheme": scheme, "seed": seed, "leaky": is_leaky(scheme)},
+        item_ids=naming.entry(items.num_rows),
         understood={
             **raw.understood,
             **ties(kept.user, raw.timestamp[kept.rows]),
@@ -292,15 +297,13 @@ def _copies(
     return copied
 
 
-def _item_ids(raw: RawData, kept: _Kept, scheme: str, seed: int) -> list[str]:
+def _training(kept: _Kept) -> list[np.ndarray]:
+    """Return each user's training items in time order."""
     ends = np.cumsum(np.bincount(kept.user, minlength=len(kept.users)))
-    sequences = [
+    return [
         kept.item[start : end - 2]
         for start, end in zip(np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True)
     ]
-    numbers = raw.source_numbers
-    source = None if numbers is None else [numbers[i] for i in kept.items]
-    return assign_item_ids(scheme, sequences, len(kept.items), source_numbers=source, seed=seed)
 
 
 def _users_table(raw: RawData, kept: _Kept) -> pa.Table:
@@ -315,17 +318,6 @@ def _users_table(raw: RawData, kept: _Kept) -> pa.Table:
     for name, values in columns.items():
         table[name] = pa.array([values[u] for u in chosen], pa.string())
     return pa.table(table)
-
-
-def _items_table(raw: RawData, kept: _Kept, ids: list[str]) -> pa.Table:
-    chosen = kept.items.tolist()
-    table = {
-        "item": pa.array(np.arange(len(chosen)), pa.int32()),
-        "key": pa.array([raw.item_keys[i] for i in chosen], pa.string()),
-    }
-    for name in ITEM_COLUMNS:
-        table[name] = pa.array([raw.item_columns[name][i] for i in chosen], pa.string())
-    return pa.table(table | {"item_id": pa.array(ids, pa.string())})
 
 
 def _sizes(kept: _Kept, reviews: pa.Table) -> dict[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from p5jax.core.lock import LOCK
 from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
+from p5jax.data.item_vectors import VECTOR
 from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
@@ -41,6 +42,9 @@ class _Ids(TypedDict):
     scheme: str
     seed: NotRequired[int]
     leaky: bool
+    levels: NotRequired[Annotated[int, range(1, 1 << 31)]]
+    codes: NotRequired[Annotated[int, range(2, 1 << 31)]]
+    vectors: NotRequired[str]
 
 
 class _Checksums(TypedDict):
@@ -147,6 +151,19 @@ class Dataset:
     def target(self, user: int, split: str) -> int:
         """Return the held-out item of `split` ("validation" or "test")."""
         return int(self.sequence(user)[{"validation": -2, "test": -1}[split]])
+
+    @cached_property
+    def training_sequences(self) -> list[np.ndarray]:
+        """The training items of each user in time order."""
+        bounds = zip(self.offsets[:-1], self.offsets[1:] - 2, strict=True)
+        return [self.sequence_items[start:stop] for start, stop in bounds]
+
+    @cached_property
+    def given_vectors(self) -> np.ndarray | None:
+        """The items' vectors [I, W] that were given when the dataset was prepared, or None."""
+        if VECTOR not in self.items.column_names:
+            return None
+        return np.array(self.items[VECTOR].to_pylist(), np.float32)
 
     @cached_property
     def families(self) -> tuple[str, ...]:

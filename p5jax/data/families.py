@@ -55,8 +55,8 @@ FAMILIES: Mapping[str, FamilyKind] = {
     "sequential": FamilyKind(
         family="p5jax.prompts.users:Sequential",
         inputs=frozenset({"hist", "cand"}),
-        targets=frozenset({"item", "yes_no"}),
-        usual=("2-3", "2-13"),
+        targets=frozenset({"item", "list", "yes_no"}),
+        usual=("L-1", "2-3", "2-13"),
     ),
     "explanation": FamilyKind(
         family="p5jax.prompts.records:Explanation",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from p5jax.core.errors import UserError, shown
-from p5jax.core.settings import SIZE, Range, check
+from p5jax.core.settings import SIZE, Range, at_least, check
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
@@ -54,13 +54,54 @@ class PrepareOptions:
         default="sequential",
         metadata={"metavar": "SCHEME", "help": f"how items are named: {', '.join(SCHEMES)}"},
     )
+    id_levels: int | None = field(
+        default=None,
+        metadata={"metavar": "N", "help": "codes of a semantic id (default 3)"},
+    )
+    id_codes: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "codes that a level of semantic ids chooses from (default: up to 256, by the"
+            " size of the catalogue)",
+        },
+    )
+    item_vectors: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "the items' vectors, .npy or .parquet, instead of those counted from training"
+            " interactions and item texts",
+        },
+    )
+    text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "DIR",
+            "help": "Hugging Face T5 or run folder whose encoder makes the items' vectors from"
+            " their texts",
+        },
+    )
     seed: int = field(default=0, metadata={"metavar": "N", "help": "seed of ids and user numbers"})
     skip_bad_lines: bool = field(
         default=False, metadata={"help": "count malformed lines instead of stopping at the first"}
     )
 
     def __post_init__(self) -> None:
-        check(self, k_core=SIZE, item_ids=SCHEMES, rating_scale=Range(), min_rating=Range())
+        check(
+            self,
+            k_core=SIZE,
+            item_ids=SCHEMES,
+            rating_scale=Range(),
+            min_rating=Range(),
+            id_levels=SIZE,
+            id_codes=at_least(2),
+        )
+        for name in ("id_levels", "id_codes"):
+            if getattr(self, name) is not None and self.item_ids != "semantic":
+                raise UserError(f"{name}: found item ids {self.item_ids!r}, expected 'semantic'")
+        if self.item_vectors and self.text_encoder:
+            raise UserError("item_vectors: found text_encoder beside it, expected one of the two")
         scale = self.rating_scale
         if scale is not None and scale[0] >= scale[1]:
             raise UserError(

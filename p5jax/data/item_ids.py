@@ -54,7 +54,9 @@ class IdSource:
 
     train_sequences: per user the training items (indices below `num_items`) in time order.
     source_numbers: the source's own decimal numbering, item by item; None when it has none.
-    clusters: the shape of `collaborative` ids.
+    clusters: the shape of `collaborative` ids. texts: what the source says of each item, None when
+    it says nothing; vectors: [I, W] that were given. levels, codes: the shape of `semantic` ids,
+    None where the usual one is wanted.
     """
 
     train_sequences: Sequence[np.ndarray]
@@ -62,6 +64,10 @@ class IdSource:
     seed: int
     source_numbers: Sequence[str] | None = None
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    texts: Sequence[str] | None = None
+    vectors: np.ndarray | None = None
+    levels: int | None = None
+    codes: int | None = None
 
     def rng(self) -> np.random.Generator:
         """Return the random stream of the seed, from its beginning."""
@@ -79,23 +85,12 @@ def id_tokens(ids: Iterable[str]) -> list[str]:
     return sorted(found, key=order)
 
 
-def assign_item_ids(
-    scheme: str,
-    train_sequences: Sequence[np.ndarray],
-    num_items: int,
-    *,
-    source_numbers: Sequence[str] | None,
-    seed: int,
-    clusters: ClusterConfig | None = None,
-) -> list[str]:
-    """Return one unique id text per item of the catalogue.
-
-    The arguments are those of IdSource; `scheme` is one of SCHEMES.
+def assign_item_ids(scheme: str, source: IdSource) -> list[str]:
+    """Return one unique id text per item of the catalogue; `scheme` is one of SCHEMES.
 
     Raises:
         UserError: unknown scheme, or `released` without a usable numbering of the source.
     """
-    source = IdSource(train_sequences, num_items, seed, source_numbers, clusters or ClusterConfig())
     ids: list[str] = resolve_name(scheme_named(scheme).function)(source)
     return ids
 

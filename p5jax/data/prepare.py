@@ -23,8 +23,9 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
         format: one of FORMATS: "amazon", "recbole", "sequences" or "synthetic".
         out: the folder to write; a dataset that is there is replaced.
         options: those of the format, see p5jax.data.formats; k_core=5, item_ids="sequential",
-            seed=0, rating_scale=None or (low, high), min_rating=None, ratings=True and
-            skip_bad_lines=False for all. amazon: reviews=, metadata=, feature_words=.
+            seed=0, rating_scale=None or (low, high), min_rating=None, ratings=True,
+            skip_bad_lines=False, id_levels=None, id_codes=None, item_vectors=None and
+            text_encoder=None for all. amazon: reviews=, metadata=, feature_words=.
             recbole: folder=. sequences: sequences=, datamaps=, items=.
 
     Raises:
@@ -41,6 +42,10 @@ def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset
         min_rating=chosen.min_rating,
         ratings=chosen.ratings,
         skip_bad_lines=chosen.skip_bad_lines,
+        id_levels=chosen.id_levels,
+        id_codes=chosen.id_codes,
+        item_vectors=chosen.item_vectors,
+        text_encoder=chosen.text_encoder,
     )
     return Dataset.load(folder)  # by its name: a new folder stands where `out` was
 

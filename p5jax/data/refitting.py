@@ -19,7 +19,8 @@ from p5jax.data.explanations import (
     extract_feature_words,
     sample_texts,
 )
-from p5jax.data.item_ids import assign_item_ids
+from p5jax.data.item_ids import IdSource, assign_item_ids
+from p5jax.data.item_vectors import item_texts
 from p5jax.data.ratings import RatingOptions, fit_ratings
 
 EXPLAINED = 20_000  # training reviews whose explanations are made again, at most
@@ -72,15 +73,17 @@ def refitted_ids(dataset: Dataset, other: Dataset) -> list[str]:
     recorded = dataset.manifest["item_ids"]
     if not isinstance(recorded.get("seed"), int):
         return ["item ids: the manifest records no seed, so they cannot be made again"]
-    bounds = zip(other.offsets[:-1], other.offsets[1:] - 2, strict=True)
+    source = IdSource(
+        other.training_sequences,
+        dataset.num_items,
+        recorded["seed"],
+        texts=item_texts(dataset.items),
+        vectors=dataset.given_vectors,
+        levels=recorded.get("levels"),
+        codes=recorded.get("codes"),
+    )
     try:
-        again = assign_item_ids(
-            dataset.id_scheme,
-            [other.sequence_items[start:stop] for start, stop in bounds],
-            dataset.num_items,
-            source_numbers=None,
-            seed=recorded["seed"],
-        )
+        again = assign_item_ids(dataset.id_scheme, source)
     except UserError as error:
         return [f"item ids: cannot be made again ({error})"]
     differing = [item for item, text in enumerate(dataset.item_ids) if text != again[item]]

@@ -26,6 +26,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "random": Scheme("p5jax.data.item_ids:random_ids"),
     "sequential": Scheme("p5jax.data.item_ids:sequential_ids"),
     "collaborative": Scheme("p5jax.data.item_ids:collaborative_ids", in_tokens=True),
+    "semantic": Scheme("p5jax.data.semantic_ids:semantic_ids", in_tokens=True),
     "token": Scheme("p5jax.data.item_ids:token_ids", in_tokens=True),
     "released": Scheme("p5jax.data.item_ids:released_ids", leaky=True),
 }

@@ -41,12 +41,19 @@ def audit(dataset: Dataset) -> dict[str, Any]:
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     return {
         "leaks": leaks,
-        "item_ids": {"scheme": dataset.id_scheme, "leaky": is_leaky(dataset.id_scheme)},
+        "item_ids": _ids(dataset),
         "baselines": tables,
         "information": information,
         "counts": _counts(dataset),
         "n": dataset.num_users,
     }
+
+
+def _ids(dataset: Dataset) -> dict[str, Any]:
+    """The scheme of the ids, whether it is leaky, and where given vectors come from."""
+    entry = {"scheme": dataset.id_scheme, "leaky": is_leaky(dataset.id_scheme)}
+    given = dataset.manifest["item_ids"].get("vectors")
+    return entry | ({"vectors": given} if given else {})
 
 
 def _in_training(dataset: Dataset) -> dict[str, Any] | None:
@@ -93,6 +100,10 @@ def format_audit(result: dict[str, Any]) -> str:
         lines.append(f"the same beside other held-out rows, changed in every field: {again}")
     leaky = "leaky: may hold the held-out order" if ids["leaky"] else "not leaky"
     lines.append(f"item ids: {ids['scheme']} ({leaky})")
+    if "vectors" in ids:
+        lines.append(
+            f"item vectors: given by {ids['vectors']}; what they were made from is not known"
+        )
     for table in ("interactions", "reviews", "explanations"):
         parts = ", ".join(f"{part} {counts[f'{table}_{part}']:,}" for part in SPLITS)
         lines.append(f"{table}: {counts[table]:,} ({parts})")

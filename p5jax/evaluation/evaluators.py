@@ -59,7 +59,7 @@ _EVALUATORS: Mapping[str, Callable[[Task], FamilyResult]] = {
 
 def kind_of(template: PromptTemplate) -> str:
     """How a prompt is judged: a key of the evaluators."""
-    targets, among = template.target_fields, FAMILIES[template.family].among_candidates
+    targets, among = template.asks_for, FAMILIES[template.family].among_candidates
     if "item" in targets:
         listed = among or "cand" in template.fields
         return "candidates" if listed else "catalogue"
@@ -83,6 +83,12 @@ def default_prompts(family: Family, split: str) -> tuple[str, ...]:
     if not seen:
         seen = [id for id in usable if id not in unseen][:1]
     return (*seen, *unseen)
+
+
+def next_item_prompt(family: Family, split: str) -> str:
+    """The first of the default prompts that asks for an item of the whole catalogue."""
+    shown = default_prompts(family, split)
+    return next((id for id in shown if kind_of(family.template(id)) == "catalogue"), shown[0])
 
 
 def evaluate_family(

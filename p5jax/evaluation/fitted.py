@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from p5jax.data.dataset import Dataset
+from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.data.refitting import refitted_explanations
 from p5jax.memory.histories import neighbours, training_counts, training_ratings
 from p5jax.memory.memory import Memory
@@ -66,6 +67,9 @@ FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
     "vocabulary": lambda dataset: corpus(dataset, ()),
     "neighbours of items": _neighbours,
     "memory": _memory,
+    "item vectors": lambda dataset: [
+        item_vectors(dataset.training_sequences, item_texts(dataset.items))
+    ],
     "baselines": _baselines,
 }
 

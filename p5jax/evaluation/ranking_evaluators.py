@@ -12,7 +12,7 @@ from p5jax.evaluation.metrics import coverage
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
 from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
-from p5jax.inference.ranking import id_trie, rank, score_all, score_items
+from p5jax.inference.ranking import given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
 from p5jax.memory.histories import Histories
 from p5jax.prompts.families import Example, UserFamily
@@ -132,7 +132,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     is by mixed scores.
     """
     run, dataset, config = task.run, task.run.dataset, task.config
-    trie = id_trie(dataset.item_ids, run.vocabulary, config.method)
+    trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
     cases = Histories.of(dataset, task.split)
     found = _Found(task)
     for examples, tokens in task.batches():
@@ -148,6 +148,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             trie,
             LIST_LENGTH,
             config.method,
+            given=given_rows([example.given for example in rows], run.vocabulary),
             beam=config.beam,
             exact=config.exact,
             exclude=exclude,
@@ -164,12 +165,13 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
 def evaluate_candidates(task: Task) -> FamilyResult:
     """Rank the prompt's candidates by the exact log-probability of each one's id."""
     run = task.run
-    trie = Trie.of_texts(run.dataset.item_ids, run.vocabulary)
+    trie = id_trie(task.family, task.template.id, run.vocabulary, "certified")
     found = _Found(task)
     for examples, tokens in task.batches():
-        listed = np.stack([_candidates(example) for example in examples])
-        listed = np.pad(listed, ((0, len(tokens) - len(examples)), (0, 0)), mode="edge")
-        logp = score_items(run.model, run.params, tokens, trie, listed)
+        rows = examples + [examples[-1]] * (len(tokens) - len(examples))
+        listed = np.stack([_candidates(example) for example in rows])
+        given = given_rows([example.given for example in rows], run.vocabulary)
+        logp = score_items(run.model, run.params, tokens, trie, listed, given)
         for example, candidates, scores in zip(examples, listed, logp, strict=False):
             best = candidates[np.argsort(-scores, kind="stable")]
             found.add(example, example.item, place_of(scores, candidates, example.item), best)

@@ -1,13 +1,13 @@
 """Items in the order of the probability that a T5 gives their ids.
 
-An item's log-probability is that of its id's tokens and the end of sequence under the model's
+An item's log-probability is that of its id's tokens and what ends it under the model's
 full-vocabulary softmax, so it is comparable between items, users and methods.
-Letters: B users, S source length, C candidates, E excluded items, I items.
+Letters: B users, S source length, N given tokens, C candidates, E excluded items, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,14 +20,16 @@ from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, 
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
-from p5jax.models.t5 import Transformer
+from p5jax.models.t5 import PAD_ID, Transformer
 from p5jax.parallel.placing import place_rows, to_host
+from p5jax.prompts.families import Family
 from p5jax.text.vocabulary import Vocabulary
 
 _DEFAULTS = RankingConfig()
 # Programs of different shapes round differently: by the dtype of activations, about how much the
 # log-probability of one id may differ, in units of 1 + its size (measured on random weights).
 _ROUNDING = {"float32": 2e-5, "bfloat16": 0.05}
+_GIVEN = (2, 8, 16, 32, 64)  # few widths, since each is compiled
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
 _FLAT_ITEMS = 2  # times k: of ids of one token each, where the tails are all the work
 _WIDEN = 4  # a search without a guarantee is repeated this many times wider
@@ -54,6 +56,7 @@ def rank(
     k: int,
     method: str = _DEFAULTS.method,
     *,
+    given: ArrayLike | None = None,
     beam: int = _DEFAULTS.beam,
     exact: bool = _DEFAULTS.exact,
     exclude: ArrayLike | None = None,
@@ -69,9 +72,10 @@ def rank(
     and scores the tails of the best items, and of more where the list is not guaranteed by then.
     `beam` is the fixed-width beam search of the published systems, for comparison. The trie is the
     one that `id_trie` makes for the method.
-    exclude [B, E] and candidates [B, C] are items padded with -1; with candidates only these are
-    ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's own, or
-    `children`, renormalised at each token over those that continue an id of the catalogue.
+    given [B, N]: the tokens that each answer begins with, which the id follows, padded with -1 at
+    their beginning. exclude [B, E] and candidates [B, C] are items padded with -1; with candidates
+    only these are ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's
+    own, or `children`, renormalised at each token over those that continue an id of the catalogue.
     beside: what the model's probabilities are mixed with; the ranking is then by the mixed scores.
     Its items are scored by the model exactly, and all others are under the search's bound.
     Parameters on a mesh are searched by all its devices and processes, each of which must call it
@@ -85,6 +89,7 @@ def rank(
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
     tokens = np.asarray(encoder_input_tokens)
     users = tokens.shape[0]
+    begun = _begun(given, users)
     blocked = _item_rows("exclude", exclude, users, trie)
     chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
     kept = max(beam, k)
@@ -98,25 +103,28 @@ def rank(
         # float32 means float32: accelerators would multiply with fewer bits.
         precision = "highest" if model.config.dtype == "float32" else "default"
         sources, taken = place_rows(params, tokens[rows]), place_rows(params, blocked[rows])
+        begins = place_rows(params, begun[rows])
         available = available_before(
             trie, taken, None if asked is None else place_rows(params, asked[rows])
         )
         with jax.default_matmul_precision(precision):
-            found = search_trie(model, params, sources, trie, available, count, width, likelihood)
+            found = search_trie(
+                model, params, sources, begins, trie, available, count, width, likelihood
+            )
         found = to_host(found)
         return Found(*(np.asarray(leaf)[: len(rows)] for leaf in found))
 
     if beside is not None:
         beside = _allowed(beside, users, trie, chosen)
         count = beside.items.shape[1]
-        given = search(np.arange(users), Width(count, count), beside.items, count)
-        own_logp = _in_order_of(beside.items, *map(np.asarray, given[:2]))
+        near = search(np.arange(users), Width(count, count), beside.items, count)
+        near_logp = _in_order_of(beside.items, *map(np.asarray, near[:2]))
 
     def run(rows: np.ndarray, width: Width) -> Ranking:
         if beside is None:
             return ranking_of(search(rows, width, chosen, k), k, model.config.dtype)
         found = search(rows, width, chosen, width.items)
-        found = mixed(found, beside.part(rows), own_logp[rows], trie.num_items)
+        found = mixed(found, beside.part(rows), near_logp[rows], trie.num_items)
         return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)
@@ -130,9 +138,39 @@ def rank(
     return ranking
 
 
-def id_trie(ids: Iterable[str], vocabulary: Vocabulary, method: str) -> Trie:
-    """The trie that a method searches: a textbook beam takes one token at each step."""
-    return Trie.of_texts(ids, vocabulary, collapse=not METHODS[method].textbook)
+def id_trie(family: Family, prompt_id: str, vocabulary: Vocabulary, method: str) -> Trie:
+    """The trie of the item ids as a prompt's answer writes them, for a method.
+
+    A textbook beam takes one token at each step.
+    """
+    collapse, source = not METHODS[method].textbook, family.source
+    if family.lists(prompt_id):
+        return Trie.of_texts(source.ended_ids, vocabulary, collapse, eos=False)
+    return Trie.of_texts(source.dataset.item_ids, vocabulary, collapse)
+
+
+def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | None:
+    """The tokens [B, N] of what each answer begins with, padded with -1; None where none does."""
+    if not any(texts):
+        return None
+    rows = [vocabulary.encode(text) if text else [] for text in texts]
+    longest = max(map(len, rows))
+    width = next((size for size in _GIVEN if size >= longest), -(-longest // 64) * 64)
+    given = np.full((len(rows), width), -1, np.int32)
+    for row, tokens in zip(given, rows, strict=True):
+        row[width - len(tokens) :] = tokens
+    return given
+
+
+def _begun(given: ArrayLike | None, users: int) -> np.ndarray:
+    """What decoders read before an id [B, 1 + N]: the start token, then what is given."""
+    rows = np.zeros((users, 0), np.int32) if given is None else np.asarray(given, np.int32)
+    if rows.ndim != 2 or rows.shape[0] != users:
+        raise UserError(f"given: found the shape {rows.shape}, expected ({users}, any)")
+    begun = np.pad(rows, ((0, 0), (1, 0)), constant_values=-1)
+    starts = (begun < 0).sum(axis=1) - 1
+    begun[np.arange(users), starts] = PAD_ID
+    return begun
 
 
 def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np.ndarray:
@@ -180,6 +218,7 @@ def score_items(
     encoder_input_tokens: ArrayLike,
     trie: Trie,
     items: ArrayLike,
+    given: ArrayLike | None = None,
     beside: Beside | None = None,
 ) -> np.ndarray:
     """The log-probability of given items [B, C] for each source [B, S]: [B, C] float32.
@@ -197,6 +236,7 @@ def score_items(
         count,
         beam=count,
         candidates=asked,
+        given=given,
         beside=beside,
     )
     return _in_order_of(asked, found.items, found.logp)

@@ -6,23 +6,25 @@ wait in a pool under an upper bound; at the end the pool's tails are scored. Sin
 only fall, the most probable of all that was dropped on the way bounds every item below it.
 
 Letters: B users, S source length, I items, R rows (nodes or pooled items of a user), W edges of a
-node, L tokens a row is entered by, A tokens before them, P kept tokens, V vocabulary.
+node, L tokens a row is entered by, A tokens before them, P kept tokens, N tokens that an answer
+begins with, V vocabulary.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from p5jax.inference.steps import EncodedSource, read_source
+from p5jax.inference.rows import Decoder, begin, decode_rows, in_parts, keep, log_likelihood
+from p5jax.inference.steps import read_source
 from p5jax.inference.trie import Level, Trie
 from p5jax.models.initial import Params
-from p5jax.models.t5 import PAD_ID, Transformer
+from p5jax.models.t5 import Transformer
 
 LIKELIHOODS = ("vocabulary", "children")
 
@@ -79,44 +81,40 @@ class _Edges(NamedTuple):
     logp: jax.Array
 
 
-class _Decoder(NamedTuple):
-    """What scoring tokens needs, the same all through a search."""
-
-    model: Transformer
-    params: Params
-    source: EncodedSource
-    likelihood: str
-    floats: int
-
-
 @partial(jax.jit, static_argnames=("model", "k", "width", "likelihood"))
 def search_trie(
     model: Transformer,
     params: Params,
     tokens: jax.Array,
+    given: jax.Array,
     trie: Trie,
     available: jax.Array,
     k: int,
     width: Width,
     likelihood: str = "vocabulary",
 ) -> Found:
-    """Search the trie for each source: tokens [B, S], available [B, I+1] as `available_before`."""
+    """Search the trie for each source and each beginning of an answer.
+
+    tokens [B, S]; given [B, N]: what the decoder reads before an id, the start token first,
+    padded with -1 at its beginning; available [B, I+1] as `available_before`.
+    """
     source = read_source(model, params, tokens)
-    decoder = _Decoder(model, params, source, likelihood, width.floats)
-    users, deepest = tokens.shape[0], sum(level.length for level in trie.levels)
+    decoder = Decoder(model, params, source, likelihood, width.floats)
+    users, before = tokens.shape[0], given.shape[1] - 1  # the last one enters the root
+    deepest = before + sum(level.length for level in trie.levels)
     trie = jax.tree.map(jnp.asarray, trie)
-    rows = _Rows(
-        jnp.zeros((users, 1), jnp.int32), jnp.zeros((users, 1)), jnp.zeros((users, 1, 0), jnp.int32)
-    )
+    kept, past = begin(decoder, given[:, :-1])
+    rows = _Rows(jnp.zeros((users, 1), jnp.int32), jnp.zeros((users, 1)), past)
     pool = _Pool(
         jnp.zeros((users, 0), jnp.int32),
         jnp.zeros((users, 0)),
         jnp.zeros((users, 0, deepest), jnp.int32),
     )
-    kept, bound = None, jnp.full(users, -jnp.inf)
+    bound, first = jnp.full(users, -jnp.inf), cast("jax.Array | None", given[:, -1])
     for level, next_level in zip(trie.levels, (*trie.levels[1:], None), strict=True):
-        logp, grown = _enter(decoder, trie, level, kept, rows)
-        kept, past = _keep(kept, grown, rows.past, level.length)
+        logp, grown = _enter(decoder, trie, level, kept, rows, first)
+        first = None
+        kept, past = keep(kept, grown, rows.past, level.length)
         edges = _edges(trie, level, available, rows.node, logp)
         pool, lost = _join(width, pool, edges, past)
         bound = jnp.maximum(bound, lost)
@@ -129,119 +127,33 @@ def search_trie(
 
 
 def _enter(
-    decoder: _Decoder, trie: Trie, level: Level, kept: Any, rows: _Rows
+    decoder: Decoder, trie: Trie, level: Level, kept: Any, rows: _Rows, first: jax.Array | None
 ) -> tuple[jax.Array, Any]:
-    """Feed the rows' tokens: log-probabilities of their edges [B, R, W], and keys and values."""
+    """Feed the rows' tokens: log-probabilities of their edges [B, R, W], and keys and values.
+
+    first [B]: the root's first token is each user's own.
+    """
     tokens = trie.node_tokens[rows.node][:, :, : level.length]  # [B, R, L]
+    if first is not None:
+        tokens = tokens.at[:, :, 0].set(first[:, None])
 
     def enter(part: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         node, logp, past, fed = part  # [B, r], [B, r], [B, r, A], [B, r, L]
-        logits, grown = _decode(decoder, kept, past, fed)
+        logits, grown = decode_rows(decoder, kept, past, fed)
         edge, real = _edges_of(trie, level, node)
         own = jnp.take_along_axis(logits[:, :, -1], trie.edge_token[edge], axis=2)
         if decoder.likelihood == "children":
             total = jax.nn.logsumexp(own, axis=2, keepdims=True, where=real)
         else:
             total = jax.nn.logsumexp(logits[:, :, -1], axis=2, keepdims=True)
-            logp = logp + _log_likelihood(logits[:, :, :-1], fed[:, :, 1:])
+            logp = logp + log_likelihood(logits[:, :, :-1], fed[:, :, 1:])
         # Rounding must not lift a prefix above the one it continues.
         return logp[:, :, None] + jnp.minimum(own - total, 0.0), grown
 
     size = rows.node.shape[0] * level.length * decoder.model.config.vocab_size
     arrays = (rows.node, rows.logp, rows.past, tokens)
-    entered: tuple[jax.Array, Any] = _in_parts(enter, arrays, size, decoder.floats)
+    entered: tuple[jax.Array, Any] = in_parts(enter, arrays, size, decoder.floats)
     return entered
-
-
-def _log_likelihood(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Log-probabilities of tokens [..., L], 0 for padding, from logits [..., L, V]: [...]."""
-    logp = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    logp = jnp.minimum(logp - jax.nn.logsumexp(logits, axis=-1), 0.0)
-    return jnp.where(tokens != PAD_ID, logp, 0.0).sum(axis=-1)
-
-
-def _decode(
-    decoder: _Decoder, kept: Any, past: jax.Array, tokens: jax.Array
-) -> tuple[jax.Array, Any]:
-    """Decode tokens [B, R, L] after kept tokens `past` [B, R, A], -1 where there is none.
-
-    Returns logits [B, R, L, V] and the new tokens' keys and values, leaves [B, R, L, H, K].
-    """
-    users, count, length = tokens.shape
-    collections = {"params": decoder.params, "cross": decoder.source.cross}
-    mask = None
-    if past.shape[2]:
-        positions = past.reshape(users, -1)  # [B, R, A] -> [B, R*A]
-        mask = past.reshape(-1, past.shape[2]) >= 0  # [B*R, A]
-
-        def look_up(leaf: jax.Array) -> jax.Array:
-            found: jax.Array = jax.vmap(lambda tokens, at: tokens.at[at].get(mode="clip"))(
-                leaf, positions
-            )
-            # [B, R*A, H, K] -> [B*R, A, H, K]
-            return found.reshape(users * count, -1, *leaf.shape[2:])
-
-        collections["past"] = jax.tree.map(look_up, kept)
-    fed = tokens.reshape(users * count, length)  # rows of one user are successive
-    logits, variables = decoder.model.apply(
-        collections,
-        decoder.source.encoded,
-        decoder.source.tokens,
-        fed,
-        fed,
-        enable_dropout=False,
-        past_mask=mask,
-        method="decode",
-        mutable=["grown"],
-    )
-
-    def by_user(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(users, count, *leaf.shape[1:])
-
-    return by_user(logits), jax.tree.map(by_user, variables["grown"])
-
-
-def _in_parts(function: Any, arrays: tuple[jax.Array, ...], row_size: int, floats: int) -> Any:
-    """Apply a function of arrays [B, R, ...] to parts of the rows, whose logits fit in memory."""
-    count = arrays[0].shape[1]
-    size = max(1, min(count, floats // row_size))
-    parts = -(-count // size)
-    if parts == 1:
-        return function(arrays)
-    size = -(-count // parts)  # even parts, so that little is padded
-
-    def split(leaf: jax.Array) -> jax.Array:
-        padding = [(0, 0)] * leaf.ndim
-        padding[1] = (0, parts * size - count)
-        # [B, parts*r, ...] -> [parts, B, r, ...]
-        return jnp.pad(leaf, padding).reshape(-1, parts, size, *leaf.shape[2:]).swapaxes(0, 1)
-
-    def join(leaf: jax.Array) -> jax.Array:
-        # [parts, B, r, ...] -> [B, parts*r, ...]
-        leaf = leaf.swapaxes(0, 1)
-        return leaf.reshape(leaf.shape[0], parts * size, *leaf.shape[3:])[:, :count]
-
-    return jax.tree.map(join, lax.map(function, jax.tree.map(split, arrays)))
-
-
-def _keep(kept: Any, grown: Any, past: jax.Array, length: int) -> tuple[Any, jax.Array]:
-    """Put new keys and values, leaves [B, R, L, ...], after the kept ones [B, P, ...].
-
-    Returns them and the positions [B, R, A+L] of each row's tokens.
-    """
-    users, count, _ = past.shape
-    first = 0 if kept is None else jax.tree.leaves(kept)[0].shape[1]
-    positions = first + jnp.arange(count * length).reshape(1, count, length)
-    positions = jnp.concatenate([past, jnp.broadcast_to(positions, (users, count, length))], axis=2)
-
-    def flat(leaf: jax.Array) -> jax.Array:
-        # [B, R, L, H, K] -> [B, R*L, H, K]
-        return leaf.reshape(users, count * length, *leaf.shape[3:])
-
-    new = jax.tree.map(flat, grown)
-    if kept is None:
-        return new, positions
-    return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), kept, new), positions
 
 
 def _edges_of(trie: Trie, level: Level, node: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -309,7 +221,7 @@ def _take(array: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.take_along_axis(array, index.reshape(*index.shape, *[1] * (array.ndim - 2)), axis=1)
 
 
-def _score_tails(decoder: _Decoder, trie: Trie, kept: Any, pool: _Pool) -> _Pool:
+def _score_tails(decoder: Decoder, trie: Trie, kept: Any, pool: _Pool) -> _Pool:
     """Turn the pool's upper bounds into log-probabilities: the tails' tokens after their first."""
     if trie.tail.shape[1] == 1 or decoder.likelihood == "children":  # nothing is left to choose
         return pool
@@ -317,11 +229,11 @@ def _score_tails(decoder: _Decoder, trie: Trie, kept: Any, pool: _Pool) -> _Pool
 
     def score(part: tuple[jax.Array, ...]) -> jax.Array:
         past, tokens = part
-        logits, _ = _decode(decoder, kept, past, tokens[:, :, :-1])
-        return _log_likelihood(logits, tokens[:, :, 1:])
+        logits, _ = decode_rows(decoder, kept, past, tokens[:, :, :-1])
+        return log_likelihood(logits, tokens[:, :, 1:])
 
     size = tail.shape[0] * (tail.shape[2] - 1) * decoder.model.config.vocab_size
-    return pool._replace(logp=pool.logp + _in_parts(score, (pool.past, tail), size, decoder.floats))
+    return pool._replace(logp=pool.logp + in_parts(score, (pool.past, tail), size, decoder.floats))
 
 
 def _best(pool: _Pool, k: int) -> tuple[jax.Array, jax.Array]:

@@ -73,7 +73,7 @@ class Trie:
 
     @staticmethod
     def build(token_sequences: Sequence[Sequence[int]], collapse: bool = True) -> Trie:
-        """Build the trie of `token_sequences`, one id per item, each with its end of sequence.
+        """Build the trie of `token_sequences`, one id per item, each with its end.
 
         collapse=False makes every prefix a node and every level one token, the steps of a textbook
         beam search. Raises UserError when there is no id, an id is empty or holds padding, two ids
@@ -126,9 +126,15 @@ class Trie:
         )
 
     @staticmethod
-    def of_texts(texts: Iterable[str], vocabulary: Vocabulary, collapse: bool = True) -> Trie:
-        """Build the trie of texts as the vocabulary writes them, in their order."""
-        return Trie.build([[*vocabulary.encode(t), vocabulary.eos_id] for t in texts], collapse)
+    def of_texts(
+        texts: Iterable[str], vocabulary: Vocabulary, collapse: bool = True, eos: bool = True
+    ) -> Trie:
+        """Build the trie of texts as the vocabulary writes them, in their order.
+
+        eos: with the end of sequence, without which no text may be a prefix of another.
+        """
+        end = [vocabulary.eos_id] if eos else []
+        return Trie.build([[*vocabulary.encode(t), *end] for t in texts], collapse)
 
 
 jax.tree_util.register_dataclass(

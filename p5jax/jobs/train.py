@@ -18,11 +18,13 @@ from p5jax.core.lock import released
 from p5jax.core.settings import COUNT, check
 from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
+from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.evaluation.evaluators import validation_metrics, validation_ranking
 from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_leaks
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
 from p5jax.models.checkpoints.tokenizer import PIECES, refuse_other_pieces, refuse_other_tokenizer
+from p5jax.models.id_embeddings import StartConfig, with_item_vectors
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
@@ -60,7 +62,7 @@ class ValidationConfig:
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig),
+    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig, StartConfig),
 )
 
 
@@ -76,6 +78,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
+    start = config.build(StartConfig)
     check_metric(training.best_metric, _metrics(validation, config.build(RunConfig).dataset))
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
@@ -83,14 +86,14 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     run = configured_run(mesh)
     trainer.train(
         partial(batch_sums, run.model),
-        _initial_params(run, training.seed),
+        _initial_params(run, start, training.seed),
         param_axes(run.model),
         train_iterator(run.families, run.vocabulary, pipeline, *share),
         optimizer,
         mesh,
         training,
         run.path,
-        fingerprint=_fingerprint(run, pipeline, optimizer, training),
+        fingerprint=_fingerprint(run, pipeline, optimizer, training, start),
         validate=_rank_validator(run, validation) if validation.rank_users else None,
         validation_batches=[
             process_slice(batch, *share)
@@ -152,7 +155,17 @@ def _model_config(run_config: RunConfig) -> T5Config:
     )
 
 
-def _initial_params(run: Run, seed: int) -> Params:
+def _initial_params(run: Run, start: StartConfig, seed: int) -> Params:
+    """Return a run's first parameters: a checkpoint's or random ones, and item vectors if asked."""
+    params, dataset = _without_vectors(run, seed), run.dataset
+    if not start.item_vectors:
+        return params
+    texts = item_texts(dataset.items)
+    vectors = item_vectors(dataset.training_sequences, texts, dataset.given_vectors)
+    return with_item_vectors(params, run.vocabulary, dataset.item_ids, vectors, seed)
+
+
+def _without_vectors(run: Run, seed: int) -> Params:
     source, model = run.manifest["initial_checkpoint"], run.model.config
     if not source:
         return init_params(run.model, jax.random.key(seed))
@@ -188,13 +201,18 @@ def _refuse_other_vocabulary(run: Run, source: str) -> None:
 
 
 def _fingerprint(
-    run: Run, pipeline: PipelineConfig, optimizer: OptimizerConfig, training: TrainConfig
+    run: Run,
+    pipeline: PipelineConfig,
+    optimizer: OptimizerConfig,
+    training: TrainConfig,
+    start: StartConfig,
 ) -> dict[str, Any]:
     """What a run depends on, JSON-able: a resumed run must have the same."""
     parts: dict[str, Any] = {
         "PipelineConfig": asdict(pipeline),
         "OptimizerConfig": asdict(optimizer),
         "TrainConfig": training.identity(),
+        "StartConfig": asdict(start),
     }
     for irrelevant in ("shards", "threads", "workers"):  # the pipeline's state knows shards
         del parts["PipelineConfig"][irrelevant]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from p5jax.data.dataset import Dataset
 from p5jax.jobs.start import PathName
-from p5jax.runs.run import RunConfig, chosen_templates, make_vocabulary
+from p5jax.prompts.template_files import chosen_templates
+from p5jax.runs.run import RunConfig, make_vocabulary
 from p5jax.text.vocabulary import Vocabulary
 
 
@@ -22,6 +23,6 @@ def vocabulary(
     """
     data = dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
     config = RunConfig(str(data.path), run_dir="", templates=templates, vocabulary_size=size)
-    made = make_vocabulary(config, data, chosen_templates(config))
+    made = make_vocabulary(config, data, chosen_templates(config.templates, config.prompts))
     made.save(out)
     return made

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from p5jax.data.dataset import Dataset
+from p5jax.data.item_vectors import item_texts
 from p5jax.inference.mixing import Beside
 from p5jax.memory.histories import Histories, training_counts
 from p5jax.memory.neighbours import (
@@ -26,7 +27,6 @@ from p5jax.memory.neighbours import (
     pairs,
     pairs_of,
     recent_items,
-    texts_of,
     tied,
     top_of_rows,
 )
@@ -80,7 +80,7 @@ class Memory:
 
         Without settings they are asked where there are any.
         """
-        texts = None if settings and not settings.text else near_texts(texts_of(dataset))
+        texts = None if settings and not settings.text else near_texts(item_texts(dataset.items))
         if texts is not None and not texts.nnz and not settings:
             texts = None
         counts, sums = training_counts(dataset), pairs(dataset)

@@ -17,7 +17,6 @@ from p5jax.memory.histories import Histories, neighbours, summed, summed_pairs
 
 RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5
 NEAREST_TEXTS = 50  # of an item
-_TEXT_COLUMNS = ("title", "brand", "categories")
 _WORD = re.compile(r"[^\W_]+")
 _FREQUENT = 100  # items of a word that tells something, in a small catalogue
 _ROWS = 512  # of similarities at a time
@@ -49,12 +48,6 @@ def recent_items(cases: Histories, length: int, num_items: int) -> sp.csr_array:
     """Weight DECAY ** d on the d-th item from each history's end: [users, I]."""
     parts = [(users, items, DECAY**d) for d, users, items in cases.recent(length)]
     return summed(parts, (len(cases.first), num_items))
-
-
-def texts_of(dataset: Dataset) -> list[str]:
-    """Return each item's title, brand and categories in one text, "" where it has none."""
-    columns = [dataset.items[name].to_pylist() for name in _TEXT_COLUMNS]
-    return [" ".join(filter(None, words)) for words in zip(*columns, strict=True)]
 
 
 def near_texts(texts: list[str], nearest: int = NEAREST_TEXTS) -> sp.csr_array:

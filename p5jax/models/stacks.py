@@ -123,6 +123,11 @@ def _relative_bias(config: T5Config, bidirectional: bool) -> RelativePositionBia
     )
 
 
+def _output_dropout(config: T5Config, otherwise: float) -> Dropout:
+    rate = config.output_dropout_rate
+    return Dropout(otherwise if rate is None else rate)
+
+
 class Encoder(nn.Module):
     """The encoder stack: embedded inputs [B, S, D] and a boolean mask -> [B, S, D]."""
 
@@ -134,6 +139,7 @@ class Encoder(nn.Module):
         self.layers = [EncoderLayer(cfg, cfg.dropout_rate) for _ in range(cfg.num_encoder_layers)]
         self.encoder_norm = LayerNorm(jnp.dtype(cfg.dtype))
         self.dropout = Dropout(cfg.dropout_rate)
+        self.output_dropout = _output_dropout(cfg, cfg.dropout_rate)
 
     def __call__(self, embedded: Array, mask: Array, deterministic: bool) -> Array:
         """[B, S, D] and mask [B, 1, 1|S, S] (True: may attend) -> [B, S, D]."""
@@ -143,7 +149,7 @@ class Encoder(nn.Module):
         x = self.dropout(embedded.astype(self.config.dtype), deterministic)
         for layer in self.layers:
             x = layer(x, position_bias, source_mask_bias, deterministic)
-        return self.dropout(self.encoder_norm(x), deterministic)
+        return self.output_dropout(self.encoder_norm(x), deterministic)
 
 
 class Decoder(nn.Module):
@@ -160,6 +166,7 @@ class Decoder(nn.Module):
         self.layers = [DecoderLayer(cfg, rate) for _ in range(cfg.num_decoder_layers)]
         self.decoder_norm = LayerNorm(dtype)
         self.dropout = Dropout(rate)
+        self.output_dropout = _output_dropout(cfg, rate)
         if not cfg.logits_via_embedding:
             axes = ("embed", "vocab")
             self.logits_dense = Dense(
@@ -206,7 +213,7 @@ class Decoder(nn.Module):
                 decode,
                 filled,
             )
-        y = self.dropout(self.decoder_norm(y), deterministic)
+        y = self.output_dropout(self.decoder_norm(y), deterministic)
         if self.config.logits_via_embedding:
             # Scaling the D inputs rather than the V logits saves a pass over [B, T, V].
             logits = self.embedder.attend(y * self.config.emb_dim**-0.5)

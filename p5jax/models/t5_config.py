@@ -25,6 +25,9 @@ class T5Config:
     # None: dropout_rate. With little data dropout in the decoder sharpens what it predicts without
     # it: frequent answers, such as five stars, become too probable.
     decoder_dropout_rate: float | None = None
+    # After the last norm of encoder and decoder. None: the stack's rate, as T5. Small models that
+    # need much dropout learn nothing through one in front of the logits.
+    output_dropout_rate: float | None = None
     logits_via_embedding: bool = True
     dtype: str = "float32"  # of activations; parameters, softmax and logits stay float32
     whole_words: bool = True
@@ -42,6 +45,7 @@ class T5Config:
             mlp_activations=ACTIVATIONS,
             dropout_rate=BELOW_ONE,
             decoder_dropout_rate=BELOW_ONE,
+            output_dropout_rate=BELOW_ONE,
             dtype=("float32", "bfloat16"),
             relpos_buckets=at_least(4),  # fewer would leave no bucket for a direction's distances
             relpos_max_distance=SIZE,

@@ -15,12 +15,26 @@ Batch = dict[str, np.ndarray]
 class Tokens(NamedTuple):
     """One example as int32 arrays, each ending with end-of-sequence: source [s], target [t].
 
-    user: whose it is, where batches have users.
+    given: how many target tokens are known beforehand. listed: the items that the others list, 0
+    where they are no list. user: whose it is, where batches have users.
     """
 
     source: np.ndarray
     target: np.ndarray
+    given: int = 0
+    listed: int = 0
     user: int | None = None
+
+    def weights(self) -> np.ndarray:
+        """The loss weights of the target [t] float32: of sum one, so that a loss is the mean over
+        an example's tokens, then over examples (P5's). Each item of a list counts as an example;
+        neither what is given nor the end of a list has a loss."""
+        weights = np.zeros(len(self.target), np.float32)
+        if self.listed:
+            weights[self.given : -1] = self.listed / (len(self.target) - 1 - self.given)
+        else:
+            weights[self.given :] = 1.0 / (len(self.target) - self.given)
+        return weights
 
 
 class TokenCount(NamedTuple):
@@ -51,16 +65,15 @@ def padded_batch(
     """Put one example in each row; rows past the examples are padding of weight zero.
 
     Returns encoder_input_tokens [rows, source_length], decoder_{input,target}_tokens and
-    decoder_loss_weights [rows, target_length]. Each example's weights sum to one, so that
-    sum(weights * nll) / sum(weights) is P5's loss: the mean over an example's target tokens, then
-    the mean over examples. Examples of known users add "users", int32 [rows], 0 for padding.
+    decoder_loss_weights [rows, target_length] (see Tokens.weights): sum(weights * nll) /
+    sum(weights) is the loss. Examples of known users add "users", int32 [rows], 0 for padding.
     """
     batch = _empty(rows, source_length, target_length)
-    for row, (source, target, user) in enumerate(examples):
-        batch["encoder_input_tokens"][row, : len(source)] = source
-        _place_target(batch, row, 0, target)
-        if user is not None:
-            batch.setdefault("users", np.zeros(rows, np.int32))[row] = user
+    for row, tokens in enumerate(examples):
+        batch["encoder_input_tokens"][row, : len(tokens.source)] = tokens.source
+        _place_target(batch, row, 0, tokens)
+        if tokens.user is not None:
+            batch.setdefault("users", np.zeros(rows, np.int32))[row] = tokens.user
     return batch
 
 
@@ -78,14 +91,14 @@ def packed_batch(
             batch[f"{side}_{name}"] = np.zeros((rows, length), np.int32)
     for row, examples in enumerate(packed):
         starts = {"encoder": 0, "decoder": 0}
-        for segment, (source, target, _) in enumerate(examples, 1):
+        for segment, tokens in enumerate(examples, 1):
             start = starts["encoder"]
-            batch["encoder_input_tokens"][row, start : start + len(source)] = source
-            _place_target(batch, row, starts["decoder"], target)
-            for side, tokens in (("encoder", source), ("decoder", target)):
-                span = slice(starts[side], starts[side] + len(tokens))
+            batch["encoder_input_tokens"][row, start : start + len(tokens.source)] = tokens.source
+            _place_target(batch, row, starts["decoder"], tokens)
+            for side, own in (("encoder", tokens.source), ("decoder", tokens.target)):
+                span = slice(starts[side], starts[side] + len(own))
                 batch[f"{side}_segment_ids"][row, span] = segment
-                batch[f"{side}_positions"][row, span] = np.arange(len(tokens))
+                batch[f"{side}_positions"][row, span] = np.arange(len(own))
                 starts[side] = span.stop
     return batch
 
@@ -100,7 +113,7 @@ def first_fit(
     """
     left = np.empty((len(examples), 2), np.int64)
     rows: list[list[int]] = []
-    sizes = np.array([(len(source), len(target)) for source, target, _ in examples])
+    sizes = np.array([(len(tokens.source), len(tokens.target)) for tokens in examples])
     for example in np.argsort(-sizes[:, 0], kind="stable"):
         fits = (left[: len(rows)] >= sizes[example]).all(axis=1)
         row = int(fits.argmax()) if fits.any() else len(rows)
@@ -126,8 +139,14 @@ def token_statistics(batch: Batch) -> TokenCount:
     return TokenCount(
         real=sum(int(np.count_nonzero(side)) for side in sides),
         padded=sum(side.size for side in sides),
-        examples=round(float(batch["decoder_loss_weights"].sum(dtype=np.float64))),
+        examples=_count_examples(batch),
     )
+
+
+def _count_examples(batch: Batch) -> int:
+    if "decoder_segment_ids" in batch:
+        return int(batch["decoder_segment_ids"].max(axis=1).sum())
+    return int(batch["decoder_loss_weights"].any(axis=1).sum())
 
 
 def _empty(rows: int, source_length: int, target_length: int) -> Batch:
@@ -139,9 +158,10 @@ def _empty(rows: int, source_length: int, target_length: int) -> Batch:
     }
 
 
-def _place_target(batch: Batch, row: int, start: int, target: np.ndarray) -> None:
+def _place_target(batch: Batch, row: int, start: int, tokens: Tokens) -> None:
     """Write a target, the inputs that predict it (shifted right after a zero), and its weights."""
+    target = tokens.target
     stop = start + len(target)
     batch["decoder_target_tokens"][row, start:stop] = target
     batch["decoder_input_tokens"][row, start + 1 : stop] = target[:-1]
-    batch["decoder_loss_weights"][row, start:stop] = 1.0 / len(target)
+    batch["decoder_loss_weights"][row, start:stop] = tokens.weights()

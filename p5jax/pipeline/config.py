@@ -19,7 +19,8 @@ class PipelineConfig:
     batch_size: examples per step over all processes; on average when packed.
     source_lengths: padded source lengths, ascending; the last is the longest source accepted, and
         the length of a packed row.
-    target_length: longest target with its end-of-sequence; longer ones are cut.
+    target_lengths: padded target lengths with the end-of-sequence, ascending; targets that are
+        longer than the last are cut, but for lists of items.
     batching: "longest" (pad to the batch's longest, what P5 does), "buckets" (sort by length
         within a window, few shapes), "packed" (several examples in a row, one shape), or "auto":
         buckets on a CPU, where attention's cost grows with the row; packed on a GPU or TPU.
@@ -35,7 +36,7 @@ class PipelineConfig:
 
     batch_size: int = 32
     source_lengths: tuple[int, ...] = (32, 128, 448, 512)
-    target_length: int = 64
+    target_lengths: tuple[int, ...] = (16, 64)
     batching: str = "auto"
     rates: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
@@ -48,19 +49,20 @@ class PipelineConfig:
         check(
             self,
             batching=BATCHINGS,
-            **dict.fromkeys(("batch_size", "source_lengths", "target_length"), SIZE),
+            **dict.fromkeys(("batch_size", "source_lengths", "target_lengths"), SIZE),
             **dict.fromkeys(("rates", "window", "threads", "workers"), COUNT),
         )
-        lengths = self.source_lengths
-        if not lengths or list(lengths) != sorted(set(lengths)):
-            raise UserError(
-                f"PipelineConfig.source_lengths: found {shown(lengths)}, expected ascending lengths"
-            )
+        for name in ("source_lengths", "target_lengths"):
+            lengths = getattr(self, name)
+            if not lengths or list(lengths) != sorted(set(lengths)):
+                raise UserError(
+                    f"PipelineConfig.{name}: found {shown(lengths)}, expected ascending lengths"
+                )
 
     @property
-    def target_lengths(self) -> tuple[int, ...]:
-        """Padded target lengths in "buckets": ids and ratings fit the first."""
-        return tuple(sorted({-(-self.target_length // 4), self.target_length}))
+    def target_length(self) -> int:
+        """The longest target."""
+        return self.target_lengths[-1]
 
     @property
     def window_batches(self) -> int:

@@ -84,10 +84,25 @@ class RenderedSamples:
 
 
 def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -> Tokens:
-    """Encode an example, end-of-sequence on both sides; UserError when the source is too long."""
+    """Encode an example, end-of-sequence on both sides; UserError as the two functions below."""
     source = encoded_source(example, vocabulary, config.source_lengths[-1])
-    target = vocabulary.encode(example.targets)[: config.target_length - 1]
-    return Tokens(source, np.array([*target, vocabulary.eos_id], np.int32))
+    return encoded_target(example, vocabulary, config.target_length)._replace(source=source)
+
+
+def encoded_target(example: Example, vocabulary: Vocabulary, longest: int) -> Tokens:
+    """Encode an example's target alone, cut to `longest` tokens.
+
+    UserError for a list of items that is longer: it would lose its newest.
+    """
+    tokens = vocabulary.encode(example.targets)
+    if example.listed and len(tokens) >= longest:
+        raise UserError(
+            f"prompt {example.prompt_id}: found a list of {len(tokens) + 1} tokens, expected at"
+            f" most {longest}; set FamilyConfig.max_history or longer PipelineConfig.target_lengths"
+        )
+    given = len(vocabulary.encode(example.given)) if example.given else 0
+    target = np.array([*tokens[: longest - 1], vocabulary.eos_id], np.int32)
+    return Tokens(np.zeros(0, np.int32), target, given, example.listed)
 
 
 def encoded_source(example: Example, vocabulary: Vocabulary, longest: int) -> np.ndarray:

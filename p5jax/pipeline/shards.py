@@ -1,8 +1,8 @@
 """Shards: samples of the training stream, tokenised once and read from ArrayRecord files.
 
 A folder holds draws-*.array_record, in the stream's order, and manifest.json: what decided the
-samples, and each file's size once all are written. A record is [source length, source, target]
-in the manifest's unsigned type, little endian.
+samples, and each file's size once all are written. A record is [source length, given, listed,
+source, target] (see Tokens) in the manifest's unsigned type, little endian.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Manifest = TypedDict(  # noqa: UP013
     },
 )
 SHARD_FOLDER = OutputFolder(
-    *("folder of shards", "manifest.json", 1, "p5jax data export-shards"),
+    *("folder of shards", "manifest.json", 2, "p5jax data export-shards"),
     version_key="shard_format",
     contents=_Manifest,
 )
@@ -47,6 +47,7 @@ SHARD_FOLDER = OutputFolder(
 _WRITER_OPTIONS = "group_size:64"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # no threads for each open file
 _SAMPLES = 8
+_HEAD = 3  # numbers before the tokens of a record
 
 
 class Shards:
@@ -117,7 +118,7 @@ def open_shards(folder: str | os.PathLike[str], rendered: RenderedSamples) -> Sh
     # The manifest cannot tell that the code which renders has changed.
     for position in np.linspace(0, shards.period - 1, _SAMPLES).astype(int).tolist():
         (read,), (expected,) = shards(position, 1), rendered(position, 1)
-        if any(not np.array_equal(a, b) for a, b in zip(read[:2], expected[:2], strict=True)):
+        if encode(read, shards.dtype) != encode(expected, shards.dtype):
             raise UserError(
                 f"{folder}: sample {position} differs from the prompt that is rendered now;"
                 " export the shards again"
@@ -160,16 +161,16 @@ def record_dtype(vocabulary_size: int, source_length: int) -> np.dtype:
 
 def encode(tokens: Tokens, dtype: np.dtype) -> bytes:
     """Return the record of an example."""
-    return (
-        np.concatenate([[len(tokens.source)], tokens.source, tokens.target]).astype(dtype).tobytes()
-    )
+    head = len(tokens.source), tokens.given, tokens.listed
+    return np.concatenate([head, tokens.source, tokens.target]).astype(dtype).tobytes()
 
 
 def decode(record: bytes, dtype: np.dtype) -> Tokens:
     """Return the example of a record."""
     values = np.frombuffer(record, dtype).astype(np.int32)
-    split = 1 + int(values[0])
-    return Tokens(values[1:split], values[split:])
+    length, given, listed = values[:_HEAD].tolist()
+    split = _HEAD + length
+    return Tokens(values[_HEAD:split], values[split:], given, listed)
 
 
 def _reader(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ class Windows:
             "window": config.window_batches,
             "rows": self.rows,
             "source_lengths": list(config.source_lengths),
-            "target_length": config.target_length,
+            "target_lengths": list(config.target_lengths),
             "seed": config.seed,
             "families": {
                 name: [size, share]
@@ -122,15 +123,16 @@ class Windows:
     def _buckets(self, tokens: list[Tokens], window: int) -> list[Batch]:
         """Sort by target bucket and source length, cut into batches, shuffle the batches.
 
-        Sources ascend under the short targets and descend under the long ones, so that the batch
-        which holds both kinds holds long sources only.
+        Sources ascend under the shortest targets, descend under the next, and so on, so that a
+        batch which holds two kinds holds sources of about one length.
         """
         config = self.config
-        short = config.target_lengths[0]
-        order = sorted(
-            tokens,
-            key=lambda t: (0, len(t.source)) if len(t.target) <= short else (1, -len(t.source)),
-        )
+
+        def place(tokens: Tokens) -> tuple[int, int]:
+            bucket = bisect_left(config.target_lengths, len(tokens.target))
+            return bucket, -len(tokens.source) if bucket % 2 else len(tokens.source)
+
+        order = sorted(tokens, key=place)
         batches = []
         count = config.window_batches
         for number in permute(np.arange(count), count, config.seed, "order", window):

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 
 import numpy as np
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES
 from p5jax.prompts.family import Example, ExampleSource, Family, FamilyConfig
@@ -22,7 +22,6 @@ __all__ = [
     "UserFamily",
     "example_rng",
     "make_families",
-    "select_prompts",
 ]
 
 _TRIES = 64
@@ -79,13 +78,3 @@ def _lack(source: ExampleSource, templates: Mapping[str, PromptTemplate], name: 
     if needs and name not in source.dataset.families:
         return f"the dataset {source.dataset.path} has no {needs.words}"
     return None
-
-
-def select_prompts(
-    templates: Mapping[str, PromptTemplate], ids: Sequence[str]
-) -> list[PromptTemplate]:
-    """Return the templates of `ids`; UserError naming the nearest id when one is unknown."""
-    for id in ids:
-        if id not in templates:
-            raise UserError(f"prompts: found {id!r}, expected a prompt id{nearest(id, templates)}")
-    return [templates[id] for id in ids]

@@ -8,6 +8,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -17,7 +19,13 @@ from p5jax.core.settings import COUNT, SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.prompts.fields import Fields
 from p5jax.prompts.sampling import draw_candidates, draw_negatives, example_rng
-from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate, Renderer, TextEncoder
+from p5jax.prompts.template import (
+    HISTORY_SEPARATORS,
+    LIST_END,
+    PromptTemplate,
+    Renderer,
+    TextEncoder,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,9 @@ class Example:
     `item` is the target, or the item a yes/no prompt asks about. `candidates` [C] int32 are the
     items that the prompt lists or that an evaluation ranks. `answer` is the target without jitter:
     whole stars as a float, the explanation, headline or word; None where it is an item.
+    `listed` is the number of items that are asked for by a list of items (0: the answer is no
+    list); `given` is the beginning of the targets that is known beforehand: training has no loss
+    there, and ranking goes on from it.
     """
 
     family: str
@@ -37,12 +48,21 @@ class Example:
     targets: str
     candidates: np.ndarray | None
     answer: float | str | None
+    given: str = ""
+    listed: int = 0
 
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """Parameters of P5's sampling. `max_source` counts tokens, end-of-sequence included;
-    `max_history` 0 caps histories by tokens only; `evaluation_seed` freezes candidate lists."""
+    """Parameters of P5's sampling, and what goes beyond it.
+
+    `max_source` counts tokens, end-of-sequence included; `max_history` 0 caps histories by tokens
+    only; `evaluation_seed` freezes candidate lists.
+    prefixes: an epoch of the sequential family holds each training interaction but a user's first
+    once as the target, after all before it; else `sequential_per_user` of P5's random windows.
+    repeat: how many of the history's last items begin the answer of a prompt for an item, so that
+    the decoder starts from them. horizon: how many of the next items are its answer in training.
+    """
 
     max_source: int = 512
     num_candidates: int = 100
@@ -51,10 +71,13 @@ class FamilyConfig:
     max_history: int = 0
     jitter: bool = True
     evaluation_seed: int = 0
+    prefixes: bool = False
+    repeat: int = 0
+    horizon: int = 1
 
     def __post_init__(self) -> None:
         sizes = ("max_source", "num_candidates", "sequential_per_user", "direct_per_user")
-        check(self, **dict.fromkeys(sizes, SIZE), max_history=COUNT)
+        check(self, **dict.fromkeys((*sizes, "horizon"), SIZE), max_history=COUNT, repeat=COUNT)
 
 
 class ExampleSource:
@@ -85,6 +108,23 @@ class ExampleSource:
     def history(self, items: np.ndarray, separator: str) -> dict[str, Any]:
         """Return the placeholders that a history fills, cut to its last `max_history` items."""
         return self.fields.history(items[-self.config.max_history :], separator)  # 0 keeps all
+
+    @cached_property
+    def item_end(self) -> str:
+        """What ends an item in a list of items: nothing where no id is the beginning of another."""
+        encode = self.renderer.vocabulary.encode
+        ids = sorted(tuple(encode(text)) for text in self.dataset.item_ids)
+        clash = any(two[: len(one)] == one for one, two in pairwise(ids))
+        return LIST_END if clash else ""
+
+    @cached_property
+    def ended_ids(self) -> list[str]:
+        """The id of each item as lists write it, with what ends it."""
+        return [f"{id} {self.item_end}".rstrip() for id in self.dataset.item_ids]
+
+    def listed(self, items: np.ndarray) -> str:
+        """Return a list of items."""
+        return " ".join(self.ended_ids[item] for item in items.tolist())
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""
@@ -172,6 +212,14 @@ class Family(ABC):
         samples are fixed by (evaluation_seed, split, user).
         """
 
+    def lists(self, prompt_id: str) -> bool:
+        """Whether a prompt's answer is a list of items, as `source.ended_ids` writes them."""
+        return False
+
+    def given(self, prompt_id: str, history: np.ndarray) -> str:
+        """Return the beginning of a prompt's answer that a user's history says, a list or ""."""
+        return ""
+
     def template(self, prompt_id: str) -> PromptTemplate:
         """Return the family's template of that id; UserError naming the nearest when unknown."""
         if prompt_id not in self.templates:
@@ -201,7 +249,7 @@ class Family(ABC):
         usable = {
             id
             for id, template in self.templates.items()
-            if set(template.fields) <= set(known) and target in template.target_fields
+            if set(template.fields) <= set(known) and target in template.asks_for
         }
         if prompt_id not in usable:
             self._refuse(prompt_id, target, set(known), usable)
@@ -235,6 +283,8 @@ class Family(ABC):
         fields: dict[str, Any],
         answer: float | str | None,
         candidates: np.ndarray | None = None,
+        **listed: Any,
     ) -> Example:
         inputs, targets = self.source.renderer.render(template, fields)
-        return Example(self.name, template.id, user, item, inputs, targets, candidates, answer)
+        about = self.name, template.id, user, item
+        return Example(*about, inputs, targets, candidates, answer, **listed)

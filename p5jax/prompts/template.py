@@ -14,9 +14,16 @@ from p5jax.data.families import ABOUT, FAMILIES, ITEM
 
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
+LIST_END = ","  # of each item in an answer that lists items
 
 # An input that would state the target outright.
-_GIVEN_AWAY = {"rating": {"star"}, "like": {"star"}, "headline": {"headline"}, "item": ITEM}
+_GIVEN_AWAY = {
+    "rating": {"star"},
+    "like": {"star"},
+    "headline": {"headline"},
+    "item": ITEM,
+    "list": ITEM | {"hist", "cand"},
+}
 _FREE_TEXT = ("review", "headline", "title")
 
 
@@ -58,6 +65,8 @@ class PromptTemplate:
         for target in self.target_fields:
             if leaks := given & _GIVEN_AWAY.get(target, set()):
                 self._refuse(f"found {{{min(leaks)}}} in inputs, which gives {{{target}}} away")
+        if "list" in self.target_fields and self.targets != "{list}":
+            self._refuse(f"found {{list}} within {self.targets!r}, expected it alone")
         if "yes_no" in self.target_fields and not given & kind.asks_about:
             self._refuse("found nothing in inputs to answer yes or no to")
         for name in ("hist", "cand"):
@@ -74,6 +83,11 @@ class PromptTemplate:
         """The placeholders of `targets`, in order."""
         return self._placeholders(self.targets)
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """The placeholders of `targets`; a list of items is asked for as an item."""
+        return tuple("item" if name == "list" else name for name in self.target_fields)
+
     def _placeholders(self, text: str) -> tuple[str, ...]:
         try:
             parts = list(string.Formatter().parse(text))
@@ -89,7 +103,9 @@ class PromptTemplate:
                 self._refuse(
                     f"found {{{name}}} in {where}, expected one of {', '.join(sorted(known))}"
                 )
-        if not found or len(set(found)) < len(found):
+        # A list says itself whom it is about.
+        none = not found and not (where == "inputs" and self.targets == "{list}")
+        if none or len(set(found)) < len(found):
             self._refuse(f"found no or repeated placeholders in {where}, expected each once")
 
     def _refuse(self, problem: str) -> NoReturn:

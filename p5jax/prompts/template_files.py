@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,34 @@ def load_templates(name_or_path: str | os.PathLike[str]) -> dict[str, PromptTemp
         from p5jax.prompts.p5_import import import_p5_templates  # it builds on this module
 
         return import_p5_templates(path)
-    known = nearest(os.fspath(name_or_path), SHIPPED)
+    return _read(path, nearest(os.fspath(name_or_path), SHIPPED))
+
+
+def _read(path: Path, known: str = "") -> dict[str, PromptTemplate]:
     tables, text = read_toml(path, f"amazon, yelp or a template file{known}")
     if not tables:
         raise UserError(f"{path}: found no prompts, expected at least one")
     lines = text.splitlines()
     return {id: _from_table(id, table, _place(path, lines, id)) for id, table in tables.items()}
+
+
+def chosen_templates(
+    name_or_path: str | os.PathLike[str], prompts: Collection[str]
+) -> dict[str, PromptTemplate]:
+    """Return the templates of some `prompts`, or all if there are none, in their file's order.
+
+    p5jax's own (L-1, L-2, H-1) are used only where they are named. UserError as `load_templates`,
+    and naming the nearest when a prompt is unknown.
+    """
+    templates = load_templates(name_or_path)
+    if not prompts:
+        return templates
+    templates = _read(Path(__file__).with_name("p5jax.toml")) | templates
+    for prompt in prompts:
+        if prompt not in templates:
+            near = nearest(prompt, templates)
+            raise UserError(f"prompts: {prompt!r} is not in {name_or_path}{near}")
+    return {id: template for id, template in templates.items() if id in prompts}
 
 
 def save_templates(templates: Mapping[str, PromptTemplate], path: str | os.PathLike[str]) -> None:

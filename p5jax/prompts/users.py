@@ -17,13 +17,12 @@ from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate
 class UserFamily(Family):
     """A family whose examples go by user: some per user in training, one in the other splits."""
 
-    shortest: int  # interactions a user needs for a training example
-
     def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         super().__init__(source, templates)
-        self.per_user = self.training_examples(source.config)
         lengths = np.diff(source.dataset.offsets)
-        self._training_users = np.flatnonzero(lengths >= self.shortest)
+        counts = self.training_examples(source.config, lengths)
+        self._owners = np.repeat(np.arange(len(lengths)), counts)
+        self._firsts = np.cumsum(counts) - counts
         self._held_out_users = np.flatnonzero(lengths >= 3)
 
     @classmethod
@@ -34,20 +33,18 @@ class UserFamily(Family):
 
     @staticmethod
     @abstractmethod
-    def training_examples(config: FamilyConfig) -> int:
-        """Return a user's number of examples in an epoch of training."""
+    def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
+        """Return how many examples of an epoch users with so many interactions [U] have: [U]."""
 
     def size(self, split: str, prompt_id: str | None = None) -> int:
         if prompt_id is not None:
             self.template(prompt_id)
         if split == "train":
-            return len(self._training_users) * self.per_user if self.seen else 0
+            return len(self._owners) if self.seen else 0
         return len(self._held_out_users) if self.seen or prompt_id is not None else 0
 
     def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
-        if split == "train":
-            return np.repeat(self._training_users, self.per_user)
-        return self._held_out_users
+        return self._owners if split == "train" else self._held_out_users
 
     def example(
         self,
@@ -56,13 +53,11 @@ class UserFamily(Family):
         rng: np.random.Generator | None = None,
         prompt_id: str | None = None,
     ) -> Example:
-        if split == "train":
-            user = int(self._training_users[index // self.per_user])
-        else:
-            user = int(self._held_out_users[index])
+        user = int(self.users(split)[index])
+        ordinal = index - int(self._firsts[user]) if split == "train" else 0
         rng = self._stream(split, user, rng)
         template = choose(rng, self.seen) if prompt_id is None else self.template(prompt_id)
-        return self._draw(template, split, user, rng)
+        return self._draw(template, split, user, ordinal, rng)
 
     def candidate_example(self, split: str, index: int, prompt_id: str, item: int) -> Example:
         """Return a held-out pair's yes/no prompt, asked about `item` instead."""
@@ -75,8 +70,14 @@ class UserFamily(Family):
 
     @abstractmethod
     def _draw(
-        self, template: PromptTemplate, split: str, user: int, rng: np.random.Generator
-    ) -> Example: ...
+        self,
+        template: PromptTemplate,
+        split: str,
+        user: int,
+        ordinal: int,
+        rng: np.random.Generator,
+    ) -> Example:
+        """Return an example of a user, in training the `ordinal`-th of an epoch."""
 
     def _context(self, split: str, user: int) -> dict[str, Any]:
         """Return the fields of a held-out pair beside its user's and item's."""
@@ -120,51 +121,114 @@ class UserFamily(Family):
 
 
 class Sequential(UserFamily):
-    """The next item after a history: P5's sampling in training, leave-one-out elsewhere."""
+    """The next item after a history: P5's sampling or every prefix in training, leave-one-out
+    elsewhere."""
 
-    name, shortest = "sequential", 4
+    name = "sequential"
 
     @staticmethod
-    def training_examples(config: FamilyConfig) -> int:
-        return config.sequential_per_user
+    def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
+        pairs = np.maximum(lengths - 3, 0)
+        return pairs if config.prefixes else np.where(pairs, config.sequential_per_user, 0)
+
+    def lists(self, prompt_id: str) -> bool:
+        template, config = self.template(prompt_id), self.source.config
+        if "list" in template.target_fields:
+            return True
+        return _only_item(template) and (config.repeat > 0 or config.horizon > 1)
+
+    def given(self, prompt_id: str, history: np.ndarray) -> str:
+        return self.source.listed(self._given(self.template(prompt_id), history))
+
+    def _given(self, template: PromptTemplate, history: np.ndarray) -> np.ndarray:
+        config = self.source.config
+        if "list" in template.target_fields:
+            return history[-config.max_history :]  # 0 keeps all
+        repeated = min(config.repeat, len(history)) if _only_item(template) else 0
+        return history[len(history) - repeated :]
 
     def _draw(
-        self, template: PromptTemplate, split: str, user: int, rng: np.random.Generator
+        self,
+        template: PromptTemplate,
+        split: str,
+        user: int,
+        ordinal: int,
+        rng: np.random.Generator,
     ) -> Example:
-        source = self.source
+        source, sequence = self.source, self.source.dataset.sequence(user)
         if split == "train":
-            sequence = source.dataset.sequence(user)
-            start, target = training_window(len(sequence), rng)
-            item = int(sequence[target])
-            context = source.history(sequence[start:target], choose(rng, HISTORY_SEPARATORS))
+            if "list" in template.target_fields:
+                return self._listing(template, user, sequence[:0], sequence[:-2])
+            start, target = 0, ordinal + 1
+            if not source.config.prefixes:
+                start, target = training_window(len(sequence), rng)
+            history, last = sequence[start:target], len(sequence) - 2
+            context = source.history(history, choose(rng, HISTORY_SEPARATORS))
         else:
-            item = source.dataset.target(user, split)
+            history = source.dataset.history(user, split)
+            target, last = len(history), len(history) + 1
             context = self._context(split, user)
+        item = int(sequence[target])
         if "yes_no" in template.target_fields:
             return self._question(template, split, user, item, coin(rng), context, rng)
         candidates = None
         if "cand" in template.fields:
-            candidates = self._candidates(split, user, item, rng)
+            candidates, last = self._candidates(split, user, item, rng), target + 1
             context["cand"] = source.fields.ids(candidates)
+        if self.lists(template.id):
+            following = sequence[target : min(last, target + source.config.horizon)]
+            given = self._given(template, history)
+            return self._listing(template, user, given, following, context, candidates)
         fields = source.fields.of(user, item) | context
         return self._example(template, user, item, fields, None, candidates)
+
+    def _listing(
+        self,
+        template: PromptTemplate,
+        user: int,
+        given: np.ndarray,
+        following: np.ndarray,
+        context: dict[str, Any] | None = None,
+        candidates: np.ndarray | None = None,
+    ) -> Example:
+        """Ask for the items that follow; of a list that is asked for whole, for its last ones."""
+        source = self.source
+        if "list" in template.target_fields:
+            following = following[-source.config.max_history :]
+        answer = source.listed(np.concatenate([given, following]))
+        fields = source.fields.of_user(user) | (context or {}) | {"item": answer, "list": answer}
+        item, asked = int(following[0]), len(following)
+        given_text = source.listed(given)
+        return self._example(
+            template, user, item, fields, None, candidates, given=given_text, listed=asked
+        )
 
     def _context(self, split: str, user: int) -> dict[str, Any]:
         history = self.source.dataset.history(user, split)
         return self.source.history(history, HISTORY_SEPARATORS[0])
 
 
+def _only_item(template: PromptTemplate) -> bool:
+    """Whether a prompt tells a history and asks for nothing but an item."""
+    return template.targets == "{item}" and "hist" in template.fields
+
+
 class Direct(UserFamily):
     """One of a candidate list, or yes/no about one item. Held-out examples carry candidates."""
 
-    name, shortest = "direct", 3
+    name = "direct"
 
     @staticmethod
-    def training_examples(config: FamilyConfig) -> int:
-        return config.direct_per_user
+    def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
+        return np.where(lengths >= 3, config.direct_per_user, 0)
 
     def _draw(
-        self, template: PromptTemplate, split: str, user: int, rng: np.random.Generator
+        self,
+        template: PromptTemplate,
+        split: str,
+        user: int,
+        ordinal: int,
+        rng: np.random.Generator,
     ) -> Example:
         source = self.source
         if split == "train":

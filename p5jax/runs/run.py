@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Checksum, built
 from p5jax.core.settings import SIZE, check
@@ -24,7 +24,7 @@ from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.parallel import distributed
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate
-from p5jax.prompts.template_files import load_templates, save_templates
+from p5jax.prompts.template_files import chosen_templates, load_templates, save_templates
 from p5jax.runs.manifest import DatasetEntry, dataset_entry, load_dataset
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
@@ -138,7 +138,7 @@ class Run:
         `write`.
         """
         path, dataset = Path(config.run_dir).absolute(), Dataset.load(config.dataset)
-        templates = chosen_templates(config)
+        templates = chosen_templates(config.templates, config.prompts)
 
         def started() -> bool:
             return bool(available_steps(path / CHECKPOINT_FOLDER))
@@ -187,18 +187,6 @@ class Run:
         if _fingerprint(run.templates) != manifest["templates"]:
             raise UserError(f"{path}/templates.toml: differs from what the model was trained with")
         return run
-
-
-def chosen_templates(config: RunConfig) -> dict[str, PromptTemplate]:
-    """Return the templates that a run uses, by id; UserError naming an unknown prompt."""
-    templates = load_templates(config.templates)
-    for prompt in config.prompts:
-        if prompt not in templates:
-            raise UserError(
-                f"RunConfig.prompts: {prompt!r} is not in {config.templates}"
-                f"{nearest(prompt, templates)}"
-            )
-    return {id: t for id, t in templates.items() if not config.prompts or id in config.prompts}
 
 
 def make_vocabulary(

@@ -19,7 +19,7 @@ from p5jax.core.progress import Progress, Report
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
-from p5jax.serving.ranker import Ranker
+from p5jax.serving.ranker import Prompt, Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
 from p5jax.training.checkpoints import params_fingerprint
 
@@ -62,8 +62,8 @@ def rank_users(
     prompt = ranker.next_item_prompt(config.prompt)
     config = replace(config, prompt=prompt)
     prompts = ranker.history_prompts(range(ranker.run.dataset.num_users), prompt)
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
-    ranker.trie(config.method)  # fails, if it must, before the folder is made
+    order = np.argsort([len(each.tokens) for each in prompts], kind="stable").tolist()
+    ranker.trie(prompt, config.method)  # fails, if it must, before the folder is made
     manifest = _manifest(ranker, config)
     config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
@@ -112,7 +112,7 @@ def _claimed(out: Path, manifest: dict[str, Any], rows: list[int]) -> list[int]:
 
 
 def _rows(
-    ranker: Ranker, config: BulkConfig, users: Sequence[int], prompts: list[list[int]]
+    ranker: Ranker, config: BulkConfig, users: Sequence[int], prompts: list[Prompt]
 ) -> list[dict[str, Any]]:
     """The rows of one batch of users."""
     found = ranker.ranked(users, prompts, config)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.evaluation.evaluators import next_item_prompt
 from p5jax.inference.mixing import Beside
-from p5jax.inference.ranking import Ranking, id_trie, rank
+from p5jax.inference.ranking import Ranking, given_rows, id_trie, rank
 from p5jax.inference.settings import METHODS
 from p5jax.inference.trie import Trie
 from p5jax.memory.histories import Histories
@@ -22,6 +24,13 @@ from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
 
 
+class Prompt(NamedTuple):
+    """What a user is asked: a prompt's tokens, and the text that its answer begins with."""
+
+    tokens: list[int]
+    given: str
+
+
 class Ranker:
     """A run, and trigger tokens where its prompt is theirs, that ranks items by dataset indices."""
 
@@ -29,7 +38,7 @@ class Ranker:
         self.run, self.triggers = run, triggers
         self._memory: Memory | None = None
         self._families: dict[str, Family] = {}
-        self._tries: dict[bool, Trie] = {}
+        self._tries: dict[tuple[bool, bool], Trie] = {}
 
     @property
     def memory(self) -> Memory | None:
@@ -75,26 +84,30 @@ class Ranker:
             items = self.run.dataset.num_items
             raise UserError(f"k: found {k}, expected 1 to {items}, the size of the catalogue")
 
-    def trie(self, method: str) -> Trie:
-        """Return the trie of the item ids that a ranking method searches."""
-        textbook = METHODS[method].textbook
-        if textbook not in self._tries:
-            ids = self.run.dataset.item_ids
-            self._tries[textbook] = id_trie(ids, self.run.vocabulary, method)
-        return self._tries[textbook]
+    def trie(self, prompt: str, method: str) -> Trie:
+        """Return the trie of the item ids that a ranking method searches for a prompt's answer."""
+        family = self.family("sequential")
+        key = family.lists(prompt), METHODS[method].textbook
+        if key not in self._tries:
+            self._tries[key] = id_trie(family, prompt, self.run.vocabulary, method)
+        return self._tries[key]
 
     def next_item_prompt(self, prompt: str | None) -> str:
-        """Return the prompt for a next item: the one asked for, the triggers', or else 2-3."""
-        return self.own_prompt("sequential", prompt, "2-3")
+        """Return the prompt for a next item: the one asked for, the triggers', or else the first
+        that an evaluation shows."""
+        if self.triggers or prompt:
+            return self.own_prompt("sequential", prompt, otherwise="")
+        return next_item_prompt(self.family("sequential"), "test")
 
-    def history_prompts(self, users: Iterable[int], prompt: str) -> list[list[int]]:
-        """Return the tokens of the users' prompts for a next item: the evaluation's, but that
-        nothing of the history is held out."""
-        family, sequence = self.family("sequential"), self.run.dataset.sequence
-        return [
-            self.tokens(family.inputs_for(prompt, "item", user, history=sequence(user)))
-            for user in users
-        ]
+    def history_prompts(self, users: Iterable[int], prompt: str) -> list[Prompt]:
+        """Return the users' prompts for a next item: the evaluation's, but that nothing of the
+        history is held out."""
+        family, prompts = self.family("sequential"), []
+        for user in users:
+            history = self.run.dataset.sequence(user)
+            text = family.inputs_for(prompt, "item", user, history=history)
+            prompts.append(Prompt(self.tokens(text), family.given(prompt, history)))
+        return prompts
 
     def tokens(self, text: str) -> list[int]:
         """Return a text's tokens with the end of sequence, cut to the run's longest source."""
@@ -115,11 +128,11 @@ class Ranker:
     def ranked(
         self,
         users: Sequence[int],
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         config: BulkConfig,
         blocked: Sequence[int] = (),
     ) -> Ranking:
-        """Return the k best items of each user, whose prompts' tokens are given: arrays [B, k].
+        """Return the k best items of each user, whose prompts are given: arrays [B, k].
 
         They are computed as `config.batch_size` rows, the first ones repeated: one shape for all
         batches. There may be no more users than that.
@@ -128,13 +141,15 @@ class Ranker:
         rows = np.resize(np.arange(count), config.batch_size).tolist()
         asked = [users[row] for row in rows]
         exclude = self.excluded(asked, config.exclude_history, blocked)
+        assert config.prompt is not None
         found = rank(
             self.run.model,
             self.run.params,
-            padded([prompts[row] for row in rows]),
-            self.trie(config.method),
+            padded([prompts[row].tokens for row in rows]),
+            self.trie(config.prompt, config.method),
             config.k,
             config.method,
+            given=given_rows([prompts[row].given for row in rows], self.run.vocabulary),
             beam=config.beam,
             exact=config.exact,
             exclude=exclude,

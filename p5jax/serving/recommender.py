@@ -12,14 +12,14 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Key, key_list
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import score_items
+from p5jax.inference.ranking import given_rows, score_items
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
-from p5jax.serving.ranker import Ranker
+from p5jax.serving.ranker import Prompt, Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
 from p5jax.triggers.prompt import load_triggers
 
@@ -83,8 +83,9 @@ class Recommender(Ranker):
         The prompt holds the user's history, as much as prompts had in training. The log-probability
         is the model's, over the full vocabulary, for the item's id and the end of sequence.
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
-        nobody is to get. Without a `prompt` it is the one of the triggers, or else 2-3. The run's
-        memory, where jobs.fit_memory has chosen one, is mixed in unless `memory` is False.
+        nobody is to get. Without a `prompt` it is the one of the triggers, or else the first that
+        an evaluation shows (L-1 or 2-3). The run's memory, where jobs.fit_memory has chosen one, is
+        mixed in unless `memory` is False.
         """
         dataset = self.run.dataset
         indices = [dataset.user_index(user) for user in key_list(users, "users")]
@@ -158,10 +159,8 @@ class Recommender(Ranker):
         asked = np.array([dataset.item_index(item) for item in key_list(items, "items")], np.int32)
         if not indices or not len(asked):
             return np.zeros((len(indices), len(asked)), np.float32)
-        config = BulkConfig(
-            prompt=self.next_item_prompt(prompt),
-            batch_size=min(len(indices), BULK_DEFAULTS.batch_size),
-        )
+        name = self.next_item_prompt(prompt)
+        config = BulkConfig(prompt=name, batch_size=min(len(indices), BULK_DEFAULTS.batch_size))
         rows = []
         for batch, prompts in self._batches(indices, config):
             rows_of = [row % len(batch) for row in range(config.batch_size)]
@@ -170,9 +169,10 @@ class Recommender(Ranker):
             logp = score_items(
                 self.run.model,
                 self.run.params,
-                padded([prompts[row] for row in rows_of]),
-                self.trie(config.method),
+                padded([prompts[row].tokens for row in rows_of]),
+                self.trie(name, config.method),
                 np.tile(asked, (config.batch_size, 1)),
+                given_rows([prompts[row].given for row in rows_of], self.run.vocabulary),
                 beside,
             )
             rows.append(logp[: len(batch)])
@@ -180,8 +180,8 @@ class Recommender(Ranker):
 
     def _batches(
         self, users: Sequence[int], config: BulkConfig
-    ) -> Iterator[tuple[Sequence[int], list[list[int]]]]:
-        """Yield at most `batch_size` users at a time, and their prompts' tokens."""
+    ) -> Iterator[tuple[Sequence[int], list[Prompt]]]:
+        """Yield at most `batch_size` users at a time, and their prompts."""
         assert config.prompt is not None
         prompts = self.history_prompts(users, config.prompt)
         for first in range(0, len(users), config.batch_size):

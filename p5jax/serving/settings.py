@@ -13,7 +13,7 @@ class BulkConfig(RankingConfig):
     """What is recommended to each user.
 
     method, beam, exact: how the catalogue is ranked. Without a prompt it is the one of the
-    triggers, or else 2-3.
+    triggers, or else the first that an evaluation shows (L-1 or 2-3).
     """
 
     k: int = field(default=10, metadata={"help": "items for a user"})

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from p5jax.models.initial import Params
-from p5jax.models.t5 import PAD_ID, Transformer
+from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.training.step import token_nll
 from p5jax.triggers.open_prompts import OpenPrompts
@@ -34,11 +34,17 @@ class Gradients(NamedTuple, Generic[Values]):
 
 
 def example_nll(
-    model: Transformer, params: Params, embedded: jax.Array, tokens: jax.Array, targets: jax.Array
+    model: Transformer,
+    params: Params,
+    embedded: jax.Array,
+    tokens: jax.Array,
+    targets: jax.Array,
+    scored: jax.Array,
 ) -> jax.Array:
     """The mean negative log-likelihood of each example's target tokens [B] (PAP-REC, Eq. 3).
 
-    embedded [B, S, D]: the embeddings of tokens [B, S]; targets [B, T], padded with 0.
+    embedded [B, S, D]: the embeddings of tokens [B, S]; targets [B, T], padded with 0; scored
+    [B, T]: which of them count.
     """
     encoded = model.apply(
         {"params": params}, embedded, tokens, enable_dropout=False, method="encode_embedded"
@@ -48,22 +54,26 @@ def example_nll(
         {"params": params}, encoded, tokens, fed, targets, enable_dropout=False, method="decode"
     )
     nll, _ = token_nll(logits, targets)
-    real = targets != PAD_ID
-    return (nll * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+    return (nll * scored).sum(axis=1) / jnp.maximum(scored.sum(axis=1), 1)
 
 
 @partial(jax.jit, static_argnames="model")
 def slot_gradients(
-    model: Transformer, params: Params, tokens: jax.Array, positions: jax.Array, targets: jax.Array
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    targets: jax.Array,
+    scored: jax.Array,
 ) -> jax.Array:
     """Each example's loss gradient at its slots' embeddings: [B, P, D] float32.
 
-    tokens [B, S], positions [B, P] of the slots in them, targets [B, T].
+    tokens [B, S], positions [B, P] of the slots in them, targets and scored [B, T].
     """
     embedded = model.apply({"params": params}, tokens, method="embed")
 
     def loss(embedded: jax.Array) -> jax.Array:
-        return example_nll(model, params, embedded, tokens, targets).sum()
+        return example_nll(model, params, embedded, tokens, targets, scored).sum()
 
     gradient = jax.grad(loss)(embedded).astype(jnp.float32)  # [B, S, D]
     return jnp.take_along_axis(gradient, positions[:, :, None], axis=1)
@@ -106,6 +116,7 @@ def total_gradients(
             place_rows(params, prompts.filled(rows, slots[rows])),
             place_rows(params, prompts.positions[rows]),
             place_rows(params, prompts.targets[rows]),
+            place_rows(params, prompts.scored[rows]),
         )
         owners = np.full(len(part), -1, np.int32)  # rows that fill the batch have none
         owners[: len(batch)] = np.where(batch >= 0, prompts.users[rows], -1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.pipeline.batching import padded
+from p5jax.pipeline.samples import encoded_target
 from p5jax.prompts.families import Example
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.triggers.layout import Layout
@@ -26,8 +27,9 @@ class OpenPrompts:
 
     base [N, S]: the arguments' tokens and the end of sequence, 0 in the open positions; positions
     [N, P]: where each slot's token goes; widths [N]: the padded length of each; users, items [N];
-    targets [N, T] with the end of sequence; answers: the texts asked for; candidates [N, C] where
-    the prompt lists some; exclude [N, E] padded with -1 where the catalogue is ranked.
+    targets [N, T] with the end of sequence, scored [N, T] where they have a loss; given: the texts
+    that answers begin with; answers: the texts asked for; candidates [N, C] where the prompt lists
+    some; exclude [N, E] padded with -1 where the catalogue is ranked.
     """
 
     base: np.ndarray
@@ -36,6 +38,8 @@ class OpenPrompts:
     users: np.ndarray
     items: np.ndarray
     targets: np.ndarray
+    scored: np.ndarray
+    given: tuple[str, ...]
     answers: tuple[str, ...]
     candidates: np.ndarray | None
     exclude: np.ndarray | None
@@ -67,8 +71,9 @@ def open_prompts(
 ) -> OpenPrompts:
     """Tokenise prompts that hold only their arguments, with the layout's open positions.
 
-    Targets are cut to `max_target` tokens. Where no candidates are listed, the items that a user
-    had in training are excluded (but for the target of an example from training itself).
+    Targets are cut to `max_target` tokens (UserError for a list of items). Where no candidates are
+    listed, the items that a user had in training are excluded (but for the target of an example
+    from training itself).
     """
     arguments = [vocabulary.encode(example.inputs) for example in examples]
     order = np.argsort([len(tokens) for tokens in arguments], kind="stable")
@@ -87,17 +92,18 @@ def open_prompts(
     widths = limits[np.searchsorted(limits, lengths)]
     listed = bool(examples) and examples[0].candidates is not None
     ranked = bool(examples) and examples[0].answer is None and not listed
-    targets = [
-        [*vocabulary.encode(e.targets)[: max_target - 1], vocabulary.eos_id] for e in examples
-    ]
-    longest = -(-max(map(len, targets), default=1) // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
+    targets = [encoded_target(e, vocabulary, max_target) for e in examples]
+    longest = max((len(tokens.target) for tokens in targets), default=1)
+    longest = -(-longest // _TARGET_MULTIPLE) * _TARGET_MULTIPLE
     return OpenPrompts(
         base=padded(rows, 0, int(widths.max(initial=1))),
         positions=np.array(positions, np.int32).reshape(len(rows), layout.slots),
         widths=widths,
         users=np.array([e.user for e in examples], np.int32),
         items=np.array([e.item for e in examples], np.int32),
-        targets=padded(targets)[:, :longest],
+        targets=padded([tokens.target for tokens in targets])[:, :longest],
+        scored=padded([tokens.weights() > 0 for tokens in targets])[:, :longest] > 0,
+        given=tuple(example.given for example in examples),
         answers=tuple(str(e.answer) for e in examples),
         candidates=np.stack([_candidates(e) for e in examples]) if listed else None,
         exclude=_training_items(examples, dataset) if ranked else None,

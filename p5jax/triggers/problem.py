@@ -44,7 +44,7 @@ class Problem:
             (config.family,),
         )[config.family]
         self.validation = self._validation()
-        self.surrogate = Surrogate(run, config.family, config.surrogate)
+        self.surrogate = Surrogate(run, self.family, config.surrogate)
         self.allowed = run.vocabulary.trigger_tokens
         self.embeddings = run.params["token_embedder"]["embedding"]
         words = int(self.allowed.sum())

@@ -11,13 +11,15 @@ import numpy as np
 
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import id_trie, rank
+from p5jax.inference.ranking import given_rows, id_trie, rank
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
+from p5jax.prompts.families import Family
 from p5jax.runs.run import Run
 from p5jax.triggers.gradients import example_nll
+from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.open_prompts import OpenPrompts
 from p5jax.triggers.settings import RANKED, SurrogateConfig
 
@@ -25,15 +27,15 @@ from p5jax.triggers.settings import RANKED, SurrogateConfig
 class Surrogate:
     """Scores prompts of one run: pairs of an example and trigger tokens."""
 
-    def __init__(self, run: Run, family: str, config: SurrogateConfig):
+    def __init__(self, run: Run, family: Family, config: SurrogateConfig):
         self.run, self.config = run, config
-        self._asks_for_text = family == "explanation"
+        self._asks_for_text = family.name == "explanation"
         # No sum over examples is below it.
         self.least = 0.0 if config.criterion == "metric" else -np.inf
         self.coefficient = config.coefficient
         if self.coefficient < 0:
             self.coefficient = 0.1 if self._asks_for_text else 1.0
-        self._trie: Trie = id_trie(run.dataset.item_ids, run.vocabulary, config.method)
+        self._trie: Trie = id_trie(family, PROMPT_ID, run.vocabulary, config.method)
 
     def values(self, prompts: OpenPrompts, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """The value of prompts `rows` [M] with trigger tokens `slots` [M, P]: float64 [M].
@@ -52,8 +54,10 @@ class Surrogate:
         run = self.run
         if self.config.criterion == "loss":
             sources = place_rows(run.params, tokens)
-            targets = place_rows(run.params, prompts.targets[rows])
-            losses: np.ndarray = to_host(_nll(run.model, run.params, sources, targets))
+            targets, scored = (
+                place_rows(run.params, each[rows]) for each in (prompts.targets, prompts.scored)
+            )
+            losses: np.ndarray = to_host(_nll(run.model, run.params, sources, targets, scored))
             return -losses[: len(rows)]
         if self._asks_for_text:
             return self._text_values(tokens, [prompts.answers[row] for row in rows])
@@ -64,6 +68,7 @@ class Surrogate:
             self._trie,
             RANKED,
             self.config.method,
+            given=given_rows([prompts.given[row] for row in rows], run.vocabulary),
             beam=self.config.beam,
             exclude=None if prompts.exclude is None else prompts.exclude[rows],
             candidates=None if prompts.candidates is None else prompts.candidates[rows],
@@ -89,6 +94,8 @@ def list_values(items: np.ndarray, targets: np.ndarray, coefficient: float) -> n
 
 
 @partial(jax.jit, static_argnames="model")
-def _nll(model: Transformer, params: Params, tokens: jax.Array, targets: jax.Array) -> jax.Array:
+def _nll(
+    model: Transformer, params: Params, tokens: jax.Array, targets: jax.Array, scored: jax.Array
+) -> jax.Array:
     embedded: Any = model.apply({"params": params}, tokens, method="embed")
-    return example_nll(model, params, embedded, tokens, targets)
+    return example_nll(model, params, embedded, tokens, targets, scored)

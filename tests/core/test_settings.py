@@ -48,14 +48,14 @@ LIMITS = {
     " train_share=share_within_0_and_1 negatives=size k_shots=size",
     "EvaluationConfig": "beam=size batch_size=size yes_no_users=size max_length=size",
     "FamilyConfig": "max_source=size num_candidates=size sequential_per_user=size"
-    " direct_per_user=size max_history=count",
+    " direct_per_user=size max_history=count repeat=count horizon=size",
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",
-    "PipelineConfig": "batch_size=size source_lengths=size target_length=size rates=number_from_0"
+    "PipelineConfig": "batch_size=size source_lengths=size target_lengths=size rates=number_from_0"
     " window=count threads=count workers=count",
     "PprConfig": "validation_users=count",
     "PredictionConfig": "steps=size validate_every=count learning_rate=number_from_0"
@@ -70,11 +70,13 @@ LIMITS = {
     " evidence=size accept_level=share racing_level=share_below_a_half",
     "SequenceConfig": "batch_size=size widths=size negatives=count",
     "SoftConfig": "rank_users=size",
+    "StartConfig": "",
     "StudyConfig": "seeds=size noise=share",
     "SurrogateConfig": "coefficient=any_number beam=size batch_size=size max_length=size",
     "T5Config": "vocab_size=count emb_dim=size num_heads=size num_encoder_layers=size"
     " num_decoder_layers=size head_dim=size mlp_dim=size dropout_rate=share_below_1"
-    " decoder_dropout_rate=share_below_1 relpos_buckets=buckets relpos_max_distance=distance",
+    " decoder_dropout_rate=share_below_1 output_dropout_rate=share_below_1"
+    " relpos_buckets=buckets relpos_max_distance=distance",
     "TrainConfig": "steps=size log_every=size validate_every=count checkpoint_every=count"
     " keep=size",
     "TuneConfig": "steps=size validate_every=count learning_rate=number_from_0"
@@ -88,7 +90,7 @@ LIMITS = {
             *("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
             "SyntheticOptions",
         ),
-        "k_core=size min_rating=any_number",
+        "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
 }
 # What must be given, and the names that a text field takes.
@@ -96,9 +98,11 @@ GIVEN = {
     "ClusterConfig": {"slack": 1.5},
     "Layout": {"user_tokens": 1},
     "BackboneConfig": {"num_items": 9},
-    "AmazonOptions": {"reviews": "r.json"},
-    "RecboleOptions": {"folder": "f"},
-    "SequencesOptions": {"sequences": "s.txt"},
+    "PrepareOptions": {"item_ids": "semantic"},
+    "AmazonOptions": {"item_ids": "semantic", "reviews": "r.json"},
+    "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
+    "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
+    "SyntheticOptions": {"item_ids": "semantic"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RunConfig": {"dataset": "d", "run_dir": "r"},
     "SearchConfig": {"family": "sequential"},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, assign_item_ids, id_tokens
+from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, IdSource, assign_item_ids, id_tokens
 from p5jax.data.leaks import find_leaks
 from p5jax.data.prepare import prepare
 from p5jax.data.readers.sequences import read_sequences
@@ -23,7 +23,7 @@ TRAINING_ONLY = [scheme for scheme in SCHEMES if scheme != "released"]
 
 def assign(scheme, sequences, num_items, seed=0, **settings):
     sequences = [np.asarray(sequence, np.int32) for sequence in sequences]
-    return assign_item_ids(scheme, sequences, num_items, source_numbers=None, seed=seed, **settings)
+    return assign_item_ids(scheme, IdSource(sequences, num_items, seed, **settings))
 
 
 def communities(groups=4, size=40, users=400, seed=0):
@@ -51,7 +51,7 @@ def test_unique_and_reproducible(scheme):
         assert all(ID_TOKEN.sub("", text) == "" for text in ids)
 
 
-@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative"])
+@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "semantic"])
 def test_the_seed_matters(scheme):
     sequences = communities()
     assert assign(scheme, sequences, 165, seed=1) != assign(scheme, sequences, 165, seed=2)
@@ -133,13 +133,14 @@ def test_collaborative_shape():
         assert len(children) <= limit
 
 
-def test_collaborative_does_not_depend_on_the_cores():
+@pytest.mark.parametrize("scheme", ["collaborative", "semantic"])
+def test_ids_do_not_depend_on_the_cores(scheme):
     from threadpoolctl import threadpool_limits
 
     sequences = communities(groups=10, size=60, users=1500)
     with threadpool_limits(1):
-        alone = assign("collaborative", sequences, 600)
-    assert assign("collaborative", sequences, 600) == alone
+        alone = assign(scheme, sequences, 600)
+    assert assign(scheme, sequences, 600) == alone
 
 
 def test_leaves_start_with_the_popular():
@@ -185,7 +186,7 @@ def test_token_scheme():
 
 def test_released_keeps_the_numbering():
     numbers = ["7", "3", "12"]
-    assert assign_item_ids("released", [], 3, source_numbers=numbers, seed=0) == numbers
+    assert assign_item_ids("released", IdSource([], 3, 0, numbers)) == numbers
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_released_keeps_the_numbering():
 )
 def test_released_errors(numbers, words):
     with pytest.raises(UserError, match=words):
-        assign_item_ids("released", [], 3, source_numbers=numbers, seed=0)
+        assign_item_ids("released", IdSource([], 3, 0, numbers))
 
 
 def test_unknown_scheme_names_the_nearest():

@@ -16,11 +16,12 @@ from damaged_world import (
 )
 
 from p5jax.data.dataset import TEST
-from p5jax.data.item_ids import assign_item_ids
+from p5jax.data.item_ids import IdSource, assign_item_ids
 from p5jax.data.leaks import find_leaks
+from p5jax.data.schemes import SCHEMES
 
 
-@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_sound_dataset_has_no_leaks(tmp_path, scheme):
     assert find_leaks(sound(scheme).write(tmp_path / "d")) == []
 
@@ -36,17 +37,16 @@ def test_damage_is_found(tmp_path, damage, line):
     assert any(re.search(line, leak) for leak in leaks), leaks
 
 
-def test_collaborative_ids_from_whole_sequences_are_noticed(tmp_path):
-    parts = sound("collaborative")
+@pytest.mark.parametrize("scheme", ["collaborative", "semantic"])
+def test_ids_from_whole_sequences_are_noticed(tmp_path, scheme):
+    parts = sound(scheme)
     interactions = parts.tables["interactions"]
     users, items = np.array(interactions["user"]), np.array(interactions["item"])
     whole = [items[users == user] for user in range(USERS)]
-    parts.tables["items"]["item_id"] = assign_item_ids(
-        "collaborative", whole, ITEMS, source_numbers=None, seed=SEED
-    )
+    parts.tables["items"]["item_id"] = assign_item_ids(scheme, IdSource(whole, ITEMS, SEED))
     leaks = find_leaks(parts.write(tmp_path / "d"))
     assert len(leaks) == 1
-    assert "differ from collaborative ids" in leaks[0]
+    assert f"differ from {scheme} ids" in leaks[0]
 
 
 def test_the_example_of_a_leak_is_the_pair(tmp_path):

@@ -40,7 +40,7 @@ def run(world, tmp_path_factory) -> Path:
         "ValidationConfig.examples": 4,
         "FamilyConfig.max_source": 128,
         "PipelineConfig.source_lengths": (128,),
-        "PipelineConfig.target_length": 8,
+        "PipelineConfig.target_lengths": (2, 8),
         "PipelineConfig.rates": {"sequential": 1.0},
     }
     files, macros = ("runs/p5.gin", "models/tiny.gin"), {"STEPS": 3, "BATCH_SIZE": 8}

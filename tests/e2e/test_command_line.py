@@ -28,7 +28,7 @@ TINY = (
     *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
     *("RunConfig.vocabulary_size=600", "FamilyConfig.num_candidates=20"),
     *("FamilyConfig.max_source=192", "PipelineConfig.source_lengths=(192,)"),
-    *("PipelineConfig.target_length=16", "BATCH_SIZE=8", "ValidationConfig.examples=8"),
+    *("PipelineConfig.target_lengths=(4, 16)", "BATCH_SIZE=8", "ValidationConfig.examples=8"),
 )
 
 

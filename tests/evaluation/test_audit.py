@@ -10,19 +10,20 @@ from damaged_world import DAMAGES, USERS, sound
 from p5jax.data.dataset import TEST, TRAIN, Dataset
 from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import find_leaks
+from p5jax.data.schemes import SCHEMES
 from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.baselines import BASELINES
 from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 
 
-@pytest.mark.parametrize("scheme", ["random", "sequential", "collaborative", "token", "released"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_sound_dataset_has_no_leaks(tmp_path, scheme):
     result = audit(sound(scheme).write(tmp_path / "d"))
     assert result["leaks"] == []
     assert result["item_ids"] == {"scheme": scheme, "leaky": scheme == "released"}
     assert result["n"] == USERS
     assert set(result["baselines"]) == set(BASELINES)
-    numeric = scheme not in ("collaborative", "token")
+    numeric = not SCHEMES[scheme].in_tokens
     assert (result["baselines"]["id_arithmetic"] is not None) == numeric
     for table in result["baselines"].values():
         assert table is None or {"HR@5", "NDCG@5", "HR@10", "NDCG@10"} <= set(table)

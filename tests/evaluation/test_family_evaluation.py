@@ -9,7 +9,8 @@ import pytest
 from family_world import AMAZON, ITEMS, USERS, Reading, Thirds, parse, write_world
 
 from p5jax.core.errors import UserError
-from p5jax.prompts.families import FamilyConfig, UserFamily, make_families, select_prompts
+from p5jax.prompts.families import FamilyConfig, UserFamily, make_families
+from p5jax.prompts.template_files import chosen_templates
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +133,9 @@ def test_unknown_prompts_name_the_nearest(families):
         families["sequential"].example("test", 0, None, "2-33")
     with pytest.raises(UserError, match="'1-1' is not a direct prompt"):
         families["direct"].size("test", "1-1")
-    with pytest.raises(UserError, match="found '5-88', expected a prompt id; did you mean 5-8"):
-        select_prompts(AMAZON, ["2-3", "5-88"])
-    assert [t.id for t in select_prompts(AMAZON, ["5-8", "2-3"])] == ["5-8", "2-3"]
+    with pytest.raises(UserError, match="'5-88' is not in amazon; did you mean 5-8"):
+        chosen_templates("amazon", ["2-3", "5-88"])
+    assert list(chosen_templates("amazon", ["5-8", "2-3", "L-1"])) == ["L-1", "2-3", "5-8"]
 
 
 def test_a_small_catalogue_shortens_all_candidate_lists_alike(world, world_vocabulary):

@@ -19,7 +19,7 @@ SIZES = (
     *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
     *("RunConfig.vocabulary_size=300", "RunConfig.families=('sequential', 'rating')"),
     *("PipelineConfig.source_lengths=(192,)", "FamilyConfig.max_source=192"),
-    *("PipelineConfig.target_length=16", "FamilyConfig.num_candidates=10"),
+    *("PipelineConfig.target_lengths=(4, 16)", "FamilyConfig.num_candidates=10"),
     *("ValidationConfig.examples=4", "STEPS=2", "BATCH_SIZE=4"),
 )
 COLD = ("--gin.ColdStartConfig.share=0.5", "--gin.ColdStartConfig.negatives=8")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_model import log_probabilities, padded, small_model, token_log_probabilities
 
 from p5jax.core.errors import UserError
-from p5jax.data.item_ids import assign_item_ids, id_tokens
+from p5jax.data.item_ids import IdSource, assign_item_ids, id_tokens
 from p5jax.inference.ranking import rank, ranking_of, score_all, score_items
 from p5jax.inference.search import Found, Width, available_before, search_trie
 from p5jax.inference.trie import Trie
@@ -261,7 +261,8 @@ def test_likelihood_over_the_children_is_renormalised_at_each_branching(params, 
 def test_rows_in_parts_score_as_in_one_piece(params, sources, truth):
     width = Width(TRIE.widest, len(IDS), floats=3 * len(sources) * VOCABULARY)
     available = available_before(TRIE, np.full((len(sources), 1), -1, np.int32))
-    found = search_trie(MODEL, params, sources, TRIE, available, len(IDS), width)
+    start = np.zeros((len(sources), 1), np.int32)
+    found = search_trie(MODEL, params, sources, start, TRIE, available, len(IDS), width)
     expected = np.take_along_axis(truth, np.asarray(found.items), axis=1)
     assert (np.sort(found.items, axis=1) == np.arange(len(IDS))).all()
     np.testing.assert_allclose(found.logp, expected, atol=1e-4)
@@ -307,7 +308,7 @@ def test_bad_settings_are_refused(params, sources, options, words):
         rank(MODEL, params, sources, TRIE, **options)
 
 
-SCHEMES = ("random", "sequential", "collaborative", "token", "released")
+SCHEMES = ("random", "sequential", "collaborative", "semantic", "token", "released")
 SLOW = {*SCHEMES} - {"token"}  # many of their prefixes are shared
 
 
@@ -319,7 +320,7 @@ def test_a_catalogue_of_two_thousand_items_in_every_id_scheme(scheme):
     count, rng = 2100, np.random.default_rng(0)
     sequences = [rng.integers(count, size=7).astype(np.int32) for _ in range(900)]
     released = [str(number) for number in rng.permutation(count) + 1]
-    ids = assign_item_ids(scheme, sequences, count, source_numbers=released, seed=0)
+    ids = assign_item_ids(scheme, IdSource(sequences, count, 0, released))
     numbers = ["".join(rng.choice(list("0123456789"), 4)) for _ in range(300)]
     vocabulary = Vocabulary.train(numbers, size=100, id_tokens=id_tokens(ids), seed=0)
     model = small_model(vocabulary.padded_size)

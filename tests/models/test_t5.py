@@ -325,6 +325,22 @@ def test_the_decoders_dropout_can_differ_from_the_encoders(case: Case) -> None:
         assert np.allclose(noisy, logits, atol=1e-5) == (decoder == 0)
 
 
+def test_the_outputs_dropout_can_differ_from_the_layers(case: Case) -> None:
+    source, key = tokens(20, 2, 9), {"dropout": jax.random.key(0)}
+    encoded = case.encode(source)
+
+    def noisy(inside: float, output: float) -> np.ndarray:
+        config = dataclasses.replace(V10, dropout_rate=inside, output_dropout_rate=output)
+        model = Transformer(config)
+        return np.asarray(model.apply({"params": case.params}, source, rngs=key, method="encode"))
+
+    assert np.allclose(noisy(0.0, 0.0), encoded, atol=1e-5)
+    assert set(np.unique(np.round(noisy(0.0, 0.5) / encoded, 3)).tolist()) == {0.0, 2.0}
+    within = noisy(0.5, 0.0)
+    assert not np.allclose(within, encoded, atol=0.1)
+    assert (within == 0).mean() < 0.25  # an output's dropout would make half of it zeros
+
+
 def test_dropout_is_random_and_repeatable(case: Case) -> None:
     source, targets = tokens(11, 2, 6), tokens(12, 2, 4)
 

@@ -28,7 +28,10 @@ SETTINGS = (
     *("RunConfig.families=('rating', 'sequential')", "RunConfig.vocabulary_size=300"),
     *("RunConfig.prompts=('1-1', '2-3')", "BATCH_SIZE=8", "ValidationConfig.examples=12"),
     *("FamilyConfig.max_source=128", "PipelineConfig.source_lengths=(128,)"),
-    *("PipelineConfig.target_length=8", "PipelineConfig.rates={'rating': 0.3, 'sequential': 0.7}"),
+    *(
+        "PipelineConfig.target_lengths=(2, 8)",
+        "PipelineConfig.rates={'rating': 0.3, 'sequential': 0.7}",
+    ),
     *("ValidationConfig.rank_users=6", "TrainConfig.validate_every=6", "TrainConfig.log_every=2"),
     *("TrainConfig.checkpoint_every=4", "OptimizerConfig.eps=1e-3", "OPTIMIZER=adamw"),
 )

@@ -29,13 +29,18 @@ from p5jax.text.vocabulary import Vocabulary
 CONFIG = PipelineConfig(
     batch_size=8,
     source_lengths=(16, 32, 64),
-    target_length=16,
+    target_lengths=(4, 16),
     batching="buckets",
     window=4,
     seed=3,
 )
 PACKED = PipelineConfig(
-    batch_size=8, source_lengths=(32, 128), target_length=16, batching="packed", window=4, seed=3
+    batch_size=8,
+    source_lengths=(32, 128),
+    target_lengths=(4, 16),
+    batching="packed",
+    window=4,
+    seed=3,
 )
 
 

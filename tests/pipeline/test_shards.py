@@ -39,7 +39,7 @@ RATES = {"rating": 0.5, "sequential": 0.3, "review": 0.2}
 CONFIG = PipelineConfig(
     batch_size=16,
     source_lengths=(64, 160),
-    target_length=8,
+    target_lengths=(2, 8),
     batching="buckets",
     rates=RATES,
     window=4,
@@ -152,8 +152,9 @@ def test_records_are_plain_numbers_in_order(rendered, folder):
     assert len(source) == manifest["draws"]
     for place in (0, 1, 100, len(source) - 1):
         numbers = struct.unpack(f"<{len(source[place]) // 2}H", source[place])
-        cut = 1 + numbers[0]
-        assert lists(rendered(place, 1)) == [([*numbers[1:cut]], [*numbers[cut:]])]
+        cut = 3 + numbers[0]
+        assert numbers[1:3] == (0, 0)  # nothing given, no list
+        assert lists(rendered(place, 1)) == [([*numbers[3:cut]], [*numbers[cut:]])]
 
 
 def test_large_vocabularies_take_four_bytes(rendered, tmp_path):
@@ -257,7 +258,7 @@ def test_ctrl_c_at_a_terminal_stops_an_export_with_workers(world, tmp_path):
     ("change", "named"),
     [
         ({"seed": 6}, "seed = 5, expected 6"),
-        ({"target_length": 9}, "target_length = 8, expected 9"),
+        ({"target_lengths": (2, 9)}, "target_length = 8, expected 9"),
         ({"source_lengths": (64, 170)}, "source_length = 160, expected 170"),
         (
             {"rates": RATES | {"review": 0.7}},
@@ -339,8 +340,8 @@ def test_damaged_folders_are_refused(rendered, copy, tmp_path):
     open_shards(copy, rendered)
     manifest = copy / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"shard_format": 1', '"shard_format": 9'))
-    refused("found shard_format 9, expected 1")
+    manifest.write_text(text.replace('"shard_format": 2', '"shard_format": 9'))
+    refused("found shard_format 9, expected 2")
     for junk in ("{", "[]", '{"format_version": 1, "name": "a dataset"}'):
         manifest.write_text(junk)
         refused("expected what p5jax data export-shards writes")

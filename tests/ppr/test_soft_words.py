@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small_model import log_probabilities, small_model
 
-from p5jax.inference.ranking import id_trie, rank
+from p5jax.inference.ranking import rank
+from p5jax.inference.trie import Trie
 from p5jax.models.t5 import T5Config, Transformer, init_params
 from p5jax.ppr.soft.words import PrefixedTransformer, prefixed_sources, with_prefixes
 
@@ -88,8 +89,8 @@ def test_ranking_behind_a_prefix_equals_scoring_every_item_alone(world, world_vo
     tokens = prefixed_sources(text, np.array(users), size, 2)
     ids = [[*world_vocabulary.encode(text), 1] for text in world.item_ids]
     expected = log_probabilities(model, params, tokens, ids)
+    trie = Trie.of_texts(world.item_ids, world_vocabulary)
     for method in ("certified", "exact"):
-        trie = id_trie(world.item_ids, world_vocabulary, method)
         found = rank(model, params, tokens, trie, 5, method, beam=world.num_items)
         best = np.sort(expected, axis=1)[:, ::-1][:, :5]
         np.testing.assert_allclose(found.logp, best, rtol=1e-4)

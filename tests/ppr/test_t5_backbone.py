@@ -29,7 +29,7 @@ from p5jax.training.trainer import TrainConfig
 
 PROMPT = PromptConfig(length=3, hidden=8, attribute_dim=4)
 PROFILE = ProfileConfig(("occupation", "age"), bins=4)
-PIPELINE = PipelineConfig(batch_size=8, source_lengths=(192,), target_length=8)
+PIPELINE = PipelineConfig(batch_size=8, source_lengths=(192,), target_lengths=(2, 8))
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, weight_decay=0.1)
 TRAINING = TrainConfig(
     steps=6, log_every=2, validate_every=3, checkpoint_every=3,

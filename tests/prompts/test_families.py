@@ -314,13 +314,13 @@ def test_families_travel_to_other_processes(families):
 class Latest(UserFamily):
     """A family of its own: the last training item of a user."""
 
-    name, shortest = "latest", 3
+    name = "latest"
 
     @staticmethod
-    def training_examples(config):
-        return 1
+    def training_examples(config, lengths):
+        return np.where(lengths >= 3, 1, 0)
 
-    def _draw(self, template, split, user, rng):
+    def _draw(self, template, split, user, ordinal, rng):
         item = int(self.source.dataset.history(user, split)[-1])
         return self._example(template, user, item, self.source.fields.of(user, item), None)
 

@@ -125,7 +125,9 @@ def test_the_prompt_of_a_user_is_the_evaluations(limited, prompt):
     expected = list(evaluated(now, "sequential", prompt))
     users = [example.user for example, _ in expected]
     assert len(users) == limited.now.dataset.num_users
-    assert recommender.history_prompts(users, prompt) == [tokens for _, tokens in expected]
+    asked = recommender.history_prompts(users, prompt)
+    assert [tokens for tokens, _ in asked] == [tokens for _, tokens in expected]
+    assert [given for _, given in asked] == [example.given for example, _ in expected]
 
 
 def test_limits_do_cut_histories(world, limited):
@@ -170,7 +172,7 @@ def truth(both, world) -> np.ndarray:
     ids = [[*both.now.vocabulary.encode(id), 1] for id in world.item_ids]
     rows = []
     for user in range(0, world.num_users, 5):
-        tokens = np.array(Recommender(both.now).history_prompts([user], "2-3"))
+        tokens = np.array([Recommender(both.now).history_prompts([user], "2-3")[0].tokens])
         rows.append(log_probabilities(both.now.model, both.now.params, tokens, ids)[0])
     return np.array(rows)
 

@@ -56,7 +56,7 @@ def test_slot_gradients_equal_finite_differences(params, batch):
     """Central differences of step .02 in random directions: float32 leaves 1 % of the norm."""
     tokens, positions, targets, _ = batch
     embedded = np.asarray(MODEL.apply({"params": params}, tokens, method="embed"))
-    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets))
+    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets, targets > 0))
     nll = jax.jit(partial(example_nll, MODEL))
     rng = np.random.default_rng(3)
     for slot in range(positions.shape[1]):
@@ -67,7 +67,7 @@ def test_slot_gradients_equal_finite_differences(params, batch):
         for sign in (1, -1):
             moved = embedded.copy()
             moved[np.arange(6), positions[:, slot]] += sign * step * direction
-            sides.append(np.asarray(nll(params, moved, tokens, targets), np.float64))
+            sides.append(np.asarray(nll(params, moved, tokens, targets, targets > 0), np.float64))
         slope = (sides[0] - sides[1]) / (2 * step)
         expected = (found[:, slot] * direction).sum(axis=1)
         scale = np.linalg.norm(found[:, slot], axis=1)
@@ -95,20 +95,19 @@ def test_slot_gradients_equal_pytorch_autograd(params, batch, tmp_path):
     (nll.sum(dim=1) / (labels != 0).sum(dim=1)).sum().backward()
     assert embedded.grad is not None
     expected = embedded.grad.numpy()[np.arange(6)[:, None], positions]
-    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets))
+    found = np.asarray(slot_gradients(MODEL, params, tokens, positions, targets, targets > 0))
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_each_users_gradient_is_what_the_user_alone_gives(params, batch):
     tokens, positions, targets, users = batch
-    slots = slot_gradients(MODEL, params, tokens, positions, targets)
+    slots = slot_gradients(MODEL, params, tokens, positions, targets, targets > 0)
     empty = Gradients(jnp.zeros((2, WIDTH)), jnp.zeros((4, 1, WIDTH)))
     padded = np.array([*users[:5], -1], np.int32)  # the last row only fills the batch
     found = add_gradients(empty, slots, padded)
-    alone = np.asarray(
-        [slot_gradients(MODEL, params, *(a[[row]] for a in (tokens, positions, targets)))[0]
-         for row in range(5)]
-    )  # fmt: skip
+    arrays = tokens, positions, targets, targets > 0
+    rows = [[array[[row]] for array in arrays] for row in range(5)]
+    alone = np.asarray([slot_gradients(MODEL, params, *row)[0] for row in rows])
     np.testing.assert_allclose(found.task, alone[:, :2].sum(axis=0), atol=1e-5)
     for user in range(4):
         expected = alone[users[:5] == user, 2:].sum(axis=0)
