@@ -18,7 +18,8 @@ from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
-from p5jax.evaluation.baseline_results import baseline_results, memory_baseline
+from p5jax.evaluation.baselines.ranking import RankingBaselines
+from p5jax.evaluation.baselines.results import baseline_results, memory_baseline
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
@@ -194,8 +195,9 @@ def evaluate_run(
         key = result.family, result.kind
         if key not in largest or result.n > largest[key].n:
             largest[key] = result
+    ranking = RankingBaselines(run.dataset, report)
     for result in largest.values():
-        results += baseline_results(run, result, split)
+        results += baseline_results(run, result, split, ranking)
         if memory and result.kind == "catalogue":
             results.append(memory_baseline(run.dataset, memory, result, split))
     keep_results(folder, results, header)

@@ -117,14 +117,14 @@ def rank(
     if beside is not None:
         beside = _allowed(beside, users, trie, chosen)
         count = beside.items.shape[1]
-        near = search(np.arange(users), Width(count, count), beside.items, count)
-        near_logp = _in_order_of(beside.items, *map(np.asarray, near[:2]))
+        scored = search(np.arange(users), Width(count, count), beside.items, count)
+        own_logp = _in_order_of(beside.items, *map(np.asarray, scored[:2]))
 
     def run(rows: np.ndarray, width: Width) -> Ranking:
         if beside is None:
             return ranking_of(search(rows, width, chosen, k), k, model.config.dtype)
         found = search(rows, width, chosen, width.items)
-        found = mixed(found, beside.part(rows), near_logp[rows], trie.num_items)
+        found = mixed(found, beside.part(rows), own_logp[rows], trie.num_items)
         return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)

@@ -1,4 +1,4 @@
-"""Histories and pairs of training interactions: what recommenders without parameters count."""
+"""Histories and pairs of training interactions: what baselines count."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.data.dataset import SPLITS, Dataset
 from p5jax.prompts.sampling import whole_stars
 
 HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
@@ -69,20 +69,16 @@ class Histories:
         return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
 
 
-# Scores [users, I]; what is not stored is unscored.
-BaselineScorer = Callable[[Histories], sp.csr_array]
-
-
 def training_counts(dataset: Dataset) -> np.ndarray:
     """Return how often each item occurs in training sequences, [I]."""
     return np.bincount(dataset.sequence_items[in_training(dataset)], minlength=dataset.num_items)
 
 
-def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return users, items and whole stars of the rated training interactions, each [N]."""
+def ratings_of(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return users, items and whole stars of a split's rated interactions, each [N]."""
     table = dataset.interactions
     ratings = table["rating"].to_numpy().astype(np.float64)
-    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
+    kept = (table["split"].to_numpy() == SPLITS.index(split)) & ~np.isnan(ratings)
     stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
     return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
 
@@ -93,14 +89,34 @@ def in_training(dataset: Dataset) -> np.ndarray:
     return np.arange(len(ends)) < ends - 2
 
 
-def neighbours(
-    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
-) -> sp.csr_array:
-    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+def training_matrix(dataset: Dataset) -> sp.csr_array:
+    """Return who has which item in training, 1.0 or nothing, float32 [U, I]."""
     kept = in_training(dataset)
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    pairs = users, dataset.sequence_items[kept]
+    shape = (dataset.num_users, dataset.num_items)
+    found = sp.csr_array((np.ones(len(users), np.float32), pairs), shape=shape)
+    found.sum_duplicates()
+    found.data[:] = 1
+    return found
+
+
+def neighbours(
+    dataset: Dataset,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+    chosen: np.ndarray | None = None,
+) -> sp.csr_array:
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I].
+
+    chosen: the users whose histories are counted (default: all).
+    """
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
+    kept = in_training(dataset)
+    if chosen is not None:
+        kept &= np.isin(users, chosen)
     items = dataset.sequence_items[kept]
-    return summed_pairs(items, users, dataset.num_items, max_distance, weight)
+    return summed_pairs(items, users[kept], dataset.num_items, max_distance, weight)
 
 
 def summed_pairs(

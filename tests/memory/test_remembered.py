@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.held_out import with_other_held_out
-from p5jax.evaluation.baselines import top_k
+from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.memory.histories import Histories
 from p5jax.memory.memory import NEIGHBOURS, Memory
 from p5jax.memory.neighbours import near_texts
@@ -82,7 +82,7 @@ def test_its_lists_are_those_of_the_baseline(world):
     cases = Histories.of(world, "test")
     found = memory.beside(cases, history_rows(world, cases))
     assert found.items.shape == (world.num_users, NEIGHBOURS)
-    expected = top_k(world, "test", "co_occurrence", 5)
+    expected = RankingBaselines(world, lambda line: None).top_k("co_occurrence", "test", 5)
     for items, shares, best in zip(found.items, found.shares, expected, strict=True):
         assert set(best) <= set(items.tolist())
         table = dict(zip(items.tolist(), shares.tolist(), strict=True))

@@ -1,51 +1,55 @@
-"""What predictors without a model reach on the very examples that a model was evaluated on."""
+"""What baselines reach on the very examples that a model was evaluated on."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
-from p5jax.data.dataset import TRAIN, Dataset
-from p5jax.evaluation import baselines
+from p5jax.data.dataset import Dataset
 from p5jax.evaluation.answer_evaluators import rating_result, text_result
+from p5jax.evaluation.baselines.ranking import RankingBaselines
+from p5jax.evaluation.baselines.reviews import Reviews
+from p5jax.evaluation.baselines.stars import means, stars_of_words, user_and_item_bias
+from p5jax.evaluation.baselines.texts import leading_words, most_frequent, typical_sentences
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.ranking_evaluators import ranking_result
 from p5jax.evaluation.results import FamilyResult
 from p5jax.evaluation.task import RunLike
-from p5jax.memory.histories import Histories, training_ratings
+from p5jax.memory.histories import Histories
 from p5jax.memory.memory import Memory
 from p5jax.pipeline.batching import padded
-from p5jax.prompts.fields import prompt_text
 
 
-def baseline_results(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
+def baseline_results(
+    run: RunLike, result: FamilyResult, split: str, ranking: RankingBaselines
+) -> list[FamilyResult]:
     """The baselines for a model's result, on the same users, items and candidates.
 
-    Catalogue and candidates: the audit's rankings. Ratings: the global, item and user mean of
-    training. Text: always the most frequent training sentence or headline. Answers: none.
+    Catalogue and candidates: `ranking`, those of the run's dataset. Ratings: means of training, the
+    biases of user and item and, for prompts that say the review, its words. Text: the most frequent
+    training sentence or headline, an item's typical sentence, the review's first words. Answers:
+    none.
     """
     if result.kind == "catalogue":
-        return catalogue_baselines(run.dataset, result, split)
+        return catalogue_baselines(ranking, result, split)
     if result.kind in ("candidates", "yes_no"):
-        return _candidates(run, result, split)
+        return _candidates(run, result, split, ranking)
     if result.kind == "rating":
-        return _ratings(run.dataset, result)
-    if result.kind == "text":
-        return [_frequent_text(run.dataset, result)]
-    return []
+        return _ratings(run, result, split)
+    return _texts(run, result, split) if result.kind == "text" else []
 
 
 def _pairs(result: FamilyResult) -> tuple[np.ndarray, np.ndarray]:
     return result.per_user["user"].to_numpy(), result.per_user["item"].to_numpy()
 
 
-def catalogue_baselines(dataset: Dataset, result: FamilyResult, split: str) -> list[FamilyResult]:
+def catalogue_baselines(
+    ranking: RankingBaselines, result: FamilyResult, split: str
+) -> list[FamilyResult]:
     """The baselines of a ranking of the whole catalogue, on its users."""
     users, targets = _pairs(result)
     found = []
-    for name, ranks in baselines.baseline_ranks(dataset, split).items():
-        best = baselines.top_k(dataset, split, name, LIST_LENGTH)[users]
+    for name in ranking.names:
+        best = ranking.top_k(name, split, LIST_LENGTH)[users]
         lists = [row[row >= 0].tolist() for row in best]
         found.append(
             ranking_result(
@@ -54,9 +58,9 @@ def catalogue_baselines(dataset: Dataset, result: FamilyResult, split: str) -> l
                 "catalogue",
                 users,
                 targets,
-                ranks[users],
+                ranking.ranks(name, split)[users],
                 lists,
-                dataset.num_items,
+                ranking.dataset.num_items,
                 baseline=True,
             )
         )
@@ -97,7 +101,9 @@ def memory_baseline(
     )
 
 
-def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
+def _candidates(
+    run: RunLike, result: FamilyResult, split: str, ranking: RankingBaselines
+) -> list[FamilyResult]:
     dataset, source = run.dataset, run.families[result.family].source
     users, targets = _pairs(result)
     # The baselines want a row per user of the dataset: others' rows hold only their target.
@@ -106,7 +112,7 @@ def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyRe
     for user in users.tolist():
         candidates[user] = source.frozen_candidates(split, user)
     found = []
-    for name, ranks in baselines.candidate_ranks(dataset, split, candidates).items():
+    for name, ranks in ranking.candidate_ranks(split, candidates).items():
         lists: list[list[int]] = [[] for _ in users]
         found.append(
             ranking_result(
@@ -125,50 +131,46 @@ def _candidates(run: RunLike, result: FamilyResult, split: str) -> list[FamilyRe
     return found
 
 
-def _ratings(dataset: Dataset, result: FamilyResult) -> list[FamilyResult]:
+def _says_review(run: RunLike, result: FamilyResult) -> bool:
+    """Whether the result's prompt holds the review that it asks about."""
+    return "review" in run.families[result.family].template(result.prompt_id).fields
+
+
+def _ratings(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
     users, items = _pairs(result)
     answers = result.per_user["reference"].to_numpy()
-    train_users, train_items, stars = training_ratings(dataset)
-    mean = float(stars.mean())
-
-    def means_by(groups: np.ndarray, size: int) -> np.ndarray:
-        """The mean of each group's ratings; the global mean where it has none."""
-        count = np.bincount(groups, minlength=size)
-        total = np.bincount(groups, weights=stars, minlength=size)
-        return np.where(count > 0, total / np.maximum(count, 1), mean)
-
-    predictions = {
-        "global_mean": np.full(len(users), mean),
-        "item_mean": means_by(train_items, dataset.num_items)[items],
-        "user_mean": means_by(train_users, dataset.num_users)[users],
-    }
+    predictions = means(run.dataset, users, items)
+    predictions["user_and_item_bias"] = user_and_item_bias(run.dataset)(users, items)
+    if _says_review(run, result):
+        texts = Reviews.of(run.dataset, split).by(users).texts("text")
+        predictions["ridge_on_review_words"] = stars_of_words(run.dataset)(texts)
     return [
         rating_result(result.family, name, users, items, values, answers, baseline=True)
         for name, values in predictions.items()
     ]
 
 
-def _frequent_text(dataset: Dataset, result: FamilyResult) -> FamilyResult:
-    column = "sentence" if result.family == "explanation" else "headline"
+def _texts(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
     users, items = _pairs(result)
-    answer = most_frequent(dataset, column)
     references = result.per_user["reference"].to_pylist()
-    return text_result(
-        result.family,
-        f"most_frequent_{column}",
-        users,
-        items,
-        [answer] * len(references),
-        references,
-        baseline=True,
-        examples=[("(always the same)", answer, reference) for reference in references[:1]],
-    )
-
-
-def most_frequent(dataset: Dataset, column: str) -> str:
-    """The most frequent text of a training reviews' column; of equals the alphabetically first."""
-    train = dataset.reviews["split"].to_numpy() == TRAIN
-    texts = dataset.reviews[column].to_pylist()
-    counts = Counter(prompt_text(text) for text, kept in zip(texts, train, strict=True) if kept)
-    del counts[""]
-    return min(counts, key=lambda text: (-counts[text], text)) if counts else ""
+    reviews = Reviews.of(run.dataset, split).by(users)
+    column = "sentence" if result.family == "explanation" else "headline"
+    always = most_frequent(run.dataset, column)
+    said = {f"most_frequent_{column}": [always] * len(users)}
+    if column == "sentence":
+        said |= typical_sentences(run.dataset, reviews)
+    elif _says_review(run, result):
+        said["leading_words_of_review"] = leading_words(run.dataset, reviews)
+    return [
+        text_result(
+            result.family,
+            name,
+            users,
+            items,
+            answers,
+            references,
+            baseline=True,
+            examples=[("(without a prompt)", answers[0], references[0])],
+        )
+        for name, answers in said.items()
+    ]
