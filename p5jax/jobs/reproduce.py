@@ -126,7 +126,7 @@ def _prepare(format: str, options: Mapping[str, object], folder: Path) -> None:
 
 
 def _audit(dataset: Dataset) -> None:
-    audited = audit(dataset)
+    audited = audit(dataset, distributed.report)
     distributed.report(format_audit(audited))
     if audited["leaks"]:
         raise UserError(f"{dataset.path}: {audited['leaks'][0]}")

@@ -88,7 +88,7 @@ LIMITS = {
     "ValidationConfig": "examples=count rank_users=count",
     "ViewConfig": "crop=share mask=share reorder=share",
     **dict.fromkeys(
-        (*("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),),
+        ("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
         "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
     "SyntheticOptions": "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
