@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.histories import training_ratings
 from p5jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from p5jax.evaluation.metrics import (
     rating_metrics,
@@ -24,6 +23,7 @@ from p5jax.evaluation.metrics import (
     text_metrics,
 )
 from p5jax.evaluation.rank_metrics import RANKING_CUTS, ranking_columns
+from p5jax.memory.histories import ratings_of
 
 Target = Mapping[str, str]
 Prediction = str | Sequence[str]
@@ -38,7 +38,7 @@ def stars(dataset: Dataset) -> MetricFn:
 
     Those count as the training mean, as in P5.
     """
-    mean = float(training_ratings(dataset)[2].mean())
+    mean = float(ratings_of(dataset, "train")[2].mean())
 
     def metric(targets: Sequence[Target], predictions: Sequence[Prediction]) -> Scores:
         answers, texts = _chosen(("rating",), targets, predictions)

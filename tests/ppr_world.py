@@ -82,6 +82,7 @@ def small_config(loss="cross_entropy", negatives=0, contrastive=0.0, steps=40, *
         training=TrainConfig(
             steps=steps, best_metric="validation/NDCG@10", best_mode="max", **settings
         ),
+        start="noise",
         validation_users=32,
     )
 

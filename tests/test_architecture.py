@@ -21,6 +21,7 @@ STOREYS = (
     "pipeline",
     "training",
     "inference",
+    "memory",
     "runs",
     "evaluation",
     "triggers",

@@ -35,7 +35,10 @@ def test_no_source_imports_tensorflow_seqio_or_torch():
 
 
 def test_compute_process_runs_without_tensorflow_seqio_and_torch(world, tmp_path):
-    """Train, rank and report where importing any of them raises."""
+    """Train, rank and report where importing any of them raises.
+
+    The training is that of tests/pipeline/test_shards.py, whose compiled program is used again.
+    """
     program = f"""
 import importlib.machinery, sys
 class Forbid:
@@ -51,8 +54,11 @@ sys.meta_path.insert(0, Forbid())
 from p5jax.cli.main import main
 binds = ["models/tiny.gin", "--gin.T5Config.emb_dim=16", "--gin.T5Config.num_encoder_layers=1"]
 binds += ["--gin.T5Config.num_decoder_layers=1", "--gin.T5Config.mlp_dim=16"]
-binds += ["--gin.STEPS=2", "--gin.RunConfig.vocabulary_size=400", "--gin.BATCH_SIZE=4"]
-binds += ["--gin.ValidationConfig.rank_users=4", "--gin.DATASET={world.path}"]
+binds += ["--gin.STEPS=4", "--gin.RunConfig.vocabulary_size=400", "--gin.BATCH_SIZE=4"]
+binds += ["--gin.ValidationConfig.rank_users=0", "--gin.ValidationConfig.examples=8"]
+binds += ["--gin.TrainConfig.best_metric=validation/loss", "--gin.TrainConfig.best_mode=min"]
+binds += ["--gin.PipelineConfig.source_lengths=(128,)"]
+binds += ["--gin.DATASET={world.path}"]
 run = {str(tmp_path / "run")!r}
 binds += ["--gin.RUN_DIR=" + run]
 assert main(["train", "--gin_file=runs/sequential.gin", "--gin_file", *binds]) == 0

@@ -13,6 +13,8 @@ import pytest
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import DATASET_FOLDER
+from p5jax.inference.mixing import Mixing
+from p5jax.memory.settings import MemorySettings
 from p5jax.models.t5_config import T5Config
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.shards import SHARD_FOLDER
@@ -27,6 +29,7 @@ from p5jax.ppr.tuned import TUNED
 from p5jax.ppr.tuning import TuneConfig
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import RUN_FOLDER
+from p5jax.runs.stored_memory import STORED_MEMORY
 from p5jax.text.vocabulary import VOCABULARY_FOLDER
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.trainer import TrainConfig
@@ -67,6 +70,14 @@ GOOD: list[tuple[OutputFolder, dict[str, Any]]] = [
             "family_config": asdict(FamilyConfig()),
             "model": MODEL,
             "initial_checkpoint": "",
+        },
+    ),
+    (
+        STORED_MEMORY,
+        {
+            "params": A,
+            "settings": asdict(MemorySettings(0.25, 0.5, Mixing("mixture", 0.3))),
+            "chosen": {"prompt": "2-3", "users": 9, "model": 0.1, "mixed": 0.2},
         },
     ),
     (

@@ -19,13 +19,20 @@ from p5jax.cli.options import (
     from_options,
     names,
 )
-from p5jax.cli.output import note, print_computed, print_json, print_results, show, warn_of_leak
+from p5jax.cli.output import (
+    note,
+    print_computed,
+    print_json,
+    print_results,
+    show,
+    warn_of_leak,
+)
 
 if TYPE_CHECKING:
     from p5jax.serving.recommender import Recommender
 
 # Settings of an evaluation that have no option of their own.
-_KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
+KEPT = ("batch_size", "yes_no_users", "max_length", "seed")
 
 
 def _quickstart_options(parser: ArgumentParser) -> None:
@@ -55,7 +62,7 @@ def _run_option(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
 
 
-def _used_run_options(parser: ArgumentParser) -> None:
+def used_run_options(parser: ArgumentParser) -> None:
     _run_option(parser)
     parser.add_argument(
         "--from-step",
@@ -65,7 +72,7 @@ def _used_run_options(parser: ArgumentParser) -> None:
     )
 
 
-def _opening(arguments: Namespace) -> tuple[str, int, int | None]:
+def opening(arguments: Namespace) -> tuple[str, int, int | None]:
     return arguments.folder, arguments.model_parallel, arguments.from_step
 
 
@@ -92,7 +99,7 @@ def _triggers_option(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     from p5jax.evaluation.settings import EvaluationConfig
 
-    _used_run_options(parser)
+    used_run_options(parser)
     add_split(parser)
     parser.add_argument(
         "--families",
@@ -116,7 +123,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         help="ask about the items of another dataset, for users with the same keys (default"
         " prompts: the zero-shot ones)",
     )
-    add_options(parser, EvaluationConfig, skip=_KEPT)
+    add_options(parser, EvaluationConfig, skip=KEPT)
     _triggers_option(parser)
     add_mesh(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -127,7 +134,7 @@ def _evaluate(arguments: Namespace) -> None:
     from p5jax.jobs.evaluate import evaluate
 
     config = from_options(EvaluationConfig, arguments)
-    with opened_in_session(*_opening(arguments)) as run:
+    with opened_in_session(*opening(arguments)) as run:
         print_computed(
             lambda: evaluate(
                 run,
@@ -146,7 +153,7 @@ def _evaluate(arguments: Namespace) -> None:
 def _recommend_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _used_run_options(parser)
+    used_run_options(parser)
     _user_option(parser)
     add_options(parser, BulkConfig, skip=("batch_size",))
     parser.add_argument(
@@ -170,6 +177,7 @@ def _recommend(arguments: Namespace) -> None:
         method=arguments.method,
         beam=arguments.beam,
         exact=arguments.exact,
+        memory=arguments.memory,
         exclude_history=arguments.exclude_history,
         exclude=_keys(arguments.exclude, recommender.run.dataset.item_keys),
     )[0]
@@ -193,7 +201,7 @@ def _keys(texts: Sequence[str], known: Sequence[str]) -> list[str]:
 def _rank_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import BulkConfig
 
-    _used_run_options(parser)
+    used_run_options(parser)
     add_out(parser, RESUMES)
     add_options(parser, BulkConfig)
     _triggers_option(parser)
@@ -207,7 +215,7 @@ def _rank(arguments: Namespace) -> None:
     from p5jax.triggers.prompt import load_triggers
 
     config = from_options(BulkConfig, arguments)
-    with opened_in_session(*_opening(arguments)) as run:
+    with opened_in_session(*opening(arguments)) as run:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
@@ -215,7 +223,7 @@ def _rank(arguments: Namespace) -> None:
 
 
 def _explain_options(parser: ArgumentParser) -> None:
-    _used_run_options(parser)
+    used_run_options(parser)
     _user_option(parser)
     parser.add_argument(
         "--item", required=True, metavar="KEY", help="the item's key in the source data"
@@ -234,7 +242,7 @@ def _explain(arguments: Namespace) -> None:
 
 
 def _generate_options(parser: ArgumentParser) -> None:
-    _used_run_options(parser)
+    used_run_options(parser)
     parser.add_argument("--text", required=True, help="the prompt")
     _triggers_option(parser)
 
@@ -279,7 +287,7 @@ def _report(arguments: Namespace) -> None:
 
 
 def _export_options(parser: ArgumentParser) -> None:
-    _used_run_options(parser)
+    used_run_options(parser)
     add_out(parser)
     parser.add_argument(
         "--drop-whole-words",

@@ -13,6 +13,7 @@ import numpy as np
 
 from p5jax.data.item_ids import IdSource
 from p5jax.data.item_vectors import item_vectors
+from p5jax.data.readers.lines import with_progress
 
 LEVELS = 3  # codes of an id, unless more or fewer are asked for
 STEPS = 50  # of k-means, at most
@@ -63,7 +64,7 @@ def distinct_codes(
 
     left, found = points, np.zeros((len(points), levels), np.int64)
     with threadpool_limits(1):  # the same sums whatever the number of cores
-        for level in range(levels):
+        for level in with_progress(range(levels), "semantic ids", "codes", len(points)):
             told = left
             found[:, level], centres = _clusters(told, codes, rng)
             left = told - centres[found[:, level]]

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from p5jax.evaluation.histories import training_ratings
 from p5jax.evaluation.intervals import mean_interval
 from p5jax.evaluation.metrics import (
     rating_columns,
@@ -24,6 +23,7 @@ from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
 from p5jax.inference.ranking import score_all
 from p5jax.inference.trie import Trie
+from p5jax.memory.histories import ratings_of
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Example
 from p5jax.prompts.sampling import whole_stars
@@ -158,7 +158,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
         seen=task.template.seen,
     )
     greedy_ratings, readable = ratings_from_text(
-        said, float(training_ratings(run.dataset)[2].mean())
+        said, float(ratings_of(run.dataset, "train")[2].mean())
     )
     result.metrics.update(
         {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}

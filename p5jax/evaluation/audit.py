@@ -7,21 +7,23 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from p5jax.core.progress import Report, print_progress
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
 from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import broken_tables, find_leaks, leaks_beside
 from p5jax.data.schemes import is_leaky
-from p5jax.evaluation import baselines
+from p5jax.evaluation.baselines.ranking import BASELINES, RankingBaselines
 from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 from p5jax.evaluation.rank_metrics import ranking_table
 
 
-def audit(dataset: Dataset) -> dict[str, Any]:
-    """Check a dataset and measure the baselines on its test split.
+def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
+    """Check a dataset and measure the ranking baselines on its test split.
 
     What was fitted is fitted again beside held-out rows that differ in every field.
     Returns a JSON-able dict: leaks (lines, empty when sound), item_ids (scheme, leaky), baselines
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
+    left_out (name -> why it has no meaning here),
     information (what is worth knowing and no leak), counts and n, the number of users.
     """
     broken = broken_tables(dataset)
@@ -30,19 +32,23 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     else:
         other = with_other_held_out(dataset)
         leaks = leaks_beside(dataset, other) or find_fitted_leaks(dataset, other)
-    tables: dict[str, dict[str, Any] | None] = dict.fromkeys(baselines.BASELINES)
+    tables: dict[str, dict[str, Any] | None] = dict.fromkeys(BASELINES)
     information: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     if not broken:
-        for name, ranks in baselines.baseline_ranks(dataset, "test").items():
-            tables[name] = ranking_table(ranks, dataset.num_items)
+        ranking = RankingBaselines(dataset, report)
+        left_out = ranking.left_out
+        for name in ranking.names:
+            tables[name] = ranking_table(ranking.ranks(name, "test"), dataset.num_items)
         information["id_arithmetic_in_training"] = (
-            _in_training(dataset) if tables["id_arithmetic"] else None
+            _in_training(ranking) if tables["id_arithmetic"] else None
         )
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     return {
         "leaks": leaks,
         "item_ids": _ids(dataset),
         "baselines": tables,
+        "left_out": left_out,
         "information": information,
         "counts": _counts(dataset),
         "n": dataset.num_users,
@@ -56,10 +62,10 @@ def _ids(dataset: Dataset) -> dict[str, Any]:
     return entry | ({"vectors": given} if given else {})
 
 
-def _in_training(dataset: Dataset) -> dict[str, Any] | None:
+def _in_training(ranking: RankingBaselines) -> dict[str, Any] | None:
     """How id arithmetic ranks the last training items; None where no user has two."""
-    ranks = baselines.ranks_of(dataset, "id_arithmetic", "train")
-    return ranking_table(ranks, dataset.num_items) if len(ranks) else None
+    ranks = ranking.ranks("id_arithmetic", "train")
+    return ranking_table(ranks, ranking.dataset.num_items) if len(ranks) else None
 
 
 def _repeated_texts(dataset: Dataset) -> dict[str, int]:
@@ -109,7 +115,10 @@ def format_audit(result: dict[str, Any]) -> str:
         lines.append(f"{table}: {counts[table]:,} ({parts})")
     metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
     lines += ["", f"baselines, test split, whole catalogue, n = {result['n']:,} users"]
-    lines.append(f"  {'':<16}" + "".join(f"{name:>9}" for name in metrics) + "   95 % of HR@10")
+    width = max(map(len, result["baselines"])) + 2
+    lines.append(
+        f"  {'':<{width}}" + "".join(f"{name:>9}" for name in metrics) + "   95 % of HR@10"
+    )
     rows = []
     for name, table in result["baselines"].items():
         rows.append((name, table))
@@ -117,14 +126,15 @@ def format_audit(result: dict[str, Any]) -> str:
             rows.append(("  in training", result["information"]["id_arithmetic_in_training"]))
     for name, table in rows:
         if table is None:
-            lines.append(f"  {name:<16}" + f"{'-':>9}" * len(metrics))
+            why = result["left_out"].get(name, "")
+            lines.append(f"  {name:<{width}}" + f"{'-':>9}" * len(metrics) + f"   {why}".rstrip())
             continue
         cells = "".join(
             f"{table[metric]:>9.4f}" if metric in table else f"{'-':>9}" for metric in metrics
         )
         low, high = table["intervals"].get("HR@10", (math.nan, math.nan))
         ends = "-" if math.isnan(low) else f"{low:.4f} - {high:.4f}"
-        lines.append(f"  {name:<16}{cells}   {ends}")
+        lines.append(f"  {name:<{width}}{cells}   {ends}")
     repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
     if repeated and any(repeated.values()):
         lines += [

@@ -7,7 +7,7 @@ answers. Everything is written per user, so that two runs can be compared by a p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
-from p5jax.evaluation.baseline_results import baseline_results
+from p5jax.evaluation.baselines.ranking import RankingBaselines
+from p5jax.evaluation.baselines.results import baseline_results, memory_baseline
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
@@ -29,6 +30,7 @@ from p5jax.evaluation.ranking_evaluators import (
 from p5jax.evaluation.results import FamilyResult, format_results, summary
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.evaluation.task import RunLike, Task, chosen_indices
+from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
 from p5jax.prompts.families import Family
 from p5jax.prompts.template import PromptTemplate
@@ -94,10 +96,13 @@ def evaluate_family(
     *,
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
+    memory: Memory | None = None,
 ) -> FamilyResult:
     """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
 
     A prompt of the sequential family for an item ranks the candidates of the direct one, too.
+    memory: what a ranking of the catalogue is mixed with.
+
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
@@ -116,7 +121,7 @@ def evaluate_family(
     if kind == "yes_no":
         limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
     indices = chosen_indices(size, limit, config.seed)
-    task = Task(run, examples_of, template, split, indices, config, report)
+    task = Task(run, examples_of, template, split, indices, config, report, memory)
     return replace(_EVALUATORS[kind](task), family=family)
 
 
@@ -155,9 +160,13 @@ def evaluate_run(
     *,
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
+    memory: Memory | None = None,
     about: str = "",
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
+
+    With a memory each ranking of the catalogue is measured without and with it, and the memory
+    alone is among the baselines.
 
     With a limit, or other settings than the defaults, to a folder of their own beside it, as are
     those `about` another dataset, which then ends its name. The
@@ -170,20 +179,35 @@ def evaluate_run(
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
     folder = Path(run.path) / "evaluation" / (_folder_name(split, limit, config) + about)
-    header = _header(run, split, limit, config)
+    header = _header(run, split, limit, config) | {"memory": memory and asdict(memory.settings)}
     reserve(folder, header)
     results: list[FamilyResult] = []
     for family, prompt_id in chosen:
-        results.append(
-            evaluate_family(run, family, prompt_id, split, limit, config=config, report=report)
-        )
+        lent = prompt_id in _lent(run, family)
+        ranked = not lent and kind_of(run.families[family].template(prompt_id)) == "catalogue"
+        for beside in (None, memory) if memory and ranked else (None,):
+            results.append(
+                evaluate_family(
+                    run,
+                    family,
+                    prompt_id,
+                    split,
+                    limit,
+                    config=config,
+                    report=report,
+                    memory=beside,
+                )
+            )
     largest: dict[tuple[str, str], FamilyResult] = {}
     for result in results:
         key = result.family, result.kind
         if key not in largest or result.n > largest[key].n:
             largest[key] = result
+    ranking = RankingBaselines(run.dataset, report)
     for result in largest.values():
-        results += baseline_results(run, result, split)
+        results += baseline_results(run, result, split, ranking)
+        if memory and result.kind == "catalogue":
+            results.append(memory_baseline(run.dataset, memory, result, split))
     keep_results(folder, results, header)
     return results
 
@@ -199,6 +223,8 @@ def _folder_name(split: str, limit: int | None, config: EvaluationConfig) -> str
     for name, value in _settings(config).items():
         if value != getattr(DEFAULTS, name):
             parts.append(f"{name}-{value}")
+    if not config.memory:
+        parts.append("no-memory")
     return "-".join(parts)
 
 

@@ -15,12 +15,15 @@ import numpy as np
 from p5jax.data.dataset import Dataset
 from p5jax.data.item_vectors import item_texts, item_vectors
 from p5jax.data.refitting import refitted_explanations
-from p5jax.evaluation.histories import neighbours, training_counts, training_ratings
+from p5jax.evaluation.baselines.reviews import Reviews
+from p5jax.memory.histories import neighbours, ratings_of, training_counts, training_matrix
+from p5jax.memory.memory import Memory
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template_files import load_templates, own_templates
 from p5jax.text.corpus import corpus
 
 PROMPTS = 100  # of each family
+REVIEWS = 20_000  # whose texts are compared, at most
 NEAR = 3  # the distance up to which neighbours are counted
 
 
@@ -49,8 +52,23 @@ def _neighbours(dataset: Dataset) -> Iterator[Any]:
     yield from (near.indptr, near.indices, np.round(near.data, 6))
 
 
+def _memory(dataset: Dataset) -> Iterator[Any]:
+    memory = Memory.of(dataset)
+    yield memory.counts
+    for near in (memory.sums, memory.texts):
+        if near is not None:
+            near.sort_indices()
+            yield from (near.indptr, near.indices, np.round(near.data, 6))
+
+
 def _baselines(dataset: Dataset) -> Iterator[Any]:
-    yield from (training_counts(dataset), *training_ratings(dataset))
+    """What all are made from, but for the settings that validation chooses."""
+    yield from (training_counts(dataset), *ratings_of(dataset, "train"))
+    matrix = training_matrix(dataset)
+    yield from (matrix.indptr, matrix.indices)
+    said = Reviews.of(dataset, "train").spread(REVIEWS)
+    for column in ("text", "headline", "feature", "sentence"):
+        yield said.texts(column)
 
 
 FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
@@ -60,6 +78,7 @@ FITTED: Mapping[str, Callable[[Dataset], Iterable[Any]]] = {
     "item vectors": lambda dataset: [
         item_vectors(dataset.training_sequences, item_texts(dataset.items))
     ],
+    "memory": _memory,
     "baselines": _baselines,
 }
 

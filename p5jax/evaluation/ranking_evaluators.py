@@ -15,7 +15,7 @@ from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.ranking import given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
-from p5jax.pipeline.batching import padded
+from p5jax.memory.histories import Histories
 from p5jax.prompts.families import Example, UserFamily
 
 _YES_NO_BATCH = 128  # one item's prompts are short
@@ -111,7 +111,7 @@ class _Found:
         task = self.task
         return ranking_result(
             task.family.name,
-            task.template.id,
+            f"{task.template.id}+memory" if task.memory else task.template.id,
             kind,
             np.array(self.users),
             np.array(self.targets),
@@ -129,17 +129,19 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     """Rank the whole catalogue without the user's history.
 
     `certified` is the share of lists that are guaranteed to be the model's best. The target's rank
-    is its position in the list; beyond the list it counts as not ranked.
+    is its position in the list; beyond the list it counts as not ranked. With a memory the ranking
+    is by mixed scores.
     """
     run, dataset, config = task.run, task.run.dataset, task.config
     trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
-    longest = int(np.diff(dataset.offsets).max())  # one static shape for all
+    cases = Histories.of(dataset, task.split)
     found = _Found(task)
     for examples, tokens in task.batches():
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
         rows = examples + [examples[0]] * (len(tokens) - len(examples))
         tokens[len(examples) :] = tokens[0]
-        exclude = padded([dataset.history(e.user, task.split) for e in rows], -1, longest)
+        users = [example.user for example in rows]
+        exclude = task.histories(users)
         ranking = rank(
             run.model,
             run.params,
@@ -151,6 +153,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             beam=config.beam,
             exact=config.exact,
             exclude=exclude,
+            beside=task.memory.beside(cases.of_users(users), exclude) if task.memory else None,
         )
         for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):
             position = np.flatnonzero(best == example.item)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from p5jax.core.settings import SIZE, check
 from p5jax.inference.settings import RankingConfig
 
+MEMORY_USERS = 4000  # of the validation split, on whom a memory is chosen, at most
+
 
 @dataclass(frozen=True)
 class EvaluationConfig(RankingConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,9 +13,11 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.memory.memory import Memory
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.partitioning import DATA
 from p5jax.parallel.placing import mesh_of
+from p5jax.pipeline.batching import padded
 from p5jax.pipeline.iterator import eval_batches
 from p5jax.prompts.families import Example, Family
 from p5jax.prompts.template import PromptTemplate
@@ -60,6 +62,7 @@ class Task:
     indices: np.ndarray
     config: EvaluationConfig
     report: Report
+    memory: Memory | None = None  # beside the model, where a catalogue is ranked
 
     def batches(
         self,
@@ -90,6 +93,15 @@ class Task:
                 tokens = self.run.sources(tokens, users)
             yield batch, tokens
             progress.add(len(batch))
+
+    def histories(self, users: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return what users [U] have before the split's target: items [U, E], -1 below.
+
+        E is the same for all users of a dataset: one static shape.
+        """
+        dataset = self.run.dataset
+        longest = int(np.diff(dataset.offsets).max())
+        return padded([dataset.history(user, self.split) for user in users], -1, longest)
 
     def examples(self) -> Iterator[Example]:
         """Yield the task's own examples."""

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
+from p5jax.inference.mixing import Beside, mixed
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
@@ -30,6 +31,7 @@ _DEFAULTS = RankingConfig()
 _ROUNDING = {"float32": 2e-5, "bfloat16": 0.05}
 _GIVEN = (2, 8, 16, 32, 64)  # few widths, since each is compiled
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
+_FLAT_ITEMS = 2  # times k: of ids of one token each, where the tails are all the work
 _WIDEN = 4  # a search without a guarantee is repeated this many times wider
 
 
@@ -60,6 +62,7 @@ def rank(
     exclude: ArrayLike | None = None,
     candidates: ArrayLike | None = None,
     likelihood: str = "vocabulary",
+    beside: Beside | None = None,
 ) -> Ranking:
     """The k best items for each source [B, S].
 
@@ -73,6 +76,8 @@ def rank(
     their beginning. exclude [B, E] and candidates [B, C] are items padded with -1; with candidates
     only these are ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's
     own, or `children`, renormalised at each token over those that continue an id of the catalogue.
+    beside: what the model's probabilities are mixed with; the ranking is then by the mixed scores.
+    Its items are scored by the model exactly, and all others are under the search's bound.
     Parameters on a mesh are searched by all its devices and processes, each of which must call it
     with the same rows. UserError for unknown or contradicting settings, arrays that do not fit, and
     a model whose log-probabilities are not numbers.
@@ -91,21 +96,35 @@ def rank(
     searched = METHODS[method]
     width = Width(kept, kept, textbook=searched.textbook)
     if searched.complete:
-        width = Width(trie.widest, max(kept, _EXACT_ITEMS))
+        items = _FLAT_ITEMS * k if trie.num_nodes == 1 else max(kept, _EXACT_ITEMS)
+        width = Width(trie.widest, items)
 
-    def run(rows: np.ndarray, width: Width) -> Ranking:
+    def search(rows: np.ndarray, width: Width, asked: np.ndarray | None, count: int) -> Found:
         # float32 means float32: accelerators would multiply with fewer bits.
         precision = "highest" if model.config.dtype == "float32" else "default"
         sources, taken = place_rows(params, tokens[rows]), place_rows(params, blocked[rows])
-        asked = None if chosen is None else place_rows(params, chosen[rows])
         begins = place_rows(params, begun[rows])
-        available = available_before(trie, taken, asked)
+        available = available_before(
+            trie, taken, None if asked is None else place_rows(params, asked[rows])
+        )
         with jax.default_matmul_precision(precision):
             found = search_trie(
-                model, params, sources, begins, trie, available, k, width, likelihood
+                model, params, sources, begins, trie, available, count, width, likelihood
             )
-        found, count = to_host(found), len(rows)
-        found = Found(found.items[:count], found.logp[:count], found.bound[:count])
+        found = to_host(found)
+        return Found(*(np.asarray(leaf)[: len(rows)] for leaf in found))
+
+    if beside is not None:
+        beside = _allowed(beside, users, trie, chosen)
+        count = beside.items.shape[1]
+        scored = search(np.arange(users), Width(count, count), beside.items, count)
+        own_logp = _in_order_of(beside.items, *map(np.asarray, scored[:2]))
+
+    def run(rows: np.ndarray, width: Width) -> Ranking:
+        if beside is None:
+            return ranking_of(search(rows, width, chosen, k), k, model.config.dtype)
+        found = search(rows, width, chosen, width.items)
+        found = mixed(found, beside.part(rows), own_logp[rows], trie.num_items)
         return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)
@@ -168,18 +187,26 @@ def _item_rows(name: str, items: ArrayLike | None, users: int, trie: Trie) -> np
     return rows.astype(np.int32)
 
 
+def _allowed(beside: Beside, users: int, trie: Trie, chosen: np.ndarray | None) -> Beside:
+    """What stands beside the model, of the candidates alone where there are any."""
+    items = _item_rows("beside", beside.items, users, trie)
+    if chosen is not None:
+        items = np.where((items[:, :, None] == chosen[:, None, :]).any(axis=2), items, -1)
+    return beside._replace(items=items)
+
+
 def ranking_of(found: Found, k: int, dtype: str) -> Ranking:
     """What a search found as a ranking [B, k] of a model whose activations are of `dtype`.
 
     A list is guaranteed where its last item is above what the search may have missed by more than
     the arithmetic's rounding. UserError where log-probabilities are not numbers.
     """
-    items, logp, bound = np.asarray(found.items), np.asarray(found.logp), np.asarray(found.bound)
+    items, logp, bound = (np.asarray(leaf) for leaf in found)
     if np.isnan(logp).any() or np.isnan(bound).any():
         raise UserError("the model's log-probabilities are not numbers; are its parameters finite?")
-    missing = ((0, 0), (0, k - items.shape[1]))
-    items = np.pad(items, missing, constant_values=-1)
-    logp = np.pad(logp, missing, constant_values=-np.inf)
+    missing = ((0, 0), (0, max(0, k - items.shape[1])))
+    items = np.pad(items[:, :k], missing, constant_values=-1)
+    logp = np.pad(logp[:, :k], missing, constant_values=-np.inf)
     last = logp[:, -1]
     rounding = _ROUNDING[dtype] * (1 + np.abs(np.nan_to_num(last, neginf=0)))
     return Ranking(items, logp, (last > bound + rounding) | np.isneginf(bound))
@@ -192,10 +219,12 @@ def score_items(
     trie: Trie,
     items: ArrayLike,
     given: ArrayLike | None = None,
+    beside: Beside | None = None,
 ) -> np.ndarray:
     """The log-probability of given items [B, C] for each source [B, S]: [B, C] float32.
 
-    A search as wide as the items are many drops none of them. -inf where an item is -1.
+    A search as wide as the items are many drops none of them. -inf where an item is -1. beside: as
+    in `rank`; the scores are then mixed ones.
     """
     asked = np.asarray(items)
     count = asked.shape[1]
@@ -208,13 +237,20 @@ def score_items(
         beam=count,
         candidates=asked,
         given=given,
+        beside=beside,
     )
-    order = np.argsort(found.items, axis=1)
-    logp = np.empty(asked.shape, np.float32)
-    for row, own in enumerate(order):
-        position = np.searchsorted(found.items[row, own], asked[row])
-        logp[row] = found.logp[row, own[position]]
-    return logp
+    return _in_order_of(asked, found.items, found.logp)
+
+
+def _in_order_of(asked: np.ndarray, items: np.ndarray, logp: np.ndarray) -> np.ndarray:
+    """The log-probabilities of the items asked for [B, M], of found ones [B, N]; -inf if absent."""
+    ordered = np.full(asked.shape, -np.inf, np.float32)
+    for row, own in enumerate(np.argsort(items, axis=1)):
+        position = np.searchsorted(items[row, own], asked[row])
+        chosen = own[np.minimum(position, len(own) - 1)]
+        there = (items[row, chosen] == asked[row]) & (asked[row] >= 0)
+        ordered[row] = np.where(there, logp[row, chosen], -np.inf)
+    return ordered
 
 
 def score_all(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from p5jax.inference.rows import Decoder, begin, decode_rows, in_parts, keep, log_likelihood
@@ -48,9 +49,9 @@ class Found(NamedTuple):
     No item outside the pool has a log-probability above the bound.
     """
 
-    items: jax.Array
-    logp: jax.Array
-    bound: jax.Array
+    items: jax.Array | np.ndarray
+    logp: jax.Array | np.ndarray
+    bound: jax.Array | np.ndarray
 
 
 class _Rows(NamedTuple):

@@ -41,6 +41,10 @@ class RankingConfig:
         default=False,
         metadata={"help": "widen a certified search until every list is guaranteed"},
     )
+    memory: bool = field(
+        default=True,
+        metadata={"help": "mix in the run's memory, where p5jax memory has chosen one"},
+    )
 
     def __post_init__(self) -> None:
         check(self, method=METHODS, beam=SIZE)

@@ -12,6 +12,7 @@ from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.runs.other_domain import asked_about, zero_shot_prompts
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import stored_memory
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import triggered
 
@@ -35,8 +36,9 @@ def evaluate(
     asked about for the users that both have by their keys; by default with the zero-shot prompts,
     whose results are beside those of the run's own dataset. triggers: a folder of trigger tokens,
     whose prompt is evaluated instead. model_parallel: devices that share the parameters of a run
-    that is given by its folder. The results are also written to RUN/evaluation/SPLIT, where
-    `compare` reads them. UserError for an unknown family, prompt or split.
+    that is given by its folder. A ranking of the catalogue is also measured with the run's memory,
+    where jobs.fit_memory has chosen one. The results are also written to RUN/evaluation/SPLIT,
+    where `compare` reads them. UserError for an unknown family, prompt or split.
     """
     run = opened(run, model_parallel)
     if dataset is not None:
@@ -46,9 +48,12 @@ def evaluate(
         prompts = prompts or zero_shot_prompts(run, split, families)
         about = f"-about-{run.dataset.fingerprint[:8]}"
         return evaluate_run(run, families, prompts, split, limit, config=config, about=about)
+    memory = stored_memory(run) if config.memory else None
     if triggers is None:
-        return evaluate_run(run, families, prompts, split, limit, config=config)
+        return evaluate_run(run, families, prompts, split, limit, config=config, memory=memory)
     if families or prompts:
         raise UserError("triggers: found them with families or prompts, expected them alone")
     asked = triggered(run, triggers)
-    return evaluate_run(asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config)
+    return evaluate_run(
+        asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config, memory=memory
+    )

@@ -14,6 +14,7 @@ from p5jax.ppr.backbone.model import BackboneConfig
 from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig
+from p5jax.ppr.backbone.start import STARTS
 from p5jax.ppr.backbone.views import ViewConfig
 from p5jax.ppr.cold.protocol import ColdStartConfig, cold_start
 from p5jax.training.optimizer import OptimizerConfig
@@ -25,16 +26,17 @@ class PprConfig:
     """What is pre-trained on and where it is kept; both must be set.
 
     users: "all", or the "warm" ones of ColdStartConfig, for tuning on cold ones.
-    validation_users: see ppr.backbone.pretraining.PretrainConfig.
+    start, validation_users: see ppr.backbone.pretraining.PretrainConfig.
     """
 
     dataset: str
     run_dir: str
     users: str = "all"
+    start: str = "counts"
     validation_users: int = 1000
 
     def __post_init__(self) -> None:
-        check(self, users=("all", "warm"), validation_users=COUNT)
+        check(self, users=("all", "warm"), start=STARTS, validation_users=COUNT)
 
 
 CONFIGS = (
@@ -51,7 +53,10 @@ def pretrain(*gin_files: PathName, bindings: Bindings | None = None, **macros: o
     configure(CONFIGS, gin_files, bindings, macros)
     asked, mesh = config.build(PprConfig), config.build(MeshConfig)
     settings = replace(
-        pretraining_from_gin(), validation_users=asked.validation_users, fsdp=mesh.fsdp
+        pretraining_from_gin(),
+        start=asked.start,
+        validation_users=asked.validation_users,
+        fsdp=mesh.fsdp,
     )
     dataset = refuse_leaks(Dataset.load(asked.dataset))
     warm = None

@@ -55,7 +55,7 @@ class _Manifest(TypedDict):
 
 
 TUNED = OutputFolder(
-    *("tuned model", "tuned.json", 1, "p5jax ppr tune"),
+    *("tuned model", "tuned.json", 2, "p5jax ppr tune"),
     begun=(SCHEMA, VECTORS),
     contents=_Manifest,
     steps="tune.steps",

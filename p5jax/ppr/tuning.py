@@ -180,8 +180,7 @@ def tuning_objective(model: PromptedModel, config: TuneConfig) -> Objective:
         dropout, views = (None, None) if rng is None else jax.random.split(rng)
         users, states = _user_vectors(model, variables, batch, dropout)
         table = cast(jax.Array, model.apply(variables, method="item_table"))
-        each = _next_item_loss(users, table, batch, config)
-        loss_sum = (each * weights).sum()
+        loss_sum = _next_item_sum(users, table, batch, config)
         if views is not None and model.prompted:
             loss_sum += config.contrastive_weight * _contrastive_sum(
                 model, config, variables, batch, states, views
@@ -204,17 +203,20 @@ def _user_vectors(
     return cast(tuple[jax.Array, jax.Array], made)
 
 
-def _next_item_loss(
+def _next_item_sum(
     users: jax.Array, table: jax.Array, batch: DeviceBatch, config: TuneConfig
 ) -> jax.Array:
-    """The loss of each row's target, [B], from user vectors [B, D]."""
+    """The weighted sum over rows of the loss of their targets, from user vectors [B, D]."""
+    targets, weights = batch["targets"], batch["weights"]
     if config.loss == "cross_entropy":
-        return cross_entropy(users, table, batch["targets"])[0]
-    positive = jnp.einsum("bd,bd->b", users, table[batch["targets"]])
+        return cross_entropy(users[:, None], table, targets[:, None], weights[:, None])[0]
+    positive = jnp.einsum("bd,bd->b", users, table[targets])
     negatives = jnp.einsum("bd,bnd->bn", users, table[batch["negatives"]])
     if config.loss == "bpr":
-        return bpr(positive, negatives)
-    return sampled_cross_entropy(positive, negatives, len(table))
+        each = bpr(positive, negatives)
+    else:
+        each = sampled_cross_entropy(positive, negatives, len(table))
+    return (each * weights).sum()
 
 
 def _contrastive_sum(

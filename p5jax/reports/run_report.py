@@ -9,11 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from p5jax.core.kinds import built
 from p5jax.evaluation.results import SHOWN_METRICS, SUMMARY, FamilyResult, by_table, load_results
+from p5jax.memory.settings import MemorySettings
 from p5jax.reports.charts import curves
 from p5jax.reports.page import with_interval, write_page
 from p5jax.reports.triggers_section import triggers_section
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import STORED_MEMORY
 from p5jax.training.writers import METRICS_FILE, read_metrics
 
 _SPLITS = ("test", "validation")
@@ -52,6 +55,10 @@ def _overview(run: Run) -> str:
         ("vocabulary", f"{run.vocabulary.size:,} tokens"),
         ("data fingerprint", dataset.fingerprint[:16]),
     ]
+    if STORED_MEMORY.is_at(run.path):
+        entry = STORED_MEMORY.read(run.path)
+        settings = built(run.path / STORED_MEMORY.manifest, MemorySettings, entry["settings"])
+        rows.append(("memory, chosen on validation", str(settings)))
     cells = "".join(f"<tr><td>{escape(name)}<td>{escape(str(value))}" for name, value in rows)
     warning = (
         "<p class=leaky>The item ids are <b>leaky</b>: they were numbered from held-out"

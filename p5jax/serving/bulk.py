@@ -17,6 +17,7 @@ from p5jax.core.interruption import Interruption
 from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
 from p5jax.core.tables import read_parquet, write_parquet
+from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
 from p5jax.serving.ranker import Prompt, Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
@@ -131,6 +132,7 @@ def _rows(
 
 def _manifest(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
     run, triggers = ranker.run, ranker.triggers
+    memory = ranker.memory if config.memory else None
     return {
         "dataset": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
@@ -138,4 +140,9 @@ def _manifest(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
         "likelihood": "vocabulary",
         "triggers": triggers.fingerprint if triggers else None,
         **asdict(config),
+        "memory": None if memory is None else _remembered(memory),
     }
+
+
+def _remembered(memory: Memory) -> dict[str, Any]:
+    return {**asdict(memory.settings), "interactions": int(memory.counts.sum())}

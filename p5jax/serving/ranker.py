@@ -9,12 +9,16 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.evaluation.evaluators import default_prompts, kind_of
+from p5jax.inference.mixing import Beside
 from p5jax.inference.ranking import Ranking, given_rows, id_trie, rank
 from p5jax.inference.settings import METHODS
 from p5jax.inference.trie import Trie
+from p5jax.memory.histories import Histories
+from p5jax.memory.memory import Memory
 from p5jax.pipeline.batching import padded
 from p5jax.prompts.families import Family, make_families
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import stored_memory
 from p5jax.serving.settings import BulkConfig
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
@@ -32,8 +36,22 @@ class Ranker:
 
     def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
         self.run, self.triggers = run, triggers
+        self._memory: Memory | None = None
         self._families: dict[str, Family] = {}
         self._tries: dict[tuple[bool, bool], Trie] = {}
+
+    @property
+    def memory(self) -> Memory | None:
+        """The run's memory, None where p5jax memory has chosen none."""
+        if self._memory is None:
+            self._memory = stored_memory(self.run)
+        return self._memory
+
+    def beside(self, users: Sequence[int], left_out: np.ndarray, used: bool) -> Beside | None:
+        """Return what the memory, where it is used, says of the users' next items."""
+        if not used or self.memory is None:
+            return None
+        return self.memory.beside(Histories.whole(self.run.dataset).of_users(users), left_out)
 
     def family(self, name: str) -> Family:
         """Return a family's prompts, the triggers' among them, as an evaluation has them."""
@@ -124,6 +142,8 @@ class Ranker:
         count = len(users)
         rows = np.resize(np.arange(count), config.batch_size).tolist()
         assert config.prompt is not None
+        asked = [users[row] for row in rows]
+        exclude = self.excluded(asked, config.exclude_history, blocked)
         found = rank(
             self.run.model,
             self.run.params,
@@ -134,6 +154,7 @@ class Ranker:
             given=given_rows([prompts[row].given for row in rows], self.run.vocabulary),
             beam=config.beam,
             exact=config.exact,
-            exclude=self.excluded([users[row] for row in rows], config.exclude_history, blocked),
+            exclude=exclude,
+            beside=self.beside(asked, exclude, config.memory),
         )
         return Ranking(found.items[:count], found.logp[:count], found.exact[:count])

@@ -28,7 +28,10 @@ _ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One recommended item: its key and title in the source, and the log-probability of its id."""
+    """One recommended item: its key and title in the source, and the log-probability of its id.
+
+    With a memory that is the mixed one; see inference.mixing.Mixing.
+    """
 
     item: str
     title: str | None
@@ -37,7 +40,10 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Recommended:
-    """A user's recommendations, best first; exact: guaranteed to be the model's best."""
+    """A user's recommendations, best first; exact: guaranteed to be the model's best.
+
+    With a memory, the best of both.
+    """
 
     items: list[Recommendation]
     exact: bool
@@ -68,6 +74,7 @@ class Recommender(Ranker):
         method: str = BULK_DEFAULTS.method,
         beam: int = BULK_DEFAULTS.beam,
         exact: bool = BULK_DEFAULTS.exact,
+        memory: bool = BULK_DEFAULTS.memory,
         exclude_history: bool = BULK_DEFAULTS.exclude_history,
         exclude: Sequence[Key] = (),
     ) -> list[Recommended]:
@@ -77,7 +84,8 @@ class Recommender(Ranker):
         is the model's, over the full vocabulary, for the item's id and the end of sequence.
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
         nobody is to get. Without a `prompt` it is the one of the triggers, or else the first that
-        an evaluation shows (L-1 or 2-3).
+        an evaluation shows (L-1 or 2-3). The run's memory, where jobs.fit_memory has chosen one, is
+        mixed in unless `memory` is False.
         """
         dataset = self.run.dataset
         indices = [dataset.user_index(user) for user in key_list(users, "users")]
@@ -89,6 +97,7 @@ class Recommender(Ranker):
             method=method,
             beam=beam,
             exact=exact,
+            memory=memory,
             k=k,
             prompt=self.next_item_prompt(prompt),
             exclude_history=exclude_history,
@@ -120,16 +129,30 @@ class Recommender(Ranker):
         """Write every user's recommendations to a folder of Parquet files; see rank_users."""
         rank_users(self, out, config, report)
 
+    def remember(self, sequences: Sequence[Sequence[Key]]) -> None:
+        """Let new interactions enter the memory, from now on, without training.
+
+        sequences: items of one user each, in time order. UserError for an unknown item, and for a
+        run without a memory.
+        """
+        if self.memory is None:
+            raise UserError(f"{self.run.path}: has no memory; choose one with p5jax memory")
+        index = self.run.dataset.item_index
+        new = [[index(item) for item in key_list(each, "sequences")] for each in sequences]
+        self._memory = self.memory.remembering(new)
+
     def score(
         self,
         users: Sequence[Key],
         items: Sequence[Key],
         *,
         prompt: str | None = BULK_DEFAULTS.prompt,
+        memory: bool = BULK_DEFAULTS.memory,
     ) -> np.ndarray:
         """Return the log-probabilities of items as each user's next one: float32 [U, K].
 
-        They are those of `recommend`, exact for any item, also one of the history.
+        They are those of `recommend`, exact for any item, also one of the history (of which a
+        memory says nothing).
         """
         dataset = self.run.dataset
         indices = [dataset.user_index(user) for user in key_list(users, "users")]
@@ -140,14 +163,17 @@ class Recommender(Ranker):
         config = BulkConfig(prompt=name, batch_size=min(len(indices), BULK_DEFAULTS.batch_size))
         rows = []
         for batch, prompts in self._batches(indices, config):
-            filled = [prompts[row % len(batch)] for row in range(config.batch_size)]
+            rows_of = [row % len(batch) for row in range(config.batch_size)]
+            asking = [batch[row] for row in rows_of]
+            beside = self.beside(asking, self.excluded(asking, history=True), memory)
             logp = score_items(
                 self.run.model,
                 self.run.params,
-                padded([prompt.tokens for prompt in filled]),
+                padded([prompts[row].tokens for row in rows_of]),
                 self.trie(name, config.method),
                 np.tile(asked, (config.batch_size, 1)),
-                given_rows([prompt.given for prompt in filled], self.run.vocabulary),
+                given_rows([prompts[row].given for row in rows_of], self.run.vocabulary),
+                beside,
             )
             rows.append(logp[: len(batch)])
         return np.concatenate(rows)

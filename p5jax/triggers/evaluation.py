@@ -15,6 +15,7 @@ from scipy import stats
 from p5jax.core.errors import Unwritten, UserError
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
+from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.compare import Difference, compare_results
 from p5jax.evaluation.evaluators import (
     DEFAULTS,
@@ -150,9 +151,10 @@ def evaluate_triggers(
     reference = manual[0][1]
     rows = [compared(kind, [result], reference) for kind, result in manual]
     rows += [compared(kind, members, reference) for (kind, _), members in groups.items()]
+    ranking = RankingBaselines(run.dataset, report)
     rows += [
         PromptComparison("baseline", (result.prompt_id,), result, {}, {})
-        for result in baseline_results(run, reference, split)
+        for result in baseline_results(run, reference, split, ranking)
     ]
     if unwritten:
         raise Unwritten(unwritten[0], rows)

@@ -25,6 +25,7 @@ from p5jax.jobs.evaluate_backbone import evaluate_backbone
 from p5jax.jobs.evaluate_tuned import evaluate_tuned
 from p5jax.jobs.export import export
 from p5jax.jobs.export_shards import export_shards
+from p5jax.jobs.fit_memory import fit_memory
 from p5jax.jobs.predict import predict
 from p5jax.jobs.start import opened
 from p5jax.jobs.study import study
@@ -61,6 +62,7 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "data export-tfds": (["d", OUT], []),
     "train": ([GIN], []),
     "evaluate": (["run"], [EvaluationConfig(), evaluate]),
+    "memory": (["run"], [EvaluationConfig(), fit_memory]),
     "compare": (["a", "b"], [compare, compare_runs]),
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
     "rank": (["run", OUT], [BulkConfig(), opened]),
@@ -257,7 +259,10 @@ def test_gin_words_are_bindings_and_words_after_dashes_are_beam_s():
             ("jax", "numpy", "gin"),
         ),
         (("compare -h", "ppr study -h", "tasks cache -h", "trian"), ("jax", "numpy", "gin")),
-        (("triggers search -h", "evaluate -h", "recommend -h", "rank -h"), ("jax", "gin")),
+        (
+            ("triggers search -h", "evaluate -h", "recommend -h", "rank -h", "memory -h"),
+            ("jax", "gin"),
+        ),
     ],
 )
 def test_help_imports_no_more_than_it_needs(lines, modules):

@@ -41,7 +41,7 @@ GROUPS = {
 }
 LIMITS = {
     "BackboneConfig": "num_items=count emb_dim=size num_layers=size num_heads=size mlp_dim=size"
-    " max_history=size dropout_rate=share_below_1",
+    " max_history=size dropout_rate=share_below_1 temperature=number_above_0",
     "BulkConfig": "beam=size k=size batch_size=size",
     "ClusterConfig": "branching=two_or_more max_leaf=size slack=number_from_1",
     "ColdStartConfig": "share=share_within_0_and_1 first=size threshold=two_or_more"

@@ -12,7 +12,7 @@ from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import find_leaks
 from p5jax.data.schemes import SCHEMES
 from p5jax.evaluation.audit import audit, format_audit
-from p5jax.evaluation.baselines import BASELINES
+from p5jax.evaluation.baselines.ranking import BASELINES
 from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 
 

@@ -1,27 +1,23 @@
-"""The zero-parameter baselines against a literal reading of their definitions and known figures."""
+"""The ranking baselines against a literal reading of their definitions and known figures."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset, write_dataset
 from p5jax.evaluation.audit import audit, format_audit
-from p5jax.evaluation.baselines import (
-    BASELINES,
-    Baseline,
-    baseline_ranks,
-    candidate_ranks,
-    ranks_of,
-    top_k,
-)
-from p5jax.evaluation.histories import training_counts
+from p5jax.evaluation.baselines import ease
+from p5jax.evaluation.baselines.ranking import BASELINES, Baseline, RankingBaselines
 from p5jax.evaluation.rank_metrics import ranking_table
+from p5jax.memory.histories import training_counts
 
 METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 PUBLISHED = {
@@ -40,10 +36,10 @@ PUBLISHED = {
 }
 
 
-def dataset_of(folder, sequences, item_ids, scheme="released", num_items=None) -> Dataset:
+def dataset_of(folder, sequences, item_ids, scheme="released", titles=None) -> Dataset:
     """Write and load a dataset with the given item sequences and no reviews."""
     lengths = [len(sequence) for sequence in sequences]
-    num_items = num_items or len(item_ids)
+    num_items = len(item_ids)
     from_end = np.concatenate([np.arange(n)[::-1] for n in lengths])
     split = np.select([from_end == 0, from_end == 1], [2, 1], 0).astype(np.int8)
     rows = {
@@ -62,6 +58,8 @@ def dataset_of(folder, sequences, item_ids, scheme="released", num_items=None) -
     items |= {
         n: pa.nulls(num_items, pa.string()) for n in ("title", "brand", "categories", "price")
     }
+    if titles:
+        items["title"] = pa.array(titles, pa.string())
     users = {"user": pa.array(range(len(lengths)), pa.int32())}
     users |= {"key": [f"U{u}" for u in range(len(lengths))]}
     users |= {"name": pa.nulls(len(lengths), pa.string())}
@@ -84,7 +82,7 @@ def dataset_of(folder, sequences, item_ids, scheme="released", num_items=None) -
 class Literal:
     """The definitions of the baselines, one user and one item at a time."""
 
-    def __init__(self, sequences, numbers):
+    def __init__(self, sequences, numbers, titles):
         self.sequences, self.numbers = sequences, numbers
         self.num_items = len(numbers)
         training = [list(sequence[:-2]) for sequence in sequences]
@@ -98,20 +96,45 @@ class Literal:
                 for j in range(i + 1, len(t)):
                     self.near[t[i], t[j]] += 1 / (j - i)
                     self.near[t[j], t[i]] += 0.5 / (j - i)
+        counts = np.maximum(self.popularity, 1)
+        self.near /= np.outer(counts, counts) ** 0.3
+        bought = np.array([[i in t for i in range(self.num_items)] for t in training], float)
+        words = TfidfVectorizer(sublinear_tf=True).fit_transform(titles).toarray()
+        self.alike = words @ words.T
+        self.weights = {}
+        for strength in (300.0, 1000.0, 100.0, 30.0, 10.0):
+            inverse = np.linalg.inv(bought.T @ bought + strength * np.eye(self.num_items))
+            self.weights[strength] = np.eye(self.num_items) - inverse / np.diag(inverse)
+        self.setting = {}
+        settings = {"ease": list(self.weights), "co_occurrence_and_text": (0.5, 0.25, 0.75, 0.1)}
+        for name, tried in settings.items():
+            self.setting[name] = max(tried, key=lambda each: self.gain(name, each))
+
+    def gain(self, name, setting):
+        """NDCG@10 of validation with a setting."""
+        self.setting[name] = setting
+        ranks = [self.rank(name, s[:-2], s[-2]) for s in self.sequences]
+        return np.mean([1 / np.log2(rank + 2) if rank < 10 else 0 for rank in ranks])
+
+    def decimals(self, name):
+        return 6 if name in self.setting else 9
 
     def scores(self, name, history):
         if name == "popularity":
             return [0.0] * self.num_items
         if name == "markov":
             return list(self.follows[history[-1]]) if history else [0.0] * self.num_items
-        result = []
-        for b in range(self.num_items):
-            total = 0.0
-            for d, a in enumerate(history[::-1][:20]):
-                product = max(self.popularity[a], 1) * max(self.popularity[b], 1)
-                total += 0.6**d * self.near[a, b] / product**0.3
-            result.append(total)
-        return result
+        if name == "ease":
+            return list(self.weights[self.setting[name]][sorted(set(history))].sum(axis=0))
+        pairs = self.near
+        if name == "co_occurrence_and_text":
+            largest = [row.max() for row in self.near if row.any()]
+            share = self.setting[name]
+            pairs = (1 - share) * self.near / np.mean(largest) + share * self.alike
+        return [
+            sum(0.6**d * pairs[a, b] for d, a in enumerate(history[::-1][:20]))
+            for b in range(self.num_items)
+        ]
 
     def arithmetic(self, history):
         known = [self.numbers[i] for i in history]
@@ -127,7 +150,8 @@ class Literal:
             listed = self.arithmetic(history)
             return listed.index(target) if target in listed else np.inf
         scores = self.scores(name, history)
-        key = {b: (round(scores[b], 9), self.popularity[b]) for b in range(self.num_items)}
+        digits = self.decimals(name)
+        key = {b: (round(scores[b], digits), self.popularity[b]) for b in range(self.num_items)}
         if candidates is None:
             others = set(range(self.num_items)) - set(history)
             return sum(key[b] > key[target] for b in others)
@@ -139,7 +163,7 @@ class Literal:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Forty users over thirty items with gaps in their numbers, and the literal definitions."""
+    """Baselines of forty users and thirty items with gaps in their numbers; their definitions."""
     rng = np.random.default_rng(11)
     weights = rng.dirichlet(np.full(30, 0.5))
     weights = (weights + 0.005) / (weights + 0.005).sum()
@@ -147,30 +171,32 @@ def small(tmp_path_factory):
         rng.choice(30, rng.integers(3, 29), replace=False, p=weights).tolist() for _ in range(40)
     ]
     numbers = rng.permutation(np.arange(1, 61))[:30].tolist()
+    words = ["brush", "comb", "soap", "oil", "lamp", "rose", "mint", "clay"]
+    titles = [" ".join(rng.choice(words, 3)) for _ in range(30)]
     folder = tmp_path_factory.mktemp("small") / "dataset"
-    return dataset_of(folder, sequences, [str(n) for n in numbers]), Literal(sequences, numbers)
+    dataset = dataset_of(folder, sequences, [str(n) for n in numbers], titles=titles)
+    return RankingBaselines(dataset, print), Literal(sequences, numbers, titles)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_ranks_follow_the_definitions(small, split):
-    dataset, literal = small
-    found = baseline_ranks(dataset, split)
-    assert tuple(found) == tuple(BASELINES)
+    fitted, literal = small
+    assert fitted.names == tuple(BASELINES)
     held = {"validation": 2, "test": 1}[split]
-    for name, ranks in found.items():
+    for name in BASELINES:
         expected = [literal.rank(name, s[:-held], s[-held]) for s in literal.sequences]
-        np.testing.assert_array_equal(ranks, expected, err_msg=name)
+        np.testing.assert_array_equal(fitted.ranks(name, split), expected, err_msg=name)
 
 
 def test_training_counts(small):
-    dataset, literal = small
-    np.testing.assert_array_equal(training_counts(dataset), literal.popularity)
+    fitted, literal = small
+    np.testing.assert_array_equal(training_counts(fitted.dataset), literal.popularity)
 
 
 def test_training_internal_id_arithmetic(small):
     """The same rule inside training: the last training item from those before it."""
-    dataset, literal = small
-    found = ranks_of(dataset, "id_arithmetic", "train")
+    fitted, literal = small
+    found = fitted.ranks("id_arithmetic", "train")
     expected = [
         literal.rank("id_arithmetic", s[:-3], s[-3]) for s in literal.sequences if len(s) > 3
     ]
@@ -179,7 +205,7 @@ def test_training_internal_id_arithmetic(small):
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_candidate_ranks(small, split):
-    dataset, literal = small
+    fitted, literal = small
     held = {"validation": 2, "test": 1}[split]
     rng = np.random.default_rng(0)
     lists = []
@@ -187,7 +213,7 @@ def test_candidate_ranks(small, split):
         others = np.setdiff1d(np.arange(30), s)
         lists.append(rng.permutation([s[-held], *rng.choice(others, 2, replace=False)]))
     lists = np.array(lists)
-    for name, ranks in candidate_ranks(dataset, split, lists).items():
+    for name, ranks in fitted.candidate_ranks(split, lists).items():
         expected = [
             literal.rank(name, s[:-held], s[-held], row.tolist())
             for s, row in zip(literal.sequences, lists, strict=True)
@@ -196,10 +222,10 @@ def test_candidate_ranks(small, split):
 
 
 def test_candidates_without_the_target(small):
-    dataset, literal = small
+    fitted, literal = small
     lists = np.tile([[s[0]] for s in literal.sequences], 3)
     with pytest.raises(ValueError, match="the target, is missing"):
-        candidate_ranks(dataset, "test", lists)
+        fitted.candidate_ranks("test", lists)
 
 
 def test_equal_candidates_fall_by_place(tmp_path):
@@ -207,14 +233,14 @@ def test_equal_candidates_fall_by_place(tmp_path):
     dataset = dataset_of(tmp_path / "d", [[0, 1, 2]] * 300, [str(i + 1) for i in range(53)])
     rng = np.random.default_rng(0)
     lists = np.stack([rng.permutation([2, *range(3, 52)]) for _ in range(300)])
-    ranks = candidate_ranks(dataset, "test", lists)["popularity"]
+    ranks = RankingBaselines(dataset, print).candidate_ranks("test", lists)["popularity"]
     assert abs(ranking_table(ranks, 100)["HR@10"] - 0.2) < 0.08
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_top_k(small, name):
-    dataset, literal = small
-    found = top_k(dataset, "test", name, 4)
+    fitted, literal = small
+    found = fitted.top_k(name, "test", 4)
     assert found.dtype == np.int32
     for row, sequence in zip(found, literal.sequences, strict=True):
         history = sequence[:-1]
@@ -223,18 +249,19 @@ def test_top_k(small, name):
         else:
             scores = literal.scores(name, history)
             free = sorted(set(range(30)) - set(history))
-            keys = {b: (-round(scores[b], 9), -literal.popularity[b], b) for b in free}
+            digits = literal.decimals(name)
+            keys = {b: (-round(scores[b], digits), -literal.popularity[b], b) for b in free}
             expected = sorted(free, key=keys.__getitem__)[:4]
         assert row.tolist() == expected + [-1] * (4 - len(expected))
 
 
 def test_top_k_agrees_with_ranks(small):
     """A target strictly ahead of all others but r stands within the first r + 1 ties aside."""
-    dataset, _ = small
-    for name, ranks in baseline_ranks(dataset, "test").items():
-        best = top_k(dataset, "test", name, 30)
+    fitted, _ = small
+    for name in BASELINES:
+        ranks, best = fitted.ranks(name, "test"), fitted.top_k(name, "test", 30)
         for user, row in enumerate(best):
-            place = np.flatnonzero(row == dataset.target(user, "test"))
+            place = np.flatnonzero(row == fitted.dataset.target(user, "test"))
             assert len(place) == int(np.isfinite(ranks[user]))
             assert not len(place) or place[0] >= ranks[user]
 
@@ -243,22 +270,88 @@ def test_id_arithmetic_by_hand(tmp_path):
     """Ids 5, 9, 3 seen: 10, 4, 11, (5 known), 12, 6 …, the last test item 4 being second."""
     sequence = [4, 8, 2, 3]  # numbers 5, 9, 3, then 4
     dataset = dataset_of(tmp_path / "d", [sequence], [str(i + 1) for i in range(12)])
-    assert ranks_of(dataset, "id_arithmetic", "test").tolist() == [1]
-    listed = [
-        int(dataset.item_ids[i]) for i in top_k(dataset, "test", "id_arithmetic", 10)[0] if i >= 0
-    ]
+    fitted = RankingBaselines(dataset, print)
+    assert fitted.ranks("id_arithmetic", "test").tolist() == [1]
+    best = fitted.top_k("id_arithmetic", "test", 10)[0]
+    listed = [int(dataset.item_ids[item]) for item in best if item >= 0]
     assert listed == [10, 4, 11, 12, 6, 7, 8]
 
 
-def test_token_ids_have_no_arithmetic(tmp_path):
+def test_what_has_no_meaning_is_left_out_and_said(tmp_path, monkeypatch):
+    """Token ids have no arithmetic, items without a word no likeness, many items no inverse."""
+    monkeypatch.setattr(ease, "MOST_ITEMS", 4)
     ids = [f"<i0_{i}>" for i in range(5)]
     dataset = dataset_of(tmp_path / "d", [[0, 1, 2, 3], [1, 2, 4]], ids, scheme="token")
-    assert set(baseline_ranks(dataset)) == {"popularity", "markov", "co_occurrence"}
+    lines = []
+    fitted = RankingBaselines(dataset, lines.append)
+    assert fitted.names == ("popularity", "markov", "co_occurrence")
+    assert lines == [
+        "baseline id_arithmetic: left out, as its item ids are not numbers",
+        "baseline co_occurrence_and_text: left out, as its items have no title, brand or category",
+        "baseline ease: left out, as a matrix of 5 x 5 items would need 0.0 GB",
+    ]
+    with pytest.raises(UserError, match="'ease': not for this dataset, as a matrix of 5 x 5"):
+        fitted.ranks("ease", "test")
+    found = audit(dataset)
+    assert set(found["left_out"]) == set(BASELINES) - set(fitted.names)
+    assert "its items have no title, brand or category" in format_audit(found)
+
+
+def test_what_was_chosen_is_said(small):
+    fitted, literal = small
+    lines = []
+    again = RankingBaselines(fitted.dataset, lines.append)
+    for name, setting in literal.setting.items():
+        again.ranks(name, "test")
+        gain = literal.gain(name, setting)
+        assert f" {setting:g}, by NDCG@10 of 40 validation users (" in lines[-1]
+        assert f"{setting:g}: {gain:.4f}" in lines[-1]
+    assert len(lines) == 2
+
+
+def test_other_test_items_change_no_baseline(small, tmp_path):
+    """What is chosen is chosen on validation: nothing looks at a test item."""
+    fitted, literal = small
+    sequences = [[*s[:-1], next(i for i in range(30) if i not in s)] for s in literal.sequences]
+    ids, titles = fitted.dataset.item_ids, fitted.dataset.titles
+    other = RankingBaselines(dataset_of(tmp_path / "d", sequences, ids, titles=titles), print)
+    for name in BASELINES:
+        np.testing.assert_array_equal(
+            other.top_k(name, "test", 10), fitted.top_k(name, "test", 10), err_msg=name
+        )
+
+
+def test_the_ridge_of_ease_is_chosen_among_the_most_frequent(small, monkeypatch):
+    """Only the choice looks at few items; what was chosen ranks all of them."""
+    fitted, literal = small
+    monkeypatch.setattr(ease, "CHOOSING_ITEMS", 10)
+    lines = []
+    found = RankingBaselines(fitted.dataset, lines.append).top_k("ease", "test", 4)
+    chosen = float(re.search(r"ridge (\d+), by", lines[0])[1])
+    assert lines[1:] == ["baseline ease: inverts a matrix of 30 x 30 items"]
+    for row, sequence in zip(found, literal.sequences, strict=True):
+        scores = literal.weights[chosen][sorted(sequence[:-1])].sum(axis=0).round(6)
+        scores[sequence[:-1]] = -np.inf
+        order = np.lexsort((-np.array(literal.popularity), -scores))
+        free = 30 - len(sequence) + 1
+        assert row[row >= 0].tolist() == order[: min(4, free)].tolist()
+
+
+def test_ease_against_a_dense_inverse(monkeypatch):
+    """More items than a block; some bought by nobody."""
+    monkeypatch.setattr(ease, "_BLOCK", 16)
+    rng = np.random.default_rng(0)
+    bought = (rng.random((80, 50)) < 0.1).astype(float)
+    bought[:, 7] = 0
+    inverse = np.linalg.inv(bought.T @ bought + 3 * np.eye(50))
+    expected = np.eye(50) - inverse / np.diag(inverse)
+    found = ease.ease_weights(sp.csr_array(bought), 3)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_unknown_name(small):
     with pytest.raises(UserError, match="did you mean popularity"):
-        top_k(small[0], "test", "popularty", 5)
+        small[0].top_k("popularty", "test", 5)
 
 
 @pytest.mark.parametrize("category", ["beauty", pytest.param("toys", marks=pytest.mark.check)])
@@ -270,7 +363,8 @@ def test_published_figures(shared, tmp_path, category):
     num_items = max(int(sequence.max()) for sequence in sequences) + 1
     dataset = dataset_of(tmp_path / "d", sequences, [str(i + 1) for i in range(num_items)])
     start = time.perf_counter()
-    found = baseline_ranks(dataset, "test")
+    fitted = RankingBaselines(dataset, print)
+    found = {name: fitted.ranks(name, "test") for name in PUBLISHED[category]}
     assert time.perf_counter() - start < 60
     for name, figures in PUBLISHED[category].items():
         table = ranking_table(found[name], 100)
@@ -280,23 +374,19 @@ def test_published_figures(shared, tmp_path, category):
 
 def test_a_baseline_is_a_function_and_a_line(small, monkeypatch):
     """The last item first: its scores are the item's index."""
-    dataset, _ = small
+    dataset = small[0].dataset
 
-    def last_first(dataset):
+    def last_first(dataset, report):
         scores = np.arange(1.0, dataset.num_items + 1)
         return lambda cases: sp.csr_array(np.tile(scores, (len(cases.first), 1)))
 
     monkeypatch.setitem(BASELINES, "last_first", Baseline(last_first))
-    for user, (rank, best) in enumerate(
-        zip(
-            ranks_of(dataset, "last_first", "test"),
-            top_k(dataset, "test", "last_first", 1)[:, 0],
-            strict=True,
-        )
-    ):
+    fitted = RankingBaselines(dataset, print)
+    ranks, best = fitted.ranks("last_first", "test"), fitted.top_k("last_first", "test", 1)[:, 0]
+    for user in range(dataset.num_users):
         free = np.setdiff1d(np.arange(30), dataset.history(user, "test"))
-        assert best == free.max()
-        assert rank == (free > dataset.target(user, "test")).sum()
-    assert "last_first" in baseline_ranks(dataset)
-    assert "last_first" in candidate_ranks(dataset, "test", np.tile(np.arange(30), (40, 1)))
+        assert best[user] == free.max()
+        assert ranks[user] == (free > dataset.target(user, "test")).sum()
+    assert "last_first" in fitted.names
+    assert "last_first" in fitted.candidate_ranks("test", np.tile(np.arange(30), (40, 1)))
     assert "last_first" in format_audit(audit(dataset))

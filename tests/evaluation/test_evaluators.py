@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from p5jax.cli.main import main
 from p5jax.core.errors import UserError
-from p5jax.evaluation.baseline_results import most_frequent
+from p5jax.evaluation.baselines.texts import most_frequent
 from p5jax.evaluation.evaluators import (
     EvaluationConfig,
     default_prompts,
@@ -67,7 +67,7 @@ def run(world, world_vocabulary, tmp_path_factory):
         )
     )
     templates = load_templates("amazon")
-    config = FamilyConfig(num_candidates=10)
+    config = FamilyConfig(num_candidates=10, max_source=128)
     families = make_families(world, templates, world_vocabulary, config)
     params = init_params(model, jax.random.key(0))
     path = tmp_path_factory.mktemp("run")
@@ -198,7 +198,7 @@ def test_rating_is_the_expected_number_of_stars(run, results, logp_of):
 
 def test_baselines_stand_on_the_same_examples(run, results):
     dataset = run.dataset
-    for name in ("popularity", "markov", "co_occurrence"):
+    for name in ("popularity", "markov", "co_occurrence", "co_occurrence_and_text", "ease"):
         for family, kind, prompt in (
             ("sequential", "catalogue", "2-3"),
             ("direct", "candidates", "5-8"),
@@ -233,6 +233,21 @@ def test_a_sequential_prompt_ranks_the_direct_familys_candidates(run, logp_of):
     for families, prompts in ((("direct",), None), (("direct",), ("5-1",)), (("rating",), None)):
         with pytest.raises(UserError, match="families: found|prompts: '5-1'"):
             evaluate_run(alone, families, prompts, limit=3, config=CONFIG)
+
+
+def test_baselines_that_read_what_the_prompt_says(run, results):
+    """The review's own words, and training sentences about the item that is asked about."""
+    assert ("rating", "rating", "ridge_on_review_words") not in results
+    stars = results["review", "rating", "ridge_on_review_words"]
+    assert stars.n == results["review", "rating", "4-4"].n
+    reviews = {(r["user"], r["item"]): r["text"] for r in run.dataset.reviews.to_pylist()}
+    for row in results["review", "text", "leading_words_of_review"].per_user.to_pylist():
+        said = " ".join(reviews[row["user"], row["item"]].split())
+        assert said.startswith(row["prediction"])
+        assert row["prediction"]
+    known = {(r["item"], r["sentence"]) for r in run.dataset.reviews.to_pylist() if r["split"] == 0}
+    for row in results["explanation", "text", "typical_sentence_of_item"].per_user.to_pylist():
+        assert (row["item"], row["prediction"]) in known or row["item"] not in dict(known)
 
 
 def test_candidate_popularity_by_hand(run, results):
@@ -293,7 +308,8 @@ def test_single_prompts_and_answers_of_two_words(run):
     )
     kinds = {r.prompt_id: r.kind for r in found if not r.baseline}
     assert kinds == {"1-4": "choice", "3-8": "text"}
-    (choice,) = (r for r in found if r.kind == "choice")
+    choice, baseline = (r for r in found if r.kind == "choice")
+    assert (baseline.prompt_id, baseline.baseline) == ("most_frequent_answer", True)
     for row in choice.per_user.to_pylist():
         assert row["prediction"] in ("like", "dislike")
         assert row["accuracy"] == (row["prediction"] == row["reference"])

@@ -55,6 +55,9 @@ class Worker:
         if self.process.poll() is not None:
             if current is not None:
                 self._failed(current, "ended", f"exit status {self.process.returncode}")
+            else:  # between two inputs: the fuzzer's own mistake, which ends a round
+                what = f"exit status {self.process.returncode}, see log.txt"
+                self._record({"kind": "fuzzer", "outcome": "ended", "what": what})
             self.start()
         elif current is not None:
             memory = _gigabytes(self.process.pid) - current["gigabytes"]
@@ -69,8 +72,11 @@ class Worker:
 
     def _failed(self, current: dict, kind: str, what: str) -> None:
         record = {"kind": current["kind"], "outcome": kind, "what": what, "file": current["file"]}
+        self._record(record | {"input": keep(current, self.folder.parent)})
+
+    def _record(self, record: dict) -> None:
         with (self.folder / "results.jsonl").open("a") as file:
-            file.write(json.dumps(record | {"input": keep(current, self.folder.parent)}) + "\n")
+            file.write(json.dumps(record) + "\n")
 
     def stop(self) -> None:
         """Kill the process."""

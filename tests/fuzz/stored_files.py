@@ -24,6 +24,7 @@ from p5jax.ppr.profiles import ProfileSchema
 from p5jax.ppr.soft.training import load_soft
 from p5jax.ppr.tuned import Tuned
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import STORED_MEMORY
 from p5jax.serving.bulk import RANKING_FOLDER
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.writers import read_metrics
@@ -68,6 +69,7 @@ def stored_kinds(worlds: Path) -> list[Kind]:
     return [
         kind("dataset", "dataset", _dataset, _dataset_reading),
         kind("run", "run", _run, _run_reading),
+        kind("memory", "run", STORED_MEMORY.read, _memory_reading, ("memory.json",)),
         kind("vocabulary", "run/vocabulary", _vocabulary),
         kind("metrics", "run", _metrics, _metrics_reading, ("metrics.jsonl",)),
         kind("evaluation", "evaluation", _evaluation, _evaluation_reading),
@@ -121,6 +123,10 @@ def _run(folder: Path) -> Any:
 def _run_reading(pristine: Any, folder: Path) -> Any:
     manifest = _json(folder / "run.json")
     return pristine | {"config": manifest["family_config"], "families": manifest["families"]}
+
+
+def _memory_reading(pristine: Any, folder: Path) -> Any:
+    return _json(folder / "memory.json")
 
 
 def _vocabulary(folder: Path) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import io
 
 import campaign
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_lines import command_lines, outcome
 from comparison import first_difference
@@ -90,6 +93,30 @@ def test_differences_are_found_at_any_depth():
         ("result", {"a": 1}),
     ):
         assert first_difference(one, other).startswith(path)
+
+
+@pytest.mark.parametrize("columns", [[[]], [[1, 2], ["a", "b"]], []])
+def test_tables_are_mutated_whatever_their_shape(columns):
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([*map(pa.array, columns)], ["a"] * len(columns)), buffer)
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(st.data())
+    def mutate(data):
+        assert isinstance(mutated(data.draw, buffer.getvalue(), ".parquet"), bytes)
+
+    mutate()
+
+
+def test_a_fuzzer_that_ends_between_inputs_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "WORKER", tmp_path / "worker.py")
+    campaign.WORKER.write_text("raise SystemExit(3)")
+    worker = campaign.Worker(tmp_path, 0, 1, SEED)
+    worker.process.wait()
+    worker.watch()
+    worker.stop()
+    (found,) = campaign.results(tmp_path)
+    assert (found["kind"], found["outcome"]) == ("fuzzer", "ended")
 
 
 @pytest.mark.parametrize("suffix", FILES)

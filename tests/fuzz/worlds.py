@@ -170,6 +170,7 @@ def _trained(folder: Path) -> None:
     search = ("--family", "sequential", "--users", "8", "--epochs", "1", "--candidates", "4")
     _run("triggers", "search", run, "--out", folder / "triggers", *search)
     _run("rank", run, "--out", folder / "ranking", "-k", "3", "--beam", "8")
+    _run("memory", run, "--limit", "8", "--beam", "8")
     pretrain = ("--gin_file=ppr/sasrec.gin", "--gin.STEPS=2", "--gin.PprConfig.users=warm")
     sizes = ("--gin.BackboneConfig.emb_dim=8", "--gin.BackboneConfig.mlp_dim=8")
     _run(

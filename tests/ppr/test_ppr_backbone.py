@@ -42,7 +42,7 @@ def dense(x, p):
     return x @ p["kernel"] + p["bias"]
 
 
-def attention(x, p, heads):
+def attention(x, p, heads, before):
     width = x.shape[1] // heads
     q, k, v = (dense(x, p[name]) for name in ("query", "key", "value"))
     out = np.zeros_like(x)
@@ -50,6 +50,8 @@ def attention(x, p, heads):
         part = slice(head * width, (head + 1) * width)
         for row in range(len(x)):
             scores = k[: row + 1, part] @ q[row, part] / np.sqrt(width)
+            for item in range(before, row + 1 if row >= before else 0):
+                scores[item] += p["rel_embedding"][row - item, head]
             weights = np.exp(scores - scores.max())
             out[row, part] = weights / weights.sum() @ v[: row + 1, part]
     return dense(out, p["out"])
@@ -59,27 +61,25 @@ def oracle_states(params, history, prompt=None):
     """States [P + n, D] of a history without padding; prompt [P, L, D]."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     items = params["item_embedding"]["embedding"]
-    positions = params["position_embedding"]["embedding"]
-    n = len(history)
-    x = np.array([items[item - 1] + positions[n - 1 - i] for i, item in enumerate(history)])
-    x = x.reshape(n, items.shape[1])
+    x = np.array([items[item - 1] for item in history]).reshape(len(history), items.shape[1])
+    x = norm(x, params["embedding_layer_norm"])
     before = 0 if prompt is None else len(prompt)
     for layer in range(CONFIG.num_layers):
         if prompt is not None:
             x = np.concatenate([prompt[:, layer], x[before if layer else 0 :]])
         p = params[f"layers_{layer}"]
         if len(x):
-            x = norm(
-                x + attention(x, p["attention"], CONFIG.num_heads), p["post_attention_layer_norm"]
-            )
+            attended = attention(x, p["attention"], CONFIG.num_heads, before)
+            x = norm(x + attended, p["post_attention_layer_norm"])
             hidden = dense(np.maximum(dense(x, p["wi"]), 0), p["wo"])
             x = norm(x + hidden, p["post_mlp_layer_norm"])
-    return x
+    return x / np.linalg.norm(x, axis=1, keepdims=True) / CONFIG.temperature
 
 
 def oracle_scores(params, history, prompt=None):
     states = oracle_states(params, history, prompt)
     table = np.asarray(params["item_embedding"]["embedding"], np.float64)[:ITEMS]
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
     return table @ states[-1] if len(states) else np.zeros(ITEMS)
 
 
@@ -173,6 +173,16 @@ def test_a_state_depends_on_nothing_later(history, place, other, prompted):
         assert (np.abs(a[before + place :] - b[before + place :]).max(axis=-1) > 1e-6).all()
 
 
+@pytest.mark.parametrize("length", [0, 2])
+def test_every_position_is_the_last_one_of_its_prefix(length):
+    """So that a loss at every position has the targets of a sample for every prefix."""
+    history, prompt = [1, 2, 3, 4, 5, 6], prompts(1, length) if length else None
+    whole = states(padded([history]), prompt)[0]
+    for n in range(1, len(history) + 1):
+        prefix = states(padded([history[:n]]), prompt)[0, -1]
+        np.testing.assert_allclose(whole[length + n - 1], prefix, rtol=1e-4, atol=1e-5)
+
+
 def test_a_prompt_is_seen_by_every_row_at_every_layer():
     items, prompt = padded([[1, 2, 3, 4, 5, 6]]), prompts(1)
     plain = states(items, prompt)[0]
@@ -219,6 +229,8 @@ def test_every_parameter_has_axes_and_a_place_on_a_mesh():
 def test_sizes_that_do_not_work_are_refused():
     with pytest.raises(UserError, match="emb_dim: found 10, expected a multiple of num_heads = 4"):
         BackboneConfig(5, emb_dim=10, num_heads=4)
+    with pytest.raises(UserError, match="temperature: found 0"):
+        BackboneConfig(5, temperature=0)
     with pytest.raises(UserError, match="max_history: found 0"):
         BackboneConfig(5, max_history=0)
     with pytest.raises(ValueError, match="found 7 columns, expected 6"):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ppr_world import ring, write_sequences
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.baselines import ranks_of
-from p5jax.evaluation.histories import training_counts
+from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.results import format_results
+from p5jax.memory.histories import training_counts
 from p5jax.ppr.backbone.catalogue import (
     BackboneScorer,
     catalogue_ranks,
@@ -67,7 +67,7 @@ def test_popularity_as_a_scorer_is_the_audits_popularity(world, split):
     users = np.arange(world.num_users)
     parts = list(catalogue_ranks(scorer, world, split, users, 10, batch_size=50))
     ranks = np.concatenate([part[2] for part in parts])
-    np.testing.assert_array_equal(ranks, ranks_of(world, "popularity", split))
+    np.testing.assert_array_equal(ranks, RankingBaselines(world, print).ranks("popularity", split))
     assert [len(part[0]) for part in parts] == [50, 50, 20]
 
 

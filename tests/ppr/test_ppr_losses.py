@@ -31,14 +31,34 @@ def full_cross_entropy(states, table, targets):
 
 
 def test_cross_entropy():
-    states, table, targets = (
-        array(4, 3, 8, scale=1),
-        array(6, 8, scale=1),
-        RNG.integers(0, 6, (4, 3)),
-    )
-    loss, hit = cross_entropy(states, table, targets)
-    np.testing.assert_allclose(loss, full_cross_entropy(states, table, targets), rtol=1e-5)
-    np.testing.assert_array_equal(hit, (states @ table.T).argmax(-1) == targets)
+    states, table = array(4, 3, 8, scale=1), array(6, 8, scale=1)
+    targets, weights = RNG.integers(0, 6, (4, 3)), RNG.random((4, 3)).astype(np.float32)
+    loss, hits = cross_entropy(states, table, targets, weights)
+    expected = (full_cross_entropy(states, table, targets) * weights).sum()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    right = (states @ table.T).argmax(-1) == targets
+    assert 0 < float(hits) == pytest.approx((right * weights).sum(), rel=1e-6)
+
+
+def test_the_gradients_of_cross_entropy_are_those_of_the_plain_formula():
+    """Targets that occur twice, positions without weight, a sum that is scaled."""
+    states, table = array(5, 3, 4, scale=1), array(7, 4, scale=1)
+    targets = np.array([[0, 6, 0], [1, 2, 3], [0, 0, 0], [5, 4, 6], [2, 2, 1]])
+    weights = np.array([[1, 1, 0.5], [0, 1, 1], [0, 0, 0], [1, 2, 1], [1, 1, 1]], np.float32)
+
+    def plain(states, table):
+        logp = jax.nn.log_softmax(jnp.einsum("bsd,id->bsi", states, table))
+        return -3 * (jnp.take_along_axis(logp, targets[..., None], 2)[..., 0] * weights).sum()
+
+    def ours(states, table):
+        loss, hits = cross_entropy(states, table, targets, weights)
+        return 3 * loss + 5 * hits  # hits have no gradient
+
+    found, expected = (jax.grad(f, (0, 1))(states, table) for f in (ours, plain))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    far = cross_entropy(states * 1e3, table, targets, weights)[0]
+    assert np.isfinite(far)
 
 
 def test_sampled_cross_entropy_with_all_others_is_the_full_one():

@@ -56,6 +56,7 @@ def test_objectives_sum_over_real_positions(loss):
     params = jax.tree.map(lambda x: x * 30, backbone_params(MODEL, jax.random.key(0)))
     states = np.asarray(MODEL.apply({"params": params}, batch()["items"]), np.float64)
     table = np.asarray(params["item_embedding"]["embedding"], np.float64)[:9]
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
     scores = states @ table.T
     expected, positions = 0.0, 0
     for row, column in zip(*np.nonzero(batch()["targets"]), strict=True):

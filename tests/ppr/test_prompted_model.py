@@ -32,6 +32,10 @@ def two_layers(params, x):
     return hidden @ params["w2"]["kernel"] + params["w2"]["bias"]
 
 
+def unit_rows(table):
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
 def test_prompt_and_user_vector_equal_numpy():
     model, params = model_and_params()
     p = jax.tree.map(np.array, params)
@@ -50,7 +54,7 @@ def test_prompt_and_user_vector_equal_numpy():
     np.testing.assert_allclose(users, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states, state, rtol=1e-4, atol=1e-5)
     scorer = PromptedScorer(model, params, codes)
-    items_table = p["backbone"]["item_embedding"]["embedding"][:60]
+    items_table = unit_rows(p["backbone"]["item_embedding"]["embedding"][:60])
     scores = scorer(np.arange(3), items)
     np.testing.assert_allclose(scores, expected @ items_table.T, rtol=1e-4, atol=1e-4)
     candidates = np.array([[3, 5], [59, 0], [7, 7]])
@@ -82,7 +86,7 @@ def test_vectors_are_profiles_too():
     prompt = applied(model, params, x, method="make")
     state = applied(Backbone(BACKBONE), params["backbone"], items, prompt, method="user_state")
     user = np.array(state) + two_layers(jax.tree.map(np.array, params["profile_mlp"]), x)
-    table = np.array(params["backbone"]["item_embedding"]["embedding"][:60])
+    table = unit_rows(np.array(params["backbone"]["item_embedding"]["embedding"][:60]))
     np.testing.assert_allclose(found, user @ table.T, rtol=1e-4, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -87,6 +88,7 @@ def test_objective_without_dropout_is_bpr_on_user_vectors(cold, schema, world):
     loss_sum, sums = tuning_objective(model, TUNE)(params, batch, None)
     users = np.array(model.apply({"params": params}, batch["profiles"], batch["items"])[0])
     table = np.array(params["backbone"]["item_embedding"]["embedding"])
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
     margins = np.einsum(
         "bd,bnd->bn", users, table[batch["targets"]][:, None] - table[batch["negatives"]]
     )
@@ -135,13 +137,23 @@ CHANGED = {
 }
 
 
+DECAYED = replace(TUNE, weight_decay=0.1)
+
+
+@pytest.fixture(scope="module")
+def light(backbone, cold, schema, tmp_path_factory):
+    return tune(backbone, cold, schema, DECAYED, PROMPT, tmp_path_factory.mktemp("tuned") / "light")
+
+
 @pytest.mark.parametrize(
     "mode", [pytest.param(m, marks=[] if m == "light" else [pytest.mark.check]) for m in CHANGED]
 )
-def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, mode):
+def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, light, mode):
     """Weight decay included: what is not the mode's keeps every bit."""
-    settings = replace(TUNE, mode=mode, weight_decay=0.1)
-    tuned = tune(backbone, cold, schema, settings, PROMPT, tmp_path / mode)
+    tuned = light
+    if mode != "light":
+        settings = replace(DECAYED, mode=mode)
+        tuned = tune(backbone, cold, schema, settings, PROMPT, tmp_path / mode)
     before = jax.tree.map(np.array, tuned.initial(0))
     after = jax.tree.map(np.array, last_params(tuned.path))
     assert set(after) == CHANGED[mode] | {"backbone"}
@@ -158,22 +170,22 @@ def test_modes_train_exactly_their_parameters(backbone, cold, schema, tmp_path, 
 
 
 def test_a_tuned_folder_scores_as_when_trained_and_refuses_other_backbones(
-    backbone, cold, schema, tmp_path, world
+    backbone, cold, schema, light, tmp_path, world
 ):
-    tuned = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
-    last = last_params(tuned.path)
+    shutil.copytree(light.path, tmp_path / "light")
+    last = last_params(light.path)
     loaded = Tuned.load(tmp_path / "light")
     table = evaluate_cold(cold, {"light": loaded.scorer, "pretrain": backbone.scorer})
     assert set(table["method"].to_pylist()) >= {"light", "pretrain", "popularity"}
-    best = restore_params(tmp_path / "light" / "checkpoints", jax.eval_shape(tuned.initial))
+    best = restore_params(tmp_path / "light" / "checkpoints", jax.eval_shape(light.initial))
     users, items = np.array([0, 5]), np.array([[0, 0], [3, 4]])
     np.testing.assert_array_equal(
-        loaded.scorer(users, items), PromptedScorer(tuned.model, best, tuned.features)(users, items)
+        loaded.scorer(users, items), PromptedScorer(light.model, best, light.features)(users, items)
     )
-    resumed = tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
+    resumed = tune(backbone, cold, schema, DECAYED, PROMPT, tmp_path / "light")
     jax.tree.map(np.testing.assert_array_equal, last_params(resumed.path), last)
     with pytest.raises(UserError, match=r"tune\.mode = 'light'"):
-        tune(backbone, cold, schema, replace(TUNE, mode="full"), PROMPT, tmp_path / "light")
+        tune(backbone, cold, schema, replace(DECAYED, mode="full"), PROMPT, tmp_path / "light")
     others = cold_start(world, replace(cold.config, seed=1))
     with pytest.raises(UserError, match="pre-trained on other users"):
         tune(backbone, others, schema, TUNE, PROMPT, tmp_path / "other")
@@ -239,9 +251,8 @@ def test_vector_profiles_are_kept_with_the_folder(backbone, cold, tmp_path, worl
         recommend(loaded, profile={"age": "3"})
 
 
-def test_recommendations_for_users_and_for_profiles(backbone, cold, schema, tmp_path, world):
-    tune(backbone, cold, schema, TUNE, PROMPT, tmp_path / "light")
-    tuned = Tuned.load(tmp_path / "light", backbone)
+def test_recommendations_for_users_and_for_profiles(backbone, cold, light, world):
+    tuned = Tuned.load(light.path, backbone)
     user = int(cold.test[0])
     items = recommend(tuned, user=world.user_keys[user], k=world.num_items)
     sequence = world.sequence(user)
@@ -274,11 +285,9 @@ def test_recommendations_for_users_and_for_profiles(backbone, cold, schema, tmp_
         ({"profile": {"age": "30"}, "k": 0}, "k: found 0"),
     ],
 )
-def test_what_a_user_mistypes_is_one_line(backbone, cold, schema, tmp_path_factory, given, message):
-    folder = tmp_path_factory.getbasetemp() / "mistyped"
-    tune(backbone, cold, schema, replace(TUNE, steps=1), PROMPT, folder)
+def test_what_a_user_mistypes_is_one_line(light, given, message):
     with pytest.raises(UserError, match=message) as caught:
-        recommend(Tuned.load(folder, backbone), **given)
+        recommend(light, **given)
     assert "\n" not in str(caught.value)
 
 

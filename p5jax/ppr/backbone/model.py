@@ -1,8 +1,12 @@
 """SASRec (Kang and McAuley 2018): a causal transformer over item sequences, with a soft prompt.
 
-CL4SRec is the same encoder, pre-trained with a contrastive loss too (see pretraining). Letters:
-B batch, S history length, D model, H heads, P prompt rows, L layers, I items. Items in sequences
-are numbered 1 … I; 0 is padding, on the left, and I + 1 a masked item.
+Where an item stands is told by learned biases of its distance (Raffel et al. 2020) instead of
+positions: a state then depends on its history alone, so that a loss at every position has the
+targets of a sample for every prefix, at a fraction of its cost. Scores are cosines, so that an
+item that many users have does not outgrow the others. CL4SRec is the same encoder, pre-trained with
+a contrastive loss too (see pretraining). Letters: B batch, S history length, D model, H heads,
+P prompt rows, L layers, I items. Items in sequences are numbered 1 … I; 0 is padding, on the left,
+and I + 1 a masked item.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ from flax import linen as nn
 from flax.linen import partitioning
 
 from p5jax.core.errors import UserError
-from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, check
+from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, above, check
 from p5jax.models.attention import MASKED
 from p5jax.models.initial import Params, fresh_params, logical_axes
-from p5jax.models.layers import Array, Dense, normal
+from p5jax.models.layers import Array, Dense, Dropout, normal
 
 STDDEV = 0.01  # of every initial weight
 EPSILON = 1e-6  # of the layer norms
@@ -31,7 +35,8 @@ ROW_MULTIPLE = 128  # table rows, so that the mesh's model axis divides them
 class BackboneConfig:
     """Sizes of a backbone; the defaults are PPR's reference shape with a shorter history.
 
-    num_items: I of the dataset. max_history: most recent interactions that are read.
+    num_items: I of the dataset. max_history: most recent interactions that are read. temperature:
+    what the cosine of a state and an item is divided by to be the item's score.
     """
 
     num_items: int
@@ -41,10 +46,17 @@ class BackboneConfig:
     mlp_dim: int = 64
     max_history: int = 50
     dropout_rate: float = 0.2
+    temperature: float = 0.07
 
     def __post_init__(self) -> None:
         sizes = ("emb_dim", "num_layers", "num_heads", "mlp_dim", "max_history")
-        check(self, num_items=COUNT, **dict.fromkeys(sizes, SIZE), dropout_rate=BELOW_ONE)
+        check(
+            self,
+            num_items=COUNT,
+            **dict.fromkeys(sizes, SIZE),
+            dropout_rate=BELOW_ONE,
+            temperature=above(0),
+        )
         if self.emb_dim % self.num_heads:
             raise UserError(
                 f"BackboneConfig.emb_dim: found {self.emb_dim}, expected a multiple of"
@@ -66,26 +78,24 @@ class Backbone(nn.Module):
         c = self.config
         rows = -(-(c.num_items + 1) // ROW_MULTIPLE) * ROW_MULTIPLE
         self.item_embedding = _Table(rows, c.emb_dim, ("vocab", "embed"))
-        self.position_embedding = _Table(c.max_history, c.emb_dim, ("relpos_buckets", "embed"))
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.embedding_layer_norm = _LayerNorm()
+        self.dropout = Dropout(c.dropout_rate)
         self.layers = [_Layer(c) for _ in range(c.num_layers)]
 
     def item_table(self) -> Array:
-        """The items' embeddings, [I, D]: those read are those scored."""
-        return self.item_embedding()[: self.config.num_items]
+        """The items' embeddings, [I, D], of length one: those read are those scored."""
+        return unit(self.item_embedding()[: self.config.num_items])
 
     def embed(self, items_BxS: Array) -> Array:
-        """Item plus position embedding, [B, S] int32 -> [B, S, D]; padding is zero.
+        """Normalised item embeddings, [B, S] int32 -> [B, S, D]; padding is zero.
 
-        A position counts back from the most recent item, the last column. ValueError when S is
-        more than max_history.
+        ValueError when S is more than max_history.
         """
         length = items_BxS.shape[1]
         if length > self.config.max_history:
             raise ValueError(f"found {length} columns, expected {self.config.max_history} at most")
         items = jnp.take(self.item_embedding(), items_BxS - 1, axis=0, mode="clip")
-        positions = self.position_embedding()[:length][::-1]
-        return (items + positions) * (items_BxS > 0)[..., None]
+        return self.embedding_layer_norm(items) * (items_BxS > 0)[..., None]
 
     def encode_embedded(
         self,
@@ -96,9 +106,10 @@ class Backbone(nn.Module):
     ) -> Array:
         """States of the prompt's rows and the behaviour's, [B, P + S, D]; padding's are zero.
 
-        present: bool, False for padding. prompt: [B, P, L, D], or None for P = 0. Its rows come
-        before the behaviour and are visible to every later row; the input of layer l in these rows
-        is prompt[:, :, l], not the output of the layer below (PPR, section 3).
+        A state's length is one over the temperature. present: bool, False for padding. prompt:
+        [B, P, L, D], or None for P = 0. Its rows come before the behaviour and are visible to every
+        later row; the input of layer l in these rows is prompt[:, :, l], not the output of the
+        layer below (PPR, section 3).
         """
         x: Array = self.dropout(embedded_BxSxD, deterministic=deterministic)
         present, rows = present_BxS, 0
@@ -112,8 +123,8 @@ class Backbone(nn.Module):
         for number, layer in enumerate(self.layers):
             if prompt is not None and number:
                 x = jnp.concatenate([prompt[:, :, number], x[:, rows:]], axis=1)
-            x = layer(x, visible, deterministic) * present[..., None]
-        return x
+            x = layer(x, visible, rows, deterministic) * present[..., None]
+        return unit(x) / self.config.temperature
 
     def __call__(
         self, items_BxS: Array, prompt: Array | None = None, deterministic: bool = True
@@ -143,32 +154,34 @@ def item_scores(users_BxD: Array, table_IxD: Array, candidates_BxC: Array | None
     return jnp.einsum("bd,bcd->bc", users_BxD, table_IxD[candidates_BxC])
 
 
+def unit(x: Array) -> Array:
+    """Scale rows to length one; a row of zeros stays zero, and its gradient is finite."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+
+
 class _Layer(nn.Module):
     """Self-attention, then a feed-forward block; each is added to its input, then normalised."""
 
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, deterministic: bool) -> Array:
+    def __call__(self, x: Array, visible: Array, rows: int, deterministic: bool) -> Array:
         c = self.config
-        dropout = nn.Dropout(c.dropout_rate)
-        attended = _Attention(c, name="attention")(x, visible, deterministic)
-        x = _LayerNorm(name="post_attention_layer_norm")(
-            x + dropout(attended, deterministic=deterministic)
-        )
+        dropout = Dropout(c.dropout_rate)
+        attended = _Attention(c, name="attention")(x, visible, rows)
+        x = _LayerNorm(name="post_attention_layer_norm")(x + dropout(attended, deterministic))
         hidden = nn.relu(_dense(c.mlp_dim, ("embed", "mlp"), "wi")(x))
-        hidden = dropout(hidden, deterministic=deterministic)
-        hidden = _dense(c.emb_dim, ("mlp", "embed"), "wo")(hidden)
-        return _LayerNorm(name="post_mlp_layer_norm")(
-            x + dropout(hidden, deterministic=deterministic)
-        )
+        hidden = _dense(c.emb_dim, ("mlp", "embed"), "wo")(dropout(hidden, deterministic))
+        return _LayerNorm(name="post_mlp_layer_norm")(x + dropout(hidden, deterministic))
 
 
 class _Attention(nn.Module):
+    """Attention with a learned bias for each head and distance; prompt rows have no distance."""
+
     config: BackboneConfig
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, deterministic: bool) -> Array:
+    def __call__(self, x: Array, visible: Array, rows: int) -> Array:
         c = self.config
         batch, length, _ = x.shape
         query, key, value = (
@@ -178,11 +191,24 @@ class _Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         query = query * (c.emb_dim // c.num_heads) ** -0.5
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) + self._bias(length - rows, rows)
         weights = jax.nn.softmax(jnp.where(visible[:, None], logits, MASKED), axis=-1)
-        weights = nn.Dropout(c.dropout_rate)(weights, deterministic=deterministic)
         x = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, c.emb_dim)
         return _dense(c.emb_dim, ("joined_kv", "embed"), "out")(x)
+
+    def _bias(self, length: int, rows: int) -> Array:
+        """Biases [H, P + S, P + S]: by how many items the key comes before the query."""
+        c = self.config
+        table: Array = partitioning.param_with_axes(
+            "rel_embedding",
+            nn.initializers.zeros,
+            (c.max_history, c.num_heads),
+            jnp.float32,
+            axes=("relpos_buckets", "relpos_heads"),
+        )
+        place = jnp.arange(length)
+        distance = jnp.maximum(place[:, None] - place, 0)
+        return jnp.pad(jnp.moveaxis(table[distance], -1, 0), ((0, 0), (rows, 0), (rows, 0)))
 
 
 def _dense(features: int, axes: tuple[str, str], name: str) -> Dense:

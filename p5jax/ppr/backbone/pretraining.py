@@ -27,6 +27,7 @@ from p5jax.ppr.backbone.losses import bpr, contrastive, cross_entropy, sampled_c
 from p5jax.ppr.backbone.model import Backbone, BackboneConfig, backbone_axes, backbone_params
 from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
+from p5jax.ppr.backbone.start import STARTS, counted_embeddings
 from p5jax.ppr.backbone.views import ViewConfig, random_view
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
@@ -62,6 +63,7 @@ class LossConfig:
 class PretrainConfig:
     """All settings of a pre-training; the dataset gives the backbone its number of items.
 
+    start: of the items' embeddings, "counts" of which stand near each other (see start) or "noise".
     validation_users: how many users, always the same, rank the whole catalogue on their validation
     pairs for validation/HR@10 and NDCG@10 (0: none).
     """
@@ -72,11 +74,12 @@ class PretrainConfig:
     views: ViewConfig = field(default_factory=ViewConfig)
     optimizer: OptimizerConfig = OPTIMIZER
     training: TrainConfig = TRAINING
+    start: str = "counts"
     validation_users: int = 1000
     fsdp: bool = False
 
     def __post_init__(self) -> None:
-        check(self, validation_users=COUNT)
+        check(self, start=STARTS, validation_users=COUNT)
         negatives = self.sequences.negatives
         if (self.loss.loss == "cross_entropy") != (negatives == 0):
             expected = "0" if negatives else "1 or more"
@@ -118,7 +121,7 @@ def pretrain(
 
     train(
         next_item_objective(model, config.loss, config.views),
-        backbone_params(model, jax.random.key(config.training.seed)),
+        _first_params(model, dataset, users, config),
         backbone_axes(model),
         SequenceIterator(
             dataset, users, config.sequences, backbone.max_history, *process_share(mesh)
@@ -133,6 +136,18 @@ def pretrain(
         begun=accepted,
     )
     return run
+
+
+def _first_params(
+    model: Backbone, dataset: Dataset, users: np.ndarray, config: PretrainConfig
+) -> Params:
+    """Fresh parameters; the items' embeddings are moved to their start."""
+    params = backbone_params(model, jax.random.key(config.training.seed))
+    if config.start == "counts":
+        counted = counted_embeddings(dataset, users, model.config.emb_dim)
+        table = params["item_embedding"]["embedding"]
+        params["item_embedding"]["embedding"] = table.at[: len(counted)].add(counted)
+    return params
 
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
@@ -203,15 +218,14 @@ def _next_item_sums(
         "examples": jnp.any(weights > 0, axis=1).sum().astype(jnp.float32),
     }
     if loss == "cross_entropy":
-        each, hit = cross_entropy(states, table, targets)
-        sums |= {"hits": (hit * weights).sum(), "scored": weights.sum()}
+        loss_sum, hits = cross_entropy(states, table, targets, weights)
+        return {**sums, "loss_sum": loss_sum, "hits": hits, "scored": weights.sum()}
+    positive = jnp.einsum("bsd,bsd->bs", states, table[targets])
+    negatives = jnp.einsum("bsd,bsnd->bsn", states, table[batch["negatives"] - 1])
+    if loss == "bpr":
+        each = bpr(positive, negatives)
     else:
-        positive = jnp.einsum("bsd,bsd->bs", states, table[targets])
-        negatives = jnp.einsum("bsd,bsnd->bsn", states, table[batch["negatives"] - 1])
-        if loss == "bpr":
-            each = bpr(positive, negatives)
-        else:
-            each = sampled_cross_entropy(positive, negatives, model.config.num_items)
+        each = sampled_cross_entropy(positive, negatives, model.config.num_items)
     return {**sums, "loss_sum": (each * weights).sum()}
 
 

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.kinds import Count, built
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.baseline_results import catalogue_baselines
+from p5jax.evaluation.baselines.ranking import RankingBaselines
+from p5jax.evaluation.baselines.results import catalogue_baselines
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.results import FamilyResult
 from p5jax.models.initial import Params
@@ -41,7 +42,7 @@ class _Manifest(TypedDict):
 
 
 BACKBONE_RUN = OutputFolder(
-    *("pre-trained backbone", "ppr.json", 1, "p5jax ppr pretrain"),
+    *("pre-trained backbone", "ppr.json", 2, "p5jax ppr pretrain"),
     contents=_Manifest,
     steps="settings.training.steps",
 )
@@ -134,7 +135,8 @@ class PprRun:
             reserve(folder, header)
         width = self.model.config.max_history
         result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
-        results = [result, *catalogue_baselines(self.dataset, result, split)]
+        ranking = RankingBaselines(self.dataset, distributed.report)
+        results = [result, *catalogue_baselines(ranking, result, split)]
         if users is None:
             keep_results(folder, results, header)
         return results

@@ -40,7 +40,7 @@ from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
-PREDICTION = OutputFolder("profile prediction", "prediction.json", 1, "p5jax ppr predict")
+PREDICTION = OutputFolder("profile prediction", "prediction.json", 2, "p5jax ppr predict")
 PROMPTED = "prompted"  # the prompted model's parameters within the classifier's
 
 

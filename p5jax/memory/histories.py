@@ -1,14 +1,14 @@
-"""Histories and pairs of training interactions: what recommenders without parameters count."""
+"""Histories and pairs of training interactions: what baselines count."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from p5jax.data.dataset import TRAIN, Dataset
+from p5jax.data.dataset import SPLITS, Dataset
 from p5jax.prompts.sampling import whole_stars
 
 HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
@@ -33,6 +33,15 @@ class Histories:
         last = dataset.offsets[1:] - HELD_OUT[split] - 1
         first = dataset.offsets[:-1]
         return Histories(dataset.sequence_items, first, np.maximum(first, last))
+
+    @staticmethod
+    def whole(dataset: Dataset) -> Histories:
+        """Take all that is known of every user; no target follows."""
+        return Histories(dataset.sequence_items, dataset.offsets[:-1], dataset.offsets[1:])
+
+    def of_users(self, users: Sequence[int] | np.ndarray) -> Histories:
+        """Return the cases of some users, in their order."""
+        return Histories(self.items, self.first[users], self.last[users])
 
     def targets(self) -> np.ndarray:
         """Return the item that follows each history, [U]."""
@@ -60,20 +69,16 @@ class Histories:
         return sp.csr_array((np.ones(len(columns), bool), columns, indptr), shape=shape)
 
 
-# Scores [users, I]; what is not stored is unscored.
-BaselineScorer = Callable[[Histories], sp.csr_array]
-
-
 def training_counts(dataset: Dataset) -> np.ndarray:
     """Return how often each item occurs in training sequences, [I]."""
     return np.bincount(dataset.sequence_items[in_training(dataset)], minlength=dataset.num_items)
 
 
-def training_ratings(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return users, items and whole stars of the rated training interactions, each [N]."""
+def ratings_of(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return users, items and whole stars of a split's rated interactions, each [N]."""
     table = dataset.interactions
     ratings = table["rating"].to_numpy().astype(np.float64)
-    kept = (table["split"].to_numpy() == TRAIN) & ~np.isnan(ratings)
+    kept = (table["split"].to_numpy() == SPLITS.index(split)) & ~np.isnan(ratings)
     stars = np.array([whole_stars(rating) for rating in ratings[kept].tolist()], np.float64)
     return table["user"].to_numpy()[kept], table["item"].to_numpy()[kept], stars
 
@@ -84,15 +89,49 @@ def in_training(dataset: Dataset) -> np.ndarray:
     return np.arange(len(ends)) < ends - 2
 
 
-def neighbours(
-    dataset: Dataset, max_distance: int | None, weight: Callable[[int], tuple[float, float]]
-) -> sp.csr_array:
-    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I]."""
+def training_matrix(dataset: Dataset) -> sp.csr_array:
+    """Return who has which item in training, 1.0 or nothing, float32 [U, I]."""
     kept = in_training(dataset)
-    items = dataset.sequence_items[kept]
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))[kept]
+    pairs = users, dataset.sequence_items[kept]
+    shape = (dataset.num_users, dataset.num_items)
+    found = sp.csr_array((np.ones(len(users), np.float32), pairs), shape=shape)
+    found.sum_duplicates()
+    found.data[:] = 1
+    return found
+
+
+def neighbours(
+    dataset: Dataset,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+    chosen: np.ndarray | None = None,
+) -> sp.csr_array:
+    """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I].
+
+    chosen: the users whose histories are counted (default: all).
+    """
+    users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
+    kept = in_training(dataset)
+    if chosen is not None:
+        kept &= np.isin(users, chosen)
+    items = dataset.sequence_items[kept]
+    return summed_pairs(items, users[kept], dataset.num_items, max_distance, weight)
+
+
+def summed_pairs(
+    items: np.ndarray,
+    users: np.ndarray,
+    num_items: int,
+    max_distance: int | None,
+    weight: Callable[[int], tuple[float, float]],
+) -> sp.csr_array:
+    """Sum `weight(distance)` over pairs of one user's positions, [I, I].
+
+    items, users [N]: positions in time order, those of a user beside each other.
+    """
     longest = int(np.bincount(users, minlength=1).max(initial=0))
-    shape = (dataset.num_items, dataset.num_items)
+    shape = (num_items, num_items)
     total = sp.csr_array(shape, dtype=np.float64)
     waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
     starts = np.arange(len(items))

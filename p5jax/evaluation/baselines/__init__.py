@@ -1,0 +1,1 @@
+"""Baselines: what needs no training of a model, shown beside every model."""
