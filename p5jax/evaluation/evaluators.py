@@ -87,6 +87,12 @@ def default_prompts(family: Family, split: str) -> tuple[str, ...]:
     return (*seen, *unseen)
 
 
+def next_item_prompt(family: Family, split: str) -> str:
+    """The first of the default prompts that asks for an item of the whole catalogue."""
+    shown = default_prompts(family, split)
+    return next((id for id in shown if kind_of(family.template(id)) == "catalogue"), shown[0])
+
+
 def evaluate_family(
     run: RunLike,
     family: str,

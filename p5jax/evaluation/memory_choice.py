@@ -16,7 +16,7 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
-from p5jax.evaluation.evaluators import default_prompts, kind_of
+from p5jax.evaluation.evaluators import kind_of, next_item_prompt
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ndcg
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.evaluation.task import RunLike, Task, chosen_indices
@@ -118,7 +118,7 @@ def choose_memory(
     family = run.families.get("sequential")
     if family is None:
         raise UserError(f"{run.path}: has no sequential prompts, expected some to choose with")
-    template = family.template(prompt or default_prompts(family, SPLIT)[0])
+    template = family.template(prompt or next_item_prompt(family, SPLIT))
     if kind_of(template) != "catalogue":
         raise UserError(f"prompt {template.id}: found no prompt that asks for a next item")
     indices = chosen_indices(family.size(SPLIT, template.id), limit, config.seed)
@@ -131,18 +131,17 @@ def known_of(task: Task, memory: Memory) -> Known:
     """Ask the model of a task's users for its best items and for its opinion of the neighbours."""
     run, dataset, config = task.run, task.run.dataset, task.config
     trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
-    users = np.array([example.user for example in task.examples()])
-    cases, left_out = Histories.of(dataset, task.split).of_users(users), task.histories(users)
-    near = memory.neighbours(cases, left_out)
-    best, best_logp, near_logp, done = [], [], [], 0
+    cases, users = Histories.of(dataset, task.split), list[int]()
+    parts: list[tuple[np.ndarray, ...]] = []
     for examples, tokens in task.batches():
-        count = len(examples)
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
-        rows = np.minimum(np.arange(done, done + len(tokens)), done + count - 1)
-        tokens[count:] = tokens[count - 1]
-        done += count
-        asked = examples + [examples[-1]] * (len(tokens) - count)
-        given = given_rows([example.given for example in asked], run.vocabulary)
+        count = len(examples)
+        rows = examples + [examples[0]] * (len(tokens) - count)
+        tokens[count:] = tokens[0]
+        asked = np.array([example.user for example in rows])
+        given = given_rows([example.given for example in rows], run.vocabulary)
+        left_out = task.histories(asked)
+        near = memory.neighbours(cases.of_users(asked), left_out)
         found = rank(
             run.model,
             run.params,
@@ -153,19 +152,16 @@ def known_of(task: Task, memory: Memory) -> Known:
             given=given,
             beam=config.beam,
             exact=config.exact,
-            exclude=left_out[rows],
+            exclude=left_out,
         )
-        best.append(found.items[:count])
-        best_logp.append(found.logp[:count])
-        logp = score_items(run.model, run.params, tokens, trie, near.items[rows], given)
-        near_logp.append(logp[:count])
-    return Known(
-        near,
-        np.concatenate(near_logp),
-        np.concatenate(best),
-        np.concatenate(best_logp),
-        cases.targets(),
+        logp = score_items(run.model, run.params, tokens, trie, near.items, given)
+        parts.append(tuple(each[:count] for each in (*near, logp, found.items, found.logp)))
+        users += asked[:count].tolist()
+    *near_parts, near_logp, best, best_logp = (
+        np.concatenate(each) for each in zip(*parts, strict=True)
     )
+    targets = cases.of_users(users).targets()
+    return Known(Neighbours(*near_parts), near_logp, best, best_logp, targets)
 
 
 def choices_of(known: Known, with_texts: bool) -> tuple[Choice, ...]:

@@ -63,8 +63,7 @@ class ValidationConfig:
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig),
-    *(StartConfig, RecipeConfig),
+    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig, StartConfig, RecipeConfig),
 )
 
 

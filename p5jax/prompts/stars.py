@@ -7,12 +7,15 @@ import numpy as np
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.prompts.sampling import whole_stars
 
-NEWEST = 20  # stars that a prompt tells of a user, and of an item
+# Stars that a prompt tells of a user, and of an item, at most; as many say as much as all. A ridge
+# on their shrunken means has RMSE .8993 with 5, .8940 with 10, .8945 with 20 and .8947 with all, on
+# validation of Musical Instruments.
+NEWEST = 10
 NO_STARS = "none"
 
 
 class KnownStars:
-    """Tells the newest training stars of a user and of an item, oldest first, as words.
+    """Tells the newest training stars of a user and of an item, newest first, as words.
 
     A training row's own stars are left out of what its prompt tells, so that training and
     evaluation ask the same: the stars of a pair from those of others.
@@ -36,7 +39,7 @@ class KnownStars:
         }
 
     def _words(self, rows: np.ndarray, own: int | None) -> str:
-        newest = [row for row in rows[-NEWEST - 1 :].tolist() if row != own][-NEWEST:]
+        newest = [row for row in rows[: -NEWEST - 2 : -1].tolist() if row != own][:NEWEST]
         return " ".join(self._stars[row] for row in newest) or NO_STARS
 
 

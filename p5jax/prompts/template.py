@@ -24,7 +24,7 @@ _GIVEN_AWAY = {
     "item": ITEM,
     "list": ITEM | {"hist", "cand"},
 }
-_FREE_TEXT = ("review", "headline", "title")
+_CUT = ("got", "gave", "review", "headline", "title")
 
 
 class TextEncoder(Protocol):
@@ -116,8 +116,8 @@ class Renderer:
     """Makes a prompt's text, within `max_source` tokens, end-of-sequence included.
 
     A prompt that is too long first loses its oldest history items (one is always kept), then the
-    last words of its review, headline and title (one word of each is kept), so that the
-    instruction is complete. UserError when that is not enough.
+    oldest known stars and the last words of its review, headline and title (one word of each is
+    kept), so that the instruction is complete. UserError when that is not enough.
     """
 
     def __init__(self, vocabulary: TextEncoder, max_source: int):
@@ -147,7 +147,7 @@ class Renderer:
         excess = self._excess(inputs)
         if excess > 0 and "hist" in template.fields:
             inputs, excess = self._drop_history(template, values, fields, excess)
-        for name in _FREE_TEXT:
+        for name in _CUT:
             if excess > 0 and name in template.fields:
                 inputs, excess = self._drop_words(template, values, name, excess)
         if excess > 0:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.evaluators import default_prompts, kind_of
+from p5jax.evaluation.evaluators import next_item_prompt
 from p5jax.inference.mixing import Beside
 from p5jax.inference.ranking import Ranking, given_rows, id_trie, rank
 from p5jax.inference.settings import METHODS
@@ -97,9 +97,7 @@ class Ranker:
         that an evaluation shows."""
         if self.triggers or prompt:
             return self.own_prompt("sequential", prompt, otherwise="")
-        family = self.family("sequential")
-        shown = default_prompts(family, "test")
-        return next((id for id in shown if kind_of(family.template(id)) == "catalogue"), shown[0])
+        return next_item_prompt(self.family("sequential"), "test")
 
     def history_prompts(self, users: Iterable[int], prompt: str) -> list[Prompt]:
         """Return the users' prompts for a next item: the evaluation's, but that nothing of the
@@ -141,9 +139,9 @@ class Ranker:
         """
         count = len(users)
         rows = np.resize(np.arange(count), config.batch_size).tolist()
-        assert config.prompt is not None
         asked = [users[row] for row in rows]
         exclude = self.excluded(asked, config.exclude_history, blocked)
+        assert config.prompt is not None
         found = rank(
             self.run.model,
             self.run.params,

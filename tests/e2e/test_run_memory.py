@@ -113,20 +113,21 @@ def test_lists_and_scores_are_the_mixture_of_all_items(run, world, remembering):
 
 
 def test_new_interactions_are_recommended_at_once(world, remembering):
-    user = world.user_keys[0]
-    before = remembering.recommend([user], 5)[0]
+    users = world.user_keys[:3]
+    before = remembering.recommend(users, 7)[0]
     last, stranger = world.sequence(0)[-1], world.item_keys[0]
     known = {item.item for item in before.items} | {world.item_keys[i] for i in world.sequence(0)}
     stranger = next(key for key in world.item_keys if key not in known)
     remembering.remember([[world.item_keys[last], stranger]] * 60)
-    after = remembering.recommend([user], 5)[0]
+    after = remembering.recommend(users, 7)[0]
     assert after.items[0].item == stranger
-    alone = remembering.recommend([user], 5, memory=False)[0]
-    assert alone == Recommender(remembering.run).recommend([user], 5, memory=False)[0]
+    alone = remembering.recommend(users, 7, memory=False)[0]
+    assert alone == Recommender(remembering.run).recommend(users, 7, memory=False)[0]
     with pytest.raises(UserError, match="item 'unknown' is not in the dataset"):
         remembering.remember([["unknown"]])
 
 
+@pytest.mark.check
 def test_lists_of_all_users_say_what_was_remembered(world, remembering, tmp_path):
     small = BulkConfig(k=2, batch_size=64)
     remembering.recommend_all(tmp_path / "out", small, report=len)
@@ -146,8 +147,8 @@ def test_a_memory_of_other_parameters_is_refused(run, remembering):
     other = run.with_params(jax.tree.map(lambda leaf: leaf * 2, run.params))
     words = "memory.json: chosen for other parameters .* p5jax memory, .* --no-memory"
     with pytest.raises(UserError, match=words):
-        Recommender(other).recommend([run.dataset.user_keys[0]], 3)
-    assert Recommender(other).recommend([run.dataset.user_keys[0]], 3, memory=False)[0].items
+        Recommender(other).recommend(run.dataset.user_keys[:3], 7)
+    assert Recommender(other).recommend(run.dataset.user_keys[:3], 7, memory=False)[0].items
 
 
 def test_a_damaged_memory_is_one_line(run, remembering):

@@ -13,7 +13,6 @@ from sklearn.metrics.pairwise import cosine_similarity
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.held_out import with_other_held_out
-from p5jax.data.item_vectors import item_texts
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.memory.histories import Histories
 from p5jax.memory.memory import NEIGHBOURS, Memory
@@ -184,12 +183,6 @@ def test_words_of_most_items_tell_nothing():
     near = near_texts(texts).toarray()
     assert near[0, 1] == pytest.approx(1)
     assert np.count_nonzero(near) == 2
-
-
-def test_texts_are_titles_brands_and_categories(world):
-    first = world.items.slice(0, 1).to_pylist()[0]
-    words = [first[name] for name in ("title", "brand", "categories") if first[name]]
-    assert item_texts(world.items)[0] == " ".join(words) != ""
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_rating_prompts_tell_the_other_training_stars_of_user_and_item(gaps):
             for row in trained
             if row[column] == value and (row["user"], row["item"]) != pair
         ]
-        return " ".join(stars[-20:]) or "none"
+        return " ".join(stars[::-1][:10]) or "none"
 
     longest = 0
     examples = [*epoch(family), *(family.example("test", i) for i in range(family.size("test")))]
@@ -97,8 +97,20 @@ def test_rating_prompts_tell_the_other_training_stars_of_user_and_item(gaps):
         assert said["gave"] == newest("user", example.user, pair)
         assert said["got"] == newest("item", example.item, pair)
         longest = max(longest, len(said["gave"].split()))
-    assert longest == 20
+    assert longest == 10
     assert {"none"} < {parse(OWN["R-1"], e.inputs)["got"] for e in examples}
+
+
+def test_too_many_stars_lose_the_oldest(gaps):
+    whole, short = (own(gaps, "rating", "R-1", max_source=size) for size in (10_000, 22))
+    lengths = set()
+    for told, cut in zip(epoch(whole), epoch(short), strict=True):
+        assert len(Thirds().encode(cut.inputs)) < 22
+        for name in ("gave", "got"):
+            every, kept = (parse(OWN["R-1"], e.inputs)[name].split() for e in (told, cut))
+            assert kept == every[: len(kept)]
+            lengths.add(len(every) - len(kept))
+    assert len(lengths) > 1
 
 
 def test_a_dataset_without_titles_has_no_prompts_that_say_them(gaps):
