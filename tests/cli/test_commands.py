@@ -57,6 +57,10 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
         [formats.SequencesOptions(sequences="s")],
     ),
     "data prepare synthetic": ([OUT], [formats.SyntheticOptions()]),
+    "data prepare table": (
+        ["--interactions", "t", OUT],
+        [formats.TableOptions(interactions=("t",))],
+    ),
     "data inspect": (["d"], []),
     "data audit": (["d"], []),
     "data vocabulary": (["d", OUT], [vocabulary]),
