@@ -88,6 +88,7 @@ def _sound(worlds: Path) -> dict[str, list[str]]:
         "compare": [run, run],
         "recommend": [run, "--user", "U1", "--beam", "8"],
         "rank": [run, *nowhere, "-k", "2", "--beam", "8"],
+        "merge": [str(worlds / "ranking"), *nowhere],
         "explain": [run, "--user", "U1", "--item", "I1"],
         "generate": [run, "--text", "hello"],
         "report": [run],
