@@ -189,6 +189,11 @@ def _rank_options(parser: ArgumentParser) -> None:
     used_run_options(parser)
     add_out(parser, RESUMES)
     add_options(parser, BulkConfig)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="rank the I-th of N shares of the users alone, for p5jax merge",
+    )
     _triggers_option(parser)
     add_mesh(parser)
 
@@ -204,7 +209,19 @@ def _rank(arguments: Namespace) -> None:
         if distributed.is_primary():
             warn_of_leak(run.dataset)
         triggers = load_triggers(arguments.triggers, run) if arguments.triggers else None
-        Recommender(run, triggers).recommend_all(arguments.out, config)
+        Recommender(run, triggers).recommend_all(arguments.out, config, shard=arguments.shard)
+
+
+def _merge_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="what each rank --shard wrote")
+    add_out(parser, RESUMES)
+
+
+def _merge(arguments: Namespace) -> None:
+    from p5jax.serving.merging import merge_rankings
+
+    merge_rankings(arguments.folders, arguments.out)
+    show(f"wrote {arguments.out}")
 
 
 def _explain_options(parser: ArgumentParser) -> None:
@@ -306,6 +323,7 @@ COMMANDS = (
     ),
     Command("recommend", "Recommend the next items for one user", _recommend_options, _recommend),
     Command("rank", "Recommend for every user and write Parquet files", _rank_options, _rank),
+    Command("merge", "Join the shards of a ranking", _merge_options, _merge),
     Command("explain", "Explain why a user may like an item", _explain_options, _explain),
     Command("generate", "Print the model's answer to any text", _generate_options, _generate),
     Command("report", "Write a self-contained HTML report of a run", _report_options, _report),

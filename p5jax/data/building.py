@@ -147,11 +147,12 @@ def _without(
     raw: RawData, rows: np.ndarray, outside: np.ndarray, scale: RatingScale, errors: LineErrors
 ) -> np.ndarray:
     """Return `rows` without those whose rating is outside the scale, which `errors` counts."""
-    path = Path(raw.sources[0]["path"] if raw.sources else raw.name)
+    starts = raw.starts or {raw.sources[0]["path"] if raw.sources else raw.name: 0}
     for row in np.sort(outside).tolist():
+        path, start = next(each for each in reversed(starts.items()) if each[1] <= row)
         errors.report(
-            path,
-            int(raw.line[row]) or row + 1,
+            Path(path),
+            int(raw.line[row]) or row - start + 1,
             f"found a rating of {raw.rating[row]:g}, expected {scale}; --rating-scale LOW HIGH"
             " states another scale, --skip-bad-lines leaves out what is outside",
         )

@@ -20,6 +20,8 @@ BATCH = 20_000
 EXTRACTED = "extracted from training reviews"  # where the manifest says a list comes from
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+# What ASCII has between words becomes a space, but for the signs within words.
+_SPACED = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "'-"}
 # A sentence ends at its mark before a space, where the space was lost ("so.It"), or at a line end.
 # `(?<!\s\s)`: a run of spaces is looked through from its first one alone, in linear time.
 SENTENCE_END = re.compile(
@@ -77,6 +79,22 @@ _OPINION = (
 OPINION_WORDS = frozenset(_OPINION.split())
 
 
+def words_in(text: str) -> list[str]:
+    """Return what WORD finds in a text, several times faster where all of it is ASCII."""
+    if not text.isascii():
+        return WORD.findall(text)
+    found = text.translate(_SPACED).split()
+    if "'" not in text and "-" not in text:
+        return found
+    words = list[str]()
+    for word in found:
+        if word.isalnum():
+            words.append(word)
+        else:
+            words += WORD.findall(word)
+    return words
+
+
 def read_feature_words(path: Path) -> list[str]:
     """Read a feature list: one word or phrase per line, most frequent first; repeats are dropped.
 
@@ -105,7 +123,7 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
         reviews += 1
         lowered = text.lower()
         as_noun.update(set(NOUN.findall(lowered)))
-        anywhere.update(set(WORD.findall(lowered)))
+        anywhere.update(set(words_in(lowered)))
     least = max(3, reviews // 500)
     features = [
         (-count, word)
@@ -140,7 +158,7 @@ class PairFinder:
         for sentence in SENTENCE_END.split(text):
             if len(sentence) < 2 * MIN_WORDS:  # too short for four words
                 continue
-            words = WORD.findall(sentence.lower())
+            words = words_in(sentence.lower())
             if not MIN_WORDS <= len(words) <= MAX_WORDS:
                 continue
             held = self._features_of(words)

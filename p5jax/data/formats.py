@@ -11,13 +11,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
-from p5jax.core.errors import UserError, shown
+from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.settings import SIZE, Range, at_least, check
 from p5jax.data.schemes import SCHEMES
 
 FilePath = str | os.PathLike[str]
+# What the columns of a table may be said to hold.
+INTERACTION_FIELDS = ("user", "item", "rating", "timestamp", "headline", "text")
+ITEM_FIELDS = ("item", "title", "brand", "categories", "price")
+USER_FIELDS = ("user", "name")
+
+
+@runtime_checkable
+class ArrowTable(Protocol):
+    """A table of pandas (2.2 or later), polars or Arrow, which all speak Arrow's C stream."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Hand the table over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +189,65 @@ class SyntheticOptions(PrepareOptions):
         check(self, users=SIZE, items=SIZE, events=SIZE)
 
 
+def _columns(fields: Sequence[str], more: str = "") -> dict[str, str]:
+    """The metadata of an option that names columns."""
+    return {
+        "metavar": "FIELD=NAME,...",
+        "help": f"columns with other names than the usual ones: FIELD is {', '.join(fields)}{more}",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(PrepareOptions):
+    """Tables as people have them: CSV, TSV, JSON lines, Parquet, Arrow; or tables in memory."""
+
+    summary = "Make a dataset folder from tables: CSV, TSV, JSON lines, Parquet or Arrow"
+    reader = "p5jax.data.readers.table:read"
+
+    interactions: FilePath | Sequence[FilePath] | ArrowTable = field(
+        metadata={"nargs": "+", "metavar": "FILE", "help": "interactions: files, globs or folders"}
+    )
+    items: FilePath | Sequence[FilePath] | ArrowTable = field(
+        default=(), metadata={"nargs": "+", "metavar": "FILE", "help": "the items' titles and more"}
+    )
+    users: FilePath | Sequence[FilePath] | ArrowTable = field(
+        default=(), metadata={"nargs": "+", "metavar": "FILE", "help": "the users' attributes"}
+    )
+    columns: str | Mapping[str, str] = field(
+        default="",
+        metadata=_columns(INTERACTION_FIELDS, "; NAME is a number where there is no header"),
+    )
+    item_columns: str | Mapping[str, str] = field(default="", metadata=_columns(ITEM_FIELDS))
+    user_columns: str | Mapping[str, str] = field(default="", metadata=_columns(USER_FIELDS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, fields in (
+            ("columns", INTERACTION_FIELDS),
+            ("item_columns", ITEM_FIELDS),
+            ("user_columns", USER_FIELDS),
+        ):
+            for each in column_map(name, getattr(self, name)):
+                if each not in fields:
+                    raise UserError(
+                        f"{name}: found {each!r}, expected FIELD=NAME with a field of"
+                        f" {', '.join(fields)}{nearest(each, fields)}"
+                    )
+
+
+def column_map(option: str, given: str | Mapping[str, str]) -> dict[str, str]:
+    """Return field -> column of an option; UserError for what names no column."""
+    if not isinstance(given, str):
+        return dict(given)
+    found: dict[str, str] = {}
+    for word in filter(None, given.split(",")):
+        name, sign, column = (part.strip() for part in word.partition("="))
+        if not (name and sign and column) or name in found:
+            raise UserError(f"{option}: found {word!r}, expected FIELD=NAME, each field once")
+        found[name] = column
+    return found
+
+
 def file_paths(given: FilePath | Sequence[FilePath]) -> list[Path]:
     """Return the paths of an option that takes one file or several."""
     return [Path(each) for each in ([given] if isinstance(given, str | os.PathLike) else given)]
@@ -192,4 +263,5 @@ FORMATS: Mapping[str, type[PrepareOptions]] = {
     "recbole": RecboleOptions,
     "sequences": SequencesOptions,
     "synthetic": SyntheticOptions,
+    "table": TableOptions,
 }

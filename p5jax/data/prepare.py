@@ -9,28 +9,32 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError, nearest, shown
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.formats import FORMATS, PrepareOptions
+from p5jax.data.formats import FORMATS, ArrowTable, PrepareOptions
 from p5jax.data.readers.raw import RawData
 
 
-def prepare(format: str, out: str | os.PathLike[str], **options: Any) -> Dataset:
-    """Read raw files, filter and split their interactions, and write the dataset folder `out`.
+def prepare(format: str | ArrowTable, out: str | os.PathLike[str], **options: Any) -> Dataset:
+    """Read raw data, filter and split its interactions, and write the dataset folder `out`.
 
     Args:
-        format: one of FORMATS: "amazon", "recbole", "sequences" or "synthetic".
+        format: one of FORMATS: "amazon", "recbole", "sequences", "synthetic" or "table"; or a table
+            of interactions itself, of pandas, polars or Arrow.
         out: the folder to write; a dataset that is there is replaced.
         options: those of the format, see p5jax.data.formats; k_core=5, item_ids="sequential",
             seed=0, rating_scale=None or (low, high), min_rating=None, ratings=True,
             skip_bad_lines=False, id_levels=None, id_codes=None, item_vectors=None and
             text_encoder=None for all. amazon: reviews=, metadata=, feature_words=.
-            recbole: folder=. sequences: sequences=, datamaps=, items=.
+            recbole: folder=. sequences: sequences=, datamaps=, items=. table: interactions=,
+            items=, users=, columns={"user": "uid", ...}, item_columns=, user_columns=.
 
     Raises:
         UserError: an option is unknown or missing, or something is wrong with a file.
     """
+    if isinstance(format, ArrowTable):
+        format, options = "table", {"interactions": format, **options}
     chosen, folder = chosen_options(format, options), Path(out).absolute()
     build_dataset(
         _read(chosen),
@@ -62,8 +66,11 @@ def _read(options: PrepareOptions) -> RawData:
 
 def chosen_options(format: str, options: Mapping[str, Any]) -> PrepareOptions:
     """Return the options of a format; UserError for one that is unknown, missing or wrong."""
-    if format not in FORMATS:
-        raise UserError(f"format: found {format!r}, expected one of {', '.join(FORMATS)}")
+    if not isinstance(format, str) or format not in FORMATS:
+        raise UserError(
+            f"format: found {shown(format)}, expected one of {', '.join(FORMATS)}, or a table of"
+            " pandas 2.2, polars or Arrow"
+        )
     fields = {field.name: field for field in dataclasses.fields(FORMATS[format])}
     for name in options:
         if name not in fields:

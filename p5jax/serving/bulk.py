@@ -20,7 +20,7 @@ from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
 from p5jax.serving.ranker import Prompt, Ranker
-from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
+from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig, Shard
 from p5jax.training.checkpoints import params_fingerprint
 
 # Parquet readers pass over names that begin with an underscore.
@@ -48,8 +48,11 @@ def rank_users(
     out: str | os.PathLike[str],
     config: BulkConfig = BULK_DEFAULTS,
     report: Report = distributed.report,
+    shard: str | None = None,
 ) -> None:
     """Write every user's k best next items to `out`/part-*.parquet.
+
+    shard: "2/4" writes every fourth part from the second one, for merge_rankings.
 
     A row holds the user's key, the items' keys, best first, their log-probabilities and whether the
     list is guaranteed to be the model's best. Users come in the order of their prompts' lengths, so
@@ -58,7 +61,7 @@ def rank_users(
     A run on a mesh ranks on all its devices and processes, each of which must call this.
     """
     ranker.check_k(config.k)
-    out = Path(out)
+    out, share = Path(out), Shard.read(shard or "1/1")
     prompt = ranker.next_item_prompt(config.prompt)
     config = replace(config, prompt=prompt)
     prompts = ranker.history_prompts(range(ranker.run.dataset.num_users), prompt)
@@ -68,9 +71,14 @@ def rank_users(
     config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
-    waiting = distributed.from_primary(lambda: _claimed(out, manifest, list(map(len, parts))))
-    done = len(order) - sum(len(parts[number]) for number in waiting)
-    progress = Progress("ranking", "users", len(order), report, done)
+    rows_of = {number: len(part) for number, part in enumerate(parts) if share.takes(number)}
+    manifest["shard"] = None if shard is None else str(share)
+    if shard is not None:
+        manifest["rows"] = list(map(len, parts))
+    waiting = distributed.from_primary(lambda: _claimed(out, manifest, rows_of))
+    total = sum(rows_of.values())
+    done = total - sum(rows_of[number] for number in waiting)
+    progress = Progress("ranking", "users", total, report, done)
     with Interruption() as interruption:
         for number in waiting:
             rows: list[dict[str, Any]] = []
@@ -84,31 +92,35 @@ def rank_users(
                 rows += _rows(ranker, config, users, [prompts[user] for user in users])
                 progress.add(len(users))
             if distributed.is_primary():
-                write_parquet(_file(out, number), pa.Table.from_pylist(rows, _SCHEMA))
+                write_parquet(part_file(out, number), pa.Table.from_pylist(rows, _SCHEMA))
         stop = distributed.agreed_signal(interruption.signal)
         if stop is not None:
             raise Interrupted(stop, "finished all files, then stopped")
 
 
-def _file(out: Path, number: int) -> Path:
+def part_file(out: Path, number: int) -> Path:
+    """Return the file of a part."""
     return out / f"part-{number:05d}.parquet"
 
 
-def _claimed(out: Path, manifest: dict[str, Any], rows: list[int]) -> list[int]:
+def read_part(file: Path, rows: int) -> None:
+    """Raise UserError for a part that is damaged or has another number of rows."""
+    found = read_parquet(file, _SCHEMA, "recommendations; delete it to make it again").num_rows
+    if found != rows:
+        raise UserError(f"{file}: found {found} rows, expected {rows}; delete it to make it again")
+
+
+def _claimed(out: Path, manifest: dict[str, Any], rows: dict[int, int]) -> list[int]:
     """Claim the folder and return the numbers of the parts that it lacks.
 
     UserError for a part that is there and damaged.
     """
     if RANKING_FOLDER.claim(out, manifest) is None:
         RANKING_FOLDER.write(out, manifest)
-    there = [number for number in range(len(rows)) if _file(out, number).is_file()]
-    for file, expected in ((_file(out, number), rows[number]) for number in there):
-        found = read_parquet(file, _SCHEMA, "recommendations; delete it to make it again").num_rows
-        if found != expected:
-            raise UserError(
-                f"{file}: found {found} rows, expected {expected}; delete it to make it again"
-            )
-    return [number for number in range(len(rows)) if number not in there]
+    there = [number for number in rows if part_file(out, number).is_file()]
+    for number in there:
+        read_part(part_file(out, number), rows[number])
+    return [number for number in rows if number not in there]
 
 
 def _rows(

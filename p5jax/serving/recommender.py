@@ -125,9 +125,10 @@ class Recommender(Ranker):
         out: str | os.PathLike[str],
         config: BulkConfig = BULK_DEFAULTS,
         report: Report = distributed.report,
+        shard: str | None = None,
     ) -> None:
         """Write every user's recommendations to a folder of Parquet files; see rank_users."""
-        rank_users(self, out, config, report)
+        rank_users(self, out, config, report, shard)
 
     def remember(self, sequences: Sequence[Sequence[Key]]) -> None:
         """Let new interactions enter the memory, from now on, without training.

@@ -57,6 +57,10 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
         [formats.SequencesOptions(sequences="s")],
     ),
     "data prepare synthetic": ([OUT], [formats.SyntheticOptions()]),
+    "data prepare table": (
+        ["--interactions", "t", OUT],
+        [formats.TableOptions(interactions=("t",))],
+    ),
     "data inspect": (["d"], []),
     "data audit": (["d"], []),
     "data vocabulary": (["d", OUT], [vocabulary]),
@@ -67,7 +71,8 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "memory": (["run"], [EvaluationConfig(), fit_memory]),
     "compare": (["a", "b"], [compare, compare_runs]),
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
-    "rank": (["run", OUT], [BulkConfig(), opened]),
+    "rank": (["run", OUT], [BulkConfig(), opened, Recommender.recommend_all]),
+    "merge": (["a", "b", OUT], []),
     "explain": (["run", "--user=u", "--item=i"], [Recommender.explain, Recommender.load]),
     "generate": (["run", "--text=t"], [Recommender.load]),
     "report": (["run"], [write_report]),
@@ -140,7 +145,18 @@ def test_defaults_are_the_library_s(name):
                 assert same(value, other), (option, value, other)
                 known.add(option)
     given = {option for option, value in vars(arguments).items() if value not in (None, False)}
-    typed = {"folder", "out", "user", "item", "text", "attribute", "soft", "names", "name"}
+    typed = {
+        "folder",
+        "folders",
+        "out",
+        "user",
+        "item",
+        "text",
+        "attribute",
+        "soft",
+        "names",
+        "name",
+    }
     typed |= {"gin_file", "gin_imports", "bindings", "after_dashes", "run_a", "run_b", "run_folder"}
     typed |= {"reviews", "sequences", "family", "vary", "triggers", "tuned", "profile"}
     assert given - typed - known <= OWN.get(name.split()[0], set())

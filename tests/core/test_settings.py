@@ -88,7 +88,7 @@ LIMITS = {
     "ValidationConfig": "examples=count rank_users=count",
     "ViewConfig": "crop=share mask=share reorder=share",
     **dict.fromkeys(
-        ("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions"),
+        ("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions", "TableOptions"),
         "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
     ),
     "SyntheticOptions": "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
@@ -104,6 +104,7 @@ GIVEN = {
     "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
     "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
     "SyntheticOptions": {"item_ids": "semantic"},
+    "TableOptions": {"item_ids": "semantic", "interactions": "t.csv"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RecipeConfig": {"format": "synthetic", "expected": {"sequential 2-3 HR@10": None}},
     "RunConfig": {"dataset": "d", "run_dir": "r"},
@@ -119,6 +120,7 @@ CHOSEN = {
     *("TrainConfig.best_mode", "TuneConfig.mode", "StudyConfig.ablate", "Layout.position"),
     *("Layout.user_place", "PrepareOptions.item_ids", "SyntheticOptions.item_ids"),
     *("AmazonOptions.item_ids", "RecboleOptions.item_ids", "SequencesOptions.item_ids"),
+    "TableOptions.item_ids",
     *("EvaluationConfig.method", "BulkConfig.method", "RecipeConfig.format", "RecipeConfig.job"),
 }
 LEFT_OUT = ("p5jax.tasks", "p5jax.configs", "p5jax.data.tfds")  # extras

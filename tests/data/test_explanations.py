@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
 from p5jax.data.explanations import (
+    WORD,
     PairFinder,
     explanation_columns,
     extract_feature_words,
     read_feature_words,
     sample_texts,
+    words_in,
 )
 
 FEATURES = ["sound", "price", "cable", "tone control"]
@@ -119,3 +121,8 @@ def test_world_pairs_name_the_features_reviews_are_made_of(world):
         features, sentences, world.reviews["text"].to_pylist(), strict=True
     ):
         assert feature is None or (feature in sentence.lower() and sentence in text)
+
+
+@given(st.text(st.sampled_from("ab Z09'-_.,!\n\t\x1c\u2019\u00e9\u00df\u0660"), max_size=40))
+def test_words_are_those_of_the_pattern(text):
+    assert words_in(text) == WORD.findall(text)

@@ -6,18 +6,29 @@ import bz2
 import gzip
 import lzma
 
+import pyarrow as pa
 import pytest
 
 from p5jax.core.errors import UserError
 from p5jax.data.readers.lines import LineErrors, read_lines, read_text
 
 
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+PACKED = (lambda data: gzip.compress(data, mtime=0), bz2.compress, lzma.compress, zstd)
+
+
 def lines_of(path) -> list[tuple[int, str]]:
     return list(read_lines(path, LineErrors(skip=False), "lines"))
 
 
-@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data, mtime=0)])
-def test_gzip_is_known_by_its_bytes_and_marks_are_no_text(tmp_path, pack):
+@pytest.mark.parametrize("pack", [bytes, *PACKED])
+def test_compression_is_known_by_its_bytes_and_marks_are_no_text(tmp_path, pack):
     path = tmp_path / "any.name"
     # As `cat` leaves two files that begin with a mark.
     path.write_bytes(pack(b"\xef\xbb\xbfuser\r\n\n\xef\xbb\xbfcaf\xc3\xa9\n"))
@@ -32,10 +43,9 @@ def test_gzip_is_known_by_its_bytes_and_marks_are_no_text(tmp_path, pack):
         (b"caf\xe9\n", r"found byte 0xe9, expected UTF-8; if it is Latin-1, type iconv -f LATIN1"),
         ("user".encode("utf-16"), r"found UTF-16, expected lines; type iconv -f UTF-16"),
         (b"PK\x03\x04rest", r"found a zip archive, expected lines; type unzip "),
-        (bz2.compress(b"user"), r"found a bzip2 file, .* type bunzip2 "),
-        (lzma.compress(b"user"), r"found an xz file, .* type unxz "),
-        (b"\x28\xb5\x2f\xfdrest", r"found a zstd file, .* type unzstd "),
-        (gzip.compress(b"user" * 100, mtime=0)[:-9], r"cut short or damaged"),
+        (b"\x28\xb5\x2f\xfdrest", r"cut short or damaged"),
+        (b"BZhrest", r"cut short or damaged"),
+        *((pack(b"user" * 100)[:-9], r"cut short or damaged") for pack in PACKED),
     ],
 )
 @pytest.mark.parametrize("read", [lines_of, lambda path: read_text(path, "lines")])

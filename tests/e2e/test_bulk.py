@@ -121,6 +121,17 @@ def test_a_signal_in_the_last_batch_is_heard(run, ranked, tmp_path):
     assert recommender.batches == 60
 
 
+@pytest.mark.check
+def test_shards_merged_are_one_job(run, ranked, tmp_path):
+    folders = [str(tmp_path / str(number)) for number in range(1, 5)]
+    for number, folder in enumerate(folders, 1):
+        words = ["--shard", f"{number}/4", "--out", folder]
+        assert main(["rank", str(run), *words, *COMMAND]) == 0
+    assert main(["merge", *folders, "--out", str(tmp_path / "all")]) == 0
+    assert pq.read_table(tmp_path / "all").equals(pq.read_table(ranked))
+    assert RANKING_FOLDER.read(tmp_path / "all") == RANKING_FOLDER.read(ranked)
+
+
 def test_another_ranking_or_a_strangers_folder_is_refused(run, ranked, tmp_path, capsys):
     def refused(*arguments: str) -> str:
         assert main(["rank", str(run), *arguments]) == 2

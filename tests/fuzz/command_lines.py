@@ -75,6 +75,10 @@ def _sound(worlds: Path) -> dict[str, list[str]]:
         "data prepare sequences": ["--sequences", sequences, "--k-core", "3", *out],
         "reproduce": ["toys", "--data", str(worlds), *nowhere],
         "data prepare synthetic": [*out],
+        "data prepare table": [
+            *("--interactions", str(worlds / "table" / "t.csv"), "--k-core", "3"),
+            *("--columns", "rating=stars", *out),
+        ],
         "data inspect": [dataset],
         "data audit": [dataset],
         "data vocabulary": [*train, *nowhere],
@@ -84,6 +88,7 @@ def _sound(worlds: Path) -> dict[str, list[str]]:
         "compare": [run, run],
         "recommend": [run, "--user", "U1", "--beam", "8"],
         "rank": [run, *nowhere, "-k", "2", "--beam", "8"],
+        "merge": [str(worlds / "ranking"), *nowhere],
         "explain": [run, "--user", "U1", "--item", "I1"],
         "generate": [run, "--text", "hello"],
         "report": [run],

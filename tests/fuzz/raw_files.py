@@ -38,6 +38,15 @@ def raw_kinds(worlds: Path) -> list[Kind]:
         kind("sequences", "sequences.txt", _sequences),
         kind("sequences", "datamaps.json", _sequences),
         kind("sequences", "items.txt", _sequences),
+        kind("table", "t.csv", _table),
+        kind("table", "items.json", unchanged("table", _table_titles)),
+        Kind(
+            "table t.parquet",
+            worlds / "table",
+            ("t.parquet",),
+            lambda folder: _sequences_of("table", folder, interactions=folder / "t.parquet"),
+            lambda folder: None,
+        ),
     ]
 
 
@@ -54,7 +63,12 @@ def _prepared(format: str, folder: Path) -> dict[str, Any]:
             "datamaps": folder / "datamaps.json",
             "items": folder / "items.txt",
         },
+        "table": {"interactions": folder / "t.csv", "items": folder / "items.json"},
     }[format]
+    return _sequences_of(format, folder, **files)
+
+
+def _sequences_of(format: str, folder: Path, **files: Any) -> dict[str, Any]:
     dataset = p5jax.prepare(format, folder.parent / "prepared", k_core=K_CORE, **files)
     keys = np.array(dataset.item_keys, object)
     sequences = {
@@ -133,6 +147,31 @@ def _recbole(folder: Path) -> Any:
             return None
         rows.append((cells[0], cells[1], float(cells[3])))
     return _core(rows)
+
+
+def _table(folder: Path) -> Any:
+    text = _plain_text(folder / "t.csv")
+    header, *lines = (text or "").split("\n")
+    if text is None or header != "user,item,stars,ts":
+        return None
+    rows = []
+    for line in filter(None, lines):
+        cells = line.split(",")
+        if len(cells) != 4 or not all(map(_KEY.fullmatch, (*cells[:2], cells[3]))):
+            return None
+        rows.append((cells[0], cells[1], float(cells[3])))
+    return _core(rows)
+
+
+def _table_titles(folder: Path) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for record in _records(folder / "items.json") or []:
+        key, title = record.get("id"), record.get("title")
+        if set(record) != {"id", "title"} or not isinstance(key, str) or key in found:
+            return None
+        if _sure_title(title):
+            found[key] = title
+    return found
 
 
 def _recbole_titles(folder: Path) -> dict[str, str] | None:

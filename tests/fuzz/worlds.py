@@ -7,6 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
 
 from small_model import small_model
@@ -76,11 +79,18 @@ def make_worlds(folder: Path) -> None:
 
 def _raw(folder: Path) -> None:
     rows = interactions()
-    for name in ("recbole", "amazon", "sequences"):
+    for name in ("recbole", "amazon", "sequences", "table"):
         (folder / name).mkdir()
     lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
     lines += ["\t".join(map(str, row)) for row in rows]
     (folder / "recbole" / "w.inter").write_text("\n".join(lines) + "\n")
+    lines = ["user,item,stars,ts", *(",".join(map(str, row)) for row in rows)]
+    (folder / "table" / "t.csv").write_text("\n".join(lines) + "\n")
+    names = ("user", "item", "stars", "ts")
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    pq.write_table(table, folder / "table" / "t.parquet", write_page_checksum=True)
+    lines = [json.dumps({"id": f"i{i}", "title": f"Thing number {i}"}) for i in range(ITEMS)]
+    (folder / "table" / "items.json").write_text("\n".join(lines) + "\n")
     lines = ["item_id:token\ttitle:token_seq\tbrand:token\tprice:float"]
     lines += [f"i{i}\tThing number {i}\tmaker {i % 3}\t{i}.5" for i in range(ITEMS)]
     (folder / "recbole" / "w.item").write_text("\n".join(lines) + "\n")

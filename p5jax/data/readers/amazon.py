@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from p5jax.core.documents import parse_json
 from p5jax.core.errors import shown
 from p5jax.core.kinds import is_text
 from p5jax.data.explanations import read_feature_words
@@ -25,6 +20,7 @@ from p5jax.data.readers.cells import (
     known,
     listed,
 )
+from p5jax.data.readers.json_lines import Record, exact, json_record, literal_record
 from p5jax.data.readers.lines import LineErrors, read_lines
 from p5jax.data.readers.page_text import is_code, plain
 from p5jax.data.readers.raw import (
@@ -37,7 +33,6 @@ from p5jax.data.readers.raw import (
 
 ITEM_KEY = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*["']([^"']+)["']""")
 FILE_NAME = re.compile(r"^(?:reviews_|meta_)?(.+?)(?:_\d+)?$")  # reviews_Beauty_5 -> Beauty
-_Record = dict[str, Any]  # one line's fields
 STARS = (1.0, 5.0)  # of every version
 LARGEST = sys.float_info.max
 LONGEST_PRICE = 24  # some 2018 price fields hold a page of CSS
@@ -100,10 +95,10 @@ def read_amazon(
     for path in reviews:
         for number, line in read_lines(path, errors, "a JSON review a line"):
             try:
-                record = _json_object(line)
+                record = json_record(line)
                 fields = NEW if NEW.user in record and OLD.user not in record else OLD
-                if type(record.get(fields.time)) is float:  # which has too few digits for some
-                    record[fields.time] = json.loads(line, parse_float=Decimal)[fields.time]
+                if fields.time in record:
+                    record[fields.time] = exact(record, fields.time, line)
                 _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
             except BadLine as problem:
                 errors.report(path, number, problem)
@@ -142,20 +137,10 @@ def _name_of(path: Path) -> str:
     return match.group(1) if match else path.name
 
 
-def _json_object(line: str) -> _Record:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        raise BadLine(f"found a line that is not JSON ({error}), expected a JSON object") from error
-    if not isinstance(record, dict):
-        raise BadLine(f"found {type(record).__name__}, expected a JSON object")
-    return record
-
-
 def _add_review(
     rows: RowCollector,
     names: list[str | None],
-    record: _Record,
+    record: Record,
     fields: _Fields,
     scale: Sequence[float],
     versions: dict[str, tuple[Path, int]],
@@ -186,7 +171,7 @@ def _add_review(
         names[index] = name
 
 
-def _key(record: _Record, field: str) -> str:
+def _key(record: Record, field: str) -> str:
     value = _required(record, field)
     if type(value) is int or (type(value) is float and value.is_integer()):
         return str(int(value))
@@ -196,7 +181,7 @@ def _key(record: _Record, field: str) -> str:
     return key
 
 
-def _number(record: _Record, field: str) -> float:
+def _number(record: Record, field: str) -> float:
     value = _required(record, field)
     if isinstance(value, str):
         try:
@@ -208,7 +193,7 @@ def _number(record: _Record, field: str) -> float:
     return value
 
 
-def _required(record: _Record, field: str) -> object:
+def _required(record: Record, field: str) -> object:
     if field not in record:
         raise BadLine(
             f"field {field!r} is missing, found {listed([*map(str, record)]) or 'no field'}"
@@ -216,7 +201,7 @@ def _required(record: _Record, field: str) -> object:
     return record[field]
 
 
-def _text(record: _Record, field: str) -> str | None:
+def _text(record: Record, field: str) -> str | None:
     value = record.get(field)
     if value is None:
         return None
@@ -236,12 +221,12 @@ def _add_metadata(
     if found and not any(key in matches.keys for key in found):
         matches.miss(found[-1])
         return  # most items have no review here and need not be parsed
-    record = _metadata_object(line)
+    record = literal_record(line, "an item's metadata")
     field = next((f for f in NEW.item if f in record), "asin")
     index = matches.index(_key(record, field))
     if index is None:
         return
-    readers: dict[str, Callable[[_Record], str | None]] = {
+    readers: dict[str, Callable[[Record], str | None]] = {
         "title": lambda r: _line(r.get("title"), code),
         "brand": lambda r: _brand(r.get("brand"), code) or _brand(r.get("store"), code),
         "categories": lambda r: _categories(r, code),
@@ -249,23 +234,6 @@ def _add_metadata(
     }
     for name, read in readers.items():
         columns[name][index] = columns[name][index] or read(record)
-
-
-def _metadata_object(line: str) -> _Record:
-    """Parse a JSON line, or a Python literal as the 2014 files have; nothing is executed."""
-    try:
-        record = parse_json(line)
-    except ValueError as json_error:
-        try:
-            record = ast.literal_eval(line)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            raise BadLine(
-                f"found a line that is neither JSON ({json_error}) nor a Python literal,"
-                " expected an item's metadata"
-            ) from None
-    if not isinstance(record, dict):
-        raise BadLine(f"found {type(record).__name__}, expected an item's metadata as an object")
-    return record
 
 
 def _line(value: object, code: list[str]) -> str | None:
@@ -283,7 +251,7 @@ def _brand(value: object, code: list[str]) -> str | None:
     return _line(rest if before.strip().lower() == "by" else value, code)
 
 
-def _categories(record: _Record, code: list[str]) -> str | None:
+def _categories(record: Record, code: list[str]) -> str | None:
     """Return the category path joined by " | " (2014: the first of several paths)."""
     path = record.get("categories") or record.get("category")
     if isinstance(path, list) and path and isinstance(path[0], list):
@@ -294,7 +262,7 @@ def _categories(record: _Record, code: list[str]) -> str | None:
     return " | ".join(dict.fromkeys(parts)) or None
 
 
-def _price(record: _Record, code: list[str]) -> str | None:
+def _price(record: Record, code: list[str]) -> str | None:
     value = record.get("price")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.2f}" if abs(value) <= LARGEST else None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 from p5jax.core.errors import UserError, shown
+from p5jax.core.kinds import is_text
 
 # What programs write for a missing value; "none" is an occupation in MovieLens.
 _WRITTEN = "nan NaN NAN -nan null Null NULL None NA N/A n/a <NA> #N/A NaT"
 MISSING = frozenset(("", *_WRITTEN.split()))
 WARNING = "warning: "  # begins a sentence of `RawData.understood` that a person must look at
+LARGEST_KEY = 10**38  # of a number that stands for a user or an item
 EXAMPLES = 3
 _LONGEST = 40
 
@@ -36,15 +40,47 @@ def known(cell: str) -> str | None:
     return None if value is None or value in MISSING else value
 
 
-def key_of(value: str, field: str) -> str:
-    """Return the key in a cell; BadLine when there is none."""
-    key = value.strip()
-    if key in MISSING:
+def key_of(value: object, field: str) -> str:
+    """Return the key in a cell, a text or a whole number; BadLine when there is none."""
+    if (
+        isinstance(value, float | Decimal)
+        and -LARGEST_KEY < value < LARGEST_KEY
+        and value == int(value)
+    ):
+        value = int(value)  # as programs write whole numbers beside missing ones
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    key = value.strip() if isinstance(value, str) else "" if value is None else None
+    if key is None or key in MISSING or not is_text(key):
         raise BadLine(
-            f"field {field!r}: found {'an empty value' if not key else repr(key)}, expected a"
+            f"field {field!r}: found {'an empty value' if key == '' else shown(value)}, expected a"
             " token; --skip-bad-lines leaves such lines out"
         )
     return key
+
+
+def rating_of(value: object, field: str) -> float:
+    """Return the number in a cell, NaN where it stands for no value; BadLine for anything else."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    text = value if isinstance(value, str) else None
+    if math.isfinite(number) and "_" not in (text or ""):  # "1_0" is 10 to Python alone
+        return number
+    if is_missing(text.strip()) if text is not None else value is None or value != value:
+        return math.nan
+    raise BadLine(f"field {field!r}: found {shown(value)}, expected a number")
+
+
+def text_of(value: object) -> str | None:
+    """Return what a cell says on one line, the parts of a list joined by " | "; None if nothing."""
+    if isinstance(value, str):
+        return known(value if is_text(value) else value.encode("utf-8", "replace").decode())
+    if isinstance(value, Iterable) and not isinstance(value, dict | bytes):
+        parts = [part for part in map(text_of, value) if part]
+        return " | ".join(dict.fromkeys(parts)) or None
+    return known(str(value)) if isinstance(value, int | float | Decimal) else None
 
 
 def split_cells(line: str, width: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which column of a table is meant by a field: the exact name, or else the nearest."""
+"""Which column of a table is meant by a field: the exact name, or else the usual or nearest one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,29 @@ from collections.abc import Sequence
 TIMES = (
     *("timestamp", "unixtimestamp", "unixtime", "unixreviewtime", "eventtimestamp"),
     *("datetime", "eventtime", "reviewtime", "ratingtime", "interactiontime", "clicktime"),
-    *("time", "ts", "date", "eventdate", "reviewdate", "createdat", "created"),
+    *("time", "ts", "date", "eventdate", "reviewdate", "createdat", "created", "dateadded"),
+    *("lastwatchdt", "dateupdated"),
 )
+# Field of an interaction -> the names that mean it, written as those of TIMES, the surest first:
+# what RecBole, RecTools, MovieLens, Amazon, Yelp, Steam, Goodreads and shops write.
+FIELD_NAMES = {
+    "user": (
+        *("userid", "user", "uid", "reviewerid", "customerid", "customer", "memberid"),
+        *("visitorid", "accountid", "clientid", "personid", "username"),
+    ),
+    "item": (
+        *("itemid", "item", "iid", "movieid", "movie", "parentasin", "asin", "productid"),
+        *("product", "businessid", "bookid", "songid", "trackid", "artistid", "articleid"),
+        *("newsid", "gameid", "appid", "recipeid", "videoid", "sku", "isbn"),
+    ),
+    "rating": (
+        *("rating", "ratings", "stars", "star", "starrating", "overall", "score"),
+        *("userrating", "reviewrating", "reviewscore", "weight"),
+    ),
+    "timestamp": TIMES,
+    "headline": ("headline", "reviewheadline", "reviewtitle", "summary"),
+    "text": ("text", "reviewtext", "reviewbody", "reviewcontent", "review", "comment"),
+}
 # Dataset column -> the words that name it, the surest first.
 ITEM_WORDS = {
     "title": ("title", "name"),
@@ -29,8 +50,13 @@ def words_of(name: str) -> list[str]:
 
 def time_column(names: Sequence[str]) -> str | None:
     """Return the column that holds the times, None where no name means it."""
+    return usual_column(names, TIMES)
+
+
+def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """Return the column whose name, without the signs between its words, is first in `usual`."""
     meant = {"".join(words_of(name)): name for name in reversed(names)}
-    return next((meant[each] for each in TIMES if each in meant), None)
+    return next((meant[each] for each in usual if each in meant), None)
 
 
 def item_columns(names: Sequence[str]) -> dict[str, str]:

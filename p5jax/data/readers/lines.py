@@ -1,31 +1,38 @@
-"""Lines of text files, plain or gzip, with their numbers; and what becomes of malformed ones."""
+"""Lines of text files, plain or compressed, with their numbers; and what becomes of bad ones."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import functools
 import gzip
 import io
+import lzma
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
+
+import pyarrow as pa
 
 from p5jax.core.errors import UserError
 
 LONGEST_LINE = 1 << 26  # bytes; more are no line of any of these formats
 LARGEST = 1 << 30  # bytes of a file that is read whole
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
-GZIP = b"\x1f\x8b"
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)  # and an OSError has no number then
+# How compressed files begin, and what opens them.
+COMPRESSED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file), "zstd"),
+}
 # How files begin that are no text, what they are, and what makes text of them.
 FOREIGN = {
     b"PK\x03\x04": ("a zip archive", "unzip {}"),
-    b"BZh": ("a bzip2 file", "bunzip2 {}"),
-    b"\xfd7zXZ\x00": ("an xz file", "unxz {}"),
-    b"\x28\xb5\x2f\xfd": ("a zstd file", "unzstd {}"),
     b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
     b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
 }
@@ -51,12 +58,15 @@ class LineErrors:
         self.skipped += 1
 
 
-def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end) of a plain or gzip file, blank lines left out.
+def read_lines(
+    path: Path, errors: LineErrors, what: str, blank: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line without its end) of a plain or compressed file.
 
-    A byte-order mark at the start of a line is no part of it. UserError when the file is missing,
-    holds no line, is an archive or UTF-16, or its compressed stream is damaged or cut short (never
-    skipped: what is missing is unknown). A line that is not UTF-8 goes to `errors`.
+    Blank lines are left out, unless `blank`. A byte-order mark at the start of a line is no part of
+    it. UserError when the file is missing, holds no line, is an archive or UTF-16, or its packed
+    stream is damaged or cut short (never skipped: what is missing is unknown). A line that is not
+    UTF-8 goes to `errors`.
     """
     number = 0
     lines = 0
@@ -75,7 +85,11 @@ def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int,
                 if text.strip():
                     lines += 1
                     yield number, text
+                elif blank:
+                    yield number, text
     except DAMAGED as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(
             f"{path}: the compressed file is cut short or damaged: the last good line is {number}"
             f" ({error}); fetch it again"
@@ -85,11 +99,13 @@ def read_lines(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int,
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return the text of a plain or gzip file; UserError as `read_lines`."""
+    """Return the text of a plain or compressed file; UserError as `read_lines`."""
     try:
         with _opened(path, what) as stream:
             text = stream.read(LARGEST)
     except DAMAGED as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(
             f"{path}: the compressed file is cut short or damaged ({error}); fetch it again"
         ) from error
@@ -103,7 +119,7 @@ def read_text(path: Path, what: str) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
-    """The bytes of a plain or gzip file, told apart by how it begins and not by its name."""
+    """The bytes of a plain or compressed file, told apart by how it begins, not by its name."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -113,8 +129,8 @@ def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
                     raise UserError(
                         f"{path}: found {found}, expected {what}; type {advice.format(path)}"
                     )
-            is_gzip = start.startswith(GZIP)
-            yield io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20) if is_gzip else file
+            opener = next((COMPRESSED[s] for s in COMPRESSED if start.startswith(s)), None)
+            yield io.BufferedReader(opener(file), 1 << 20) if opener else file
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {what}") from error
     except IsADirectoryError as error:

@@ -30,11 +30,12 @@ class RawData:
     user, item: int32 [N], numbered by first appearance; rating: float32 [N], NaN where the source
     has none; timestamp: int64 [N] in `time_unit`; headline, text: Arrow strings [N].
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
-    U or I values, None where unknown. line: uint32 [N], the line of each row in the first source, 0
-    where it is not known. rating_scale: the lowest and the highest rating that the format has, if
-    it says so. source_numbers: the source's own item numbering, if it has
+    U or I values, None where unknown. line: uint32 [N], the line of each row in its source, 0 where
+    it is not known. rating_scale: the lowest and the highest rating that the format has, if it says
+    so. source_numbers: the source's own item numbering, if it has
     one. feature_words: a given feature list, most frequent first; None: extract one.
-    sources: path, bytes and sha256 of each file. understood: what the reader took the source for,
+    sources: path, bytes and sha256 of each file. starts: each file's first row, where the rows are
+    of several. understood: what the reader took the source for,
     a topic ("times", "ratings", ...) and one plain sentence, which begins with WARNING where it may
     not be what the user meant; with what `build_dataset` adds, ten topics at most.
     """
@@ -59,6 +60,7 @@ class RawData:
     sources: list[dict[str, Any]] = field(default_factory=list)
     skipped_lines: int = 0
     understood: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
 
 
 class RowCollector:
@@ -156,8 +158,9 @@ class RowCollector:
         errors: LineErrors | None = None,
         understood: dict[str, str] | None = None,
         line: Sequence[int] | None = None,
+        starts: dict[str, int] | None = None,
     ) -> RawData:
-        """Return the collected rows with the users' and items' columns; `line` is RawData's.
+        """Return the collected rows with the users' and items' columns; the others are RawData's.
 
         The unit of the times is the one that they show, unless `time_unit` says it. UserError when
         their dates can be read in two ways, or `errors` skipped all lines.
@@ -191,6 +194,7 @@ class RowCollector:
             sources=sources or [],
             skipped_lines=errors.skipped if errors else 0,
             understood=told,
+            starts=starts or {},
         )
 
 

@@ -10,16 +10,9 @@ from pathlib import Path
 
 from p5jax.core.errors import UserError, shown
 from p5jax.data.formats import RecboleOptions
-from p5jax.data.readers.cells import (
-    BadLine,
-    Matches,
-    is_missing,
-    key_of,
-    known,
-    listed,
-    split_cells,
-)
-from p5jax.data.readers.columns import item_columns, time_column
+from p5jax.data.readers.attributes import fill_items, user_attributes
+from p5jax.data.readers.cells import BadLine, key_of, listed, rating_of, split_cells
+from p5jax.data.readers.columns import time_column
 from p5jax.data.readers.lines import LineErrors, read_lines
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
@@ -71,10 +64,14 @@ def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool 
     attributes = empty_columns(ITEM_COLUMNS, len(rows.items))
     user_file, item_file = inter.with_suffix(".user"), inter.with_suffix(".item")
     if user_file.is_file():
-        user_columns, understood["users"] = _read_users(user_file, rows.users, errors)
+        names, about = _about(user_file, USER, errors)
+        user_columns, understood["users"] = user_attributes(
+            user_file.name, names, about, rows.users
+        )
         sources.append(user_file)
     if item_file.is_file():
-        understood["items"] = _read_items(item_file, rows.items, attributes, errors)
+        names, about = _about(item_file, ITEM, errors)
+        understood["items"] = fill_items(item_file.name, names, about, rows.items, attributes)
         sources.append(item_file)
     if time is None:
         understood["times"] = "no column of times: the order of the lines counts"
@@ -113,7 +110,7 @@ def _read_interactions(
                 user = key_of(user, USER)
             if item not in items:
                 item = key_of(item, ITEM)
-            rating = math.nan if rating_at is None else _rating(values[rating_at])
+            rating = math.nan if rating_at is None else rating_of(values[rating_at], RATING)
             moment = number if time_at is None else rows.times.parse(values[time_at], str(time))
             rows.add(user, item, rating, moment)
             line.append(number)
@@ -187,57 +184,11 @@ def _values(
             errors.report(path, number, f"found {len(values)} fields, expected {width}")
 
 
-def _rating(value: str) -> float:
-    """The number in a cell, NaN where it stands for no value."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if math.isfinite(number) and "_" not in value:  # "1_0" is 10 to Python alone
-        return number
-    if is_missing(value.strip()):
-        return math.nan
-    raise BadLine(f"field {RATING!r}: found {shown(value)}, expected a number")
-
-
-def _read_users(
-    path: Path, users: dict[str, int], errors: LineErrors
-) -> tuple[dict[str, list[str | None]], str]:
-    """Return a column per attribute of the .user file, "name" when one is called so; and what
-    they were taken for."""
-    header, lines = _open(path, errors, (USER,))
-    key_at = header.names.index(USER)
-    attributes = [name for name in header.names if name != USER]
-    # "user" and "key" are columns of the dataset's own
-    labels = {name: f"{name}_" if name in ("user", "key") else name for name in attributes}
-    columns = empty_columns([labels[name] for name in attributes], len(users))
-    matches = Matches(users, "users")
-    for _, values in lines:
-        index = matches.index(values[key_at].strip())
-        if index is not None:
-            for name, value in zip(header.names, values, strict=True):
-                if name != USER:
-                    columns[labels[name]][index] = known(value)
-    return columns, matches.understood(path.name, f", with {listed(attributes) or 'nothing else'}")
-
-
-def _read_items(
-    path: Path, items: dict[str, int], columns: dict[str, list[str | None]], errors: LineErrors
-) -> str:
-    """Fill the columns of the items; return what the file's were taken for."""
-    header, lines = _open(path, errors, (ITEM,))
-    key_at = header.names.index(ITEM)
-    chosen = item_columns([name for name in header.names if name != ITEM])
-    source = {column: header.names.index(name) for column, name in chosen.items()}
-    matches = Matches(items, "items")
-    for _, values in lines:
-        index = matches.index(values[key_at].strip())
-        if index is not None:
-            for column, position in source.items():
-                columns[column][index] = known(values[position])
-    taken = [
-        column if column == name else f"{column} from {name}" for column, name in chosen.items()
-    ]
-    unused = [name for name in header.names if name != ITEM and name not in chosen.values()]
-    told = f", with {', '.join(taken) or 'no column that is known'}"
-    return matches.understood(path.name, told + (f"; not used: {listed(unused)}" if unused else ""))
+def _about(
+    path: Path, key: str, errors: LineErrors
+) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """Return the other columns of a file about users or items, and each key with their cells."""
+    header, lines = _open(path, errors, (key,))
+    at = header.names.index(key)
+    rows = ((cells.pop(at).strip(), cells) for _, cells in lines)
+    return header.names[:at] + header.names[at + 1 :], rows

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 
 import numpy as np
 
@@ -116,6 +117,8 @@ class Times:
         day_first = None
         if text[:4].isdigit():
             form, (moment, fraction) = "date year-month-day", _iso(text)
+        elif text[:3].isalpha():
+            form, moment, fraction = "date as in mails", parsedate_to_datetime(text), ""
         elif "." in text[:3]:
             form, (moment, fraction, _) = "date day.month.year", _local(text, True)
         else:
