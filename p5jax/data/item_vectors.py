@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.tables import read_array, read_parquet
 
-WIDTH = 128  # of each SVD: see benchmarks/RESULTS.md
+WIDTH = 128  # of each SVD
 WINDOW = 10  # positions between two items of a sequence that still occur together
 VECTOR = "vector"  # the column of the items that holds given vectors
 _EXPECTED = "item vectors"
