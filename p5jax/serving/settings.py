@@ -12,12 +12,13 @@ from p5jax.inference.settings import RankingConfig
 class BulkConfig(RankingConfig):
     """What is recommended to each user.
 
-    method, beam, exact: how the catalogue is ranked. Without a prompt it is the one of the
-    triggers, or else the first that an evaluation shows (L-1 or 2-3).
+    method, beam, exact: how the catalogue is ranked. Without prompts it is the one of the
+    triggers, or else the first that an evaluation shows (L-1 or 2-3). Of several the probabilities
+    are averaged.
     """
 
     k: int = field(default=10, metadata={"help": "items for a user"})
-    prompt: str | None = field(default=None, metadata={"help": "the prompt's id", "metavar": "ID"})
+    prompts: tuple[str, ...] = ()
     exclude_history: bool = field(
         default=True, metadata={"help": "leave out what the user already has (default: yes)"}
     )

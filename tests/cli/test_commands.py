@@ -68,6 +68,7 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "compare": (["a", "b"], [compare, compare_runs]),
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
     "rank": (["run", OUT], [BulkConfig(), opened]),
+    "score": (["run", "--user=u", "--items=i"], [Recommender.placed, Recommender.load]),
     "explain": (["run", "--user=u", "--item=i"], [Recommender.explain, Recommender.load]),
     "generate": (["run", "--text=t"], [Recommender.load]),
     "report": (["run"], [write_report]),
@@ -140,7 +141,7 @@ def test_defaults_are_the_library_s(name):
                 assert same(value, other), (option, value, other)
                 known.add(option)
     given = {option for option, value in vars(arguments).items() if value not in (None, False)}
-    typed = {"folder", "out", "user", "item", "text", "attribute", "soft", "names", "name"}
+    typed = {"folder", "out", "user", "item", "items", "text", "attribute", "soft", "names", "name"}
     typed |= {"gin_file", "gin_imports", "bindings", "after_dashes", "run_a", "run_b", "run_folder"}
     typed |= {"reviews", "sequences", "family", "vary", "triggers", "tuned", "profile"}
     assert given - typed - known <= OWN.get(name.split()[0], set())
