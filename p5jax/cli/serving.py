@@ -233,6 +233,35 @@ def _generate(arguments: Namespace) -> None:
     show(_recommender(arguments).generate(arguments.text))
 
 
+def _serve_options(parser: ArgumentParser) -> None:
+    from p5jax.serving.settings import ServeConfig
+
+    used_run_options(parser)
+    add_options(parser, ServeConfig, skip=("prompts",))
+    _prompts_option(parser)
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="a file with the token that callers must send (default: the variable P5JAX_TOKEN;"
+        " without either everybody may ask)",
+    )
+    triggers_option(parser)
+
+
+def _serve(arguments: Namespace) -> None:
+    from p5jax.serving.settings import ServeConfig
+
+    try:
+        from p5jax.serving.http.server import read_token, serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; pip install 'p5jax[serve]'") from None
+    token = read_token(arguments.token_file)
+    config = from_options(ServeConfig, arguments)
+    first = _recommender(arguments)
+    warn_of_leak(first.run.dataset)
+    serve(first, lambda: _recommender(arguments), config, token)
+
+
 COMMANDS = (
     Command(
         "recommend",
@@ -242,6 +271,7 @@ COMMANDS = (
     ),
     Command("rank", "Recommend for every user and write Parquet files", _rank_options, _rank),
     Command("score", "Score items for a user or a history", _score_options, _score),
+    Command("serve", "Answer over HTTP, with a page to look at", _serve_options, _serve),
     Command("explain", "Explain why a user may like an item", _explain_options, _explain),
     Command("generate", "Print the model's answer to any text", _generate_options, _generate),
 )

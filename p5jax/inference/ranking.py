@@ -180,15 +180,12 @@ def id_trie(family: Family, prompt_id: str, vocabulary: Vocabulary, method: str)
     return Trie.of_texts(source.dataset.item_ids, vocabulary, collapse)
 
 
-def given_rows(texts: Sequence[str], vocabulary: Vocabulary, least: int = 0) -> np.ndarray | None:
-    """The tokens [B, N] of what each answer begins with, padded with -1; None where none does.
-
-    N is one of few widths, and `least` or more.
-    """
-    if not any(texts) and not least:
+def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | None:
+    """The tokens [B, N] of what each answer begins with, padded with -1; None where none does."""
+    if not any(texts):
         return None
     rows = [vocabulary.encode(text) if text else [] for text in texts]
-    longest = max(least, *map(len, rows))
+    longest = max(map(len, rows))
     width = next((size for size in _GIVEN if size >= longest), -(-longest // 64) * 64)
     given = np.full((len(rows), width), -1, np.int32)
     for row, tokens in zip(given, rows, strict=True):

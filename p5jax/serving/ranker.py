@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.evaluators import next_item_prompt
+from p5jax.evaluation.evaluators import kind_of, next_item_prompt
 from p5jax.inference.mixing import Beside
 from p5jax.inference.ranking import Asked, Ranking, given_rows, id_trie, rank, score_items
 from p5jax.inference.settings import METHODS
@@ -23,6 +23,8 @@ from p5jax.serving.question import Case
 from p5jax.serving.settings import BulkConfig
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
+
+_KNOWN = {"uid", "udesc", "hist", "trigger"}  # what a prompt may say of a user with a history
 
 
 class Prompt(NamedTuple):
@@ -39,17 +41,21 @@ class Prompted(NamedTuple):
     prompts: tuple[Prompt, ...]
 
 
-class Shapes(NamedTuple):
-    """The least widths of what is computed, so that few programs serve all cases: of prompts,
-    beginnings of answers, excluded items and candidates."""
+class Levels(NamedTuple):
+    """The least widths of what is computed, so that few programs serve all cases.
 
-    source: int = 1
-    given: int = 0
+    source: lengths of prompts, ascending, () for multiples of 32; excluded items, candidates, and
+    items that are scored.
+    """
+
+    source: tuple[int, ...] = ()
     excluded: int = 1
     candidates: int = 1
+    items: int = 1
 
-
-_USUAL = Shapes()
+    def fit(self, length: int) -> int:
+        """Return the width of prompts of which the longest has `length` tokens."""
+        return next((level for level in self.source if level >= length), length)
 
 
 class Ranker:
@@ -57,6 +63,7 @@ class Ranker:
 
     def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
         self.run, self.triggers = run, triggers
+        self.levels = Levels()
         self._memory: Memory | None = None
         self._families: dict[str, Family] = {}
         self._tries: dict[tuple[bool, bool], Trie] = {}
@@ -125,6 +132,14 @@ class Ranker:
             return tuple(self.own_prompt("sequential", each, otherwise="") for each in asked)
         return (next_item_prompt(self.family("sequential"), "test"),)
 
+    def catalogue_prompts(self) -> list[str]:
+        """Return the prompts that ask for an item of the whole catalogue, the usual one first."""
+        family = self.family("sequential")
+        usable = [id for id, each in family.templates.items() if kind_of(each) == "catalogue"]
+        usable = [id for id in usable if set(family.template(id).fields) <= _KNOWN]
+        (usual,) = self.next_item_prompts(())
+        return [usual, *(id for id in usable if id != usual)]
+
     def prompted(self, cases: Iterable[Case], prompts: Sequence[str]) -> list[Prompted]:
         """Return cases with their prompts for a next item: the evaluation's, but that nothing of
         the history is held out."""
@@ -143,7 +158,7 @@ class Ranker:
         vocabulary, longest = self.run.vocabulary, self.run.family_config.max_source
         return [*vocabulary.encode(text)[: longest - 1], vocabulary.eos_id]
 
-    def excluded(self, cases: Sequence[Case], history: bool, least: int = 1) -> np.ndarray:
+    def excluded(self, cases: Sequence[Case], history: bool) -> np.ndarray:
         """Return items [B, E] not to recommend, padded with -1: blocked ones and the history.
 
         E is the same for all users of a dataset that block as many.
@@ -151,11 +166,9 @@ class Ranker:
         rows = [[*case.blocked, *(case.history if history else ())] for case in cases]
         blocked = max(len(case.blocked) for case in cases)
         longest = int(np.diff(self.run.dataset.offsets).max())
-        return padded(rows, -1, max(least, longest + blocked))
+        return padded(rows, -1, max(self.levels.excluded, longest + blocked))
 
-    def ranked(
-        self, asked: Sequence[Prompted], config: BulkConfig, shapes: Shapes = _USUAL
-    ) -> Ranking:
+    def ranked(self, asked: Sequence[Prompted], config: BulkConfig) -> Ranking:
         """Return the k best items of each case: arrays [B, k].
 
         They are computed as `config.batch_size` rows, the first ones repeated: one shape for all
@@ -163,12 +176,12 @@ class Ranker:
         """
         rows = np.resize(np.arange(len(asked)), config.batch_size).tolist()
         cases = [asked[row].case for row in rows]
-        exclude = self.excluded(cases, config.exclude_history, shapes.excluded)
+        exclude = self.excluded(cases, config.exclude_history)
         candidates = None
         if cases[0].candidates is not None:
             chosen = [case.candidates for case in cases if case.candidates is not None]
-            candidates = padded(chosen, -1, shapes.candidates)
-        first, *others = self._asked([asked[row] for row in rows], config, shapes)
+            candidates = padded(chosen, -1, self.levels.candidates)
+        first, *others = self._asked([asked[row] for row in rows], config)
         found = rank(
             self.run.model,
             self.run.params,
@@ -196,26 +209,25 @@ class Ranker:
         """
         rows = [asked[row] for row in np.resize(np.arange(len(asked)), config.batch_size).tolist()]
         cases = [row.case for row in rows]
-        first, *others = self._asked(rows, config, _USUAL)
+        first, *others = self._asked(rows, config)
         logp = score_items(
             self.run.model,
             self.run.params,
             *first[:2],
-            padded([items] * len(rows), -1),
+            padded([items] * len(rows), -1, self.levels.items),
             first.given,
             self.beside(cases, self.excluded(cases, history=True), config.memory),
             others,
         )
         return logp[: len(asked), : len(items)]
 
-    def _asked(
-        self, rows: Sequence[Prompted], config: BulkConfig, shapes: Shapes
-    ) -> Iterator[Asked]:
+    def _asked(self, rows: Sequence[Prompted], config: BulkConfig) -> Iterator[Asked]:
         """Each prompt as arrays of all rows."""
         for number, name in enumerate(config.prompts):
             prompts = [row.prompts[number] for row in rows]
+            longest = max(len(prompt.tokens) for prompt in prompts)
             yield Asked(
-                padded([prompt.tokens for prompt in prompts], least=shapes.source),
+                padded([prompt.tokens for prompt in prompts], least=self.levels.fit(longest)),
                 self.trie(name, config.method),
-                given_rows([each.given for each in prompts], self.run.vocabulary, shapes.given),
+                given_rows([each.given for each in prompts], self.run.vocabulary),
             )

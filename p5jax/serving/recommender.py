@@ -17,6 +17,7 @@ from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
+from p5jax.prompts.template import HISTORY_SEPARATORS
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
 from p5jax.serving.question import Case, Question
@@ -61,6 +62,19 @@ class Scored:
     title: str | None
     log_probability: float
     rank: int | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model reads of a question: a prompt's text and tokens, how the answer begins, and
+    how many of the known items of the history are told."""
+
+    prompt: str
+    text: str
+    tokens: tuple[str, ...]
+    begins: str
+    known: int
+    told: int
 
 
 class Recommender(Ranker):
@@ -230,6 +244,30 @@ class Recommender(Ranker):
             for item, score in zip(asked, scores, strict=True)
         ]
 
+    def views(self, user: Key | Question, prompts: Sequence[str] = ()) -> list[View]:
+        """Return what the model reads when it is asked for a user's next items, for each prompt."""
+        (case,) = self.cases([_question(user)])
+        names = self.next_item_prompts(prompts)
+        family, vocabulary = self.family("sequential"), self.run.vocabulary
+        found = []
+        (asked,) = self.prompted([case], names)
+        for name, prompt in zip(names, asked.prompts, strict=True):
+            text = family.inputs_for(name, "item", case.user, history=case.history)
+            pieces = tuple(vocabulary.piece(token) for token in prompt.tokens)
+            told = self._told(name, text, prompt.given, case.history)
+            found.append(View(name, text, pieces, prompt.given, len(case.history), told))
+        return found
+
+    def _told(self, prompt: str, text: str, given: str, history: np.ndarray) -> int:
+        """How many of the last items a prompt's text or its answer's beginning holds."""
+        source, last = self.family("sequential").source, len(history)
+        for start in range(last):
+            rest = history[start:]
+            ids = HISTORY_SEPARATORS[0].join(source.fields.ids(rest))
+            if ids in text or (given and source.listed(rest) == given):
+                return last - start
+        return 0
+
     def explain(self, user: Key | Question, item: Key, *, prompt: str | None = None) -> str:
         """Return the model's explanation of an item for a user, by beam search.
 
@@ -268,7 +306,8 @@ class Recommender(Ranker):
 
     def _answer(self, prompt: list[int]) -> str:
         run = self.run
-        sources = place_rows(run.params, padded([prompt]))
+        tokens = padded([prompt], least=self.levels.fit(len(prompt)))
+        sources = place_rows(run.params, tokens)
         answers, _ = beam_search(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM)
         return run.vocabulary.decode(to_host(answers)[0, 0].tolist())
 

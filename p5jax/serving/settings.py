@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.settings import SIZE, check
+from p5jax.core.settings import SIZE, Range, above, check
 from p5jax.inference.settings import RankingConfig
 
 
@@ -30,3 +30,25 @@ class BulkConfig(RankingConfig):
 
 
 BULK_DEFAULTS = BulkConfig()
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How a run is served over HTTP; see serving.http.server.serve."""
+
+    host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
+    port: int = field(default=8000, metadata={"help": "port to listen on, 0 for any free one"})
+    beam: int = field(default=64, metadata={"help": "width of the search, and the longest list"})
+    rows: int = field(default=16, metadata={"help": "requests that are computed together, at most"})
+    queue: int = field(
+        default=128, metadata={"help": "requests that may wait; more get status 429"}
+    )
+    seconds: float = field(default=10.0, metadata={"help": "time in which a request is answered"})
+    log_questions: bool = field(
+        default=False, metadata={"help": "write what is asked into the log, too"}
+    )
+    prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = dict.fromkeys(("beam", "rows", "queue"), SIZE)
+        check(self, **sizes, port=Range(0, 65535), seconds=above(0))
