@@ -78,7 +78,7 @@ def read_json_lines(path: str | os.PathLike[str], kind: Any, expected: str) -> l
     if not path.is_file():
         return []
     values = []
-    for number, line in enumerate(_lines(path, expected), 1):
+    for number, line in enumerate(read_lines(path, expected), 1):
         where = f"{path}:{number}"
         try:
             values.append(_parsed(where, line, _document, expected))
@@ -90,7 +90,7 @@ def read_json_lines(path: str | os.PathLike[str], kind: Any, expected: str) -> l
     return values
 
 
-def _lines(path: Path, expected: str) -> Iterator[str]:
+def read_lines(path: Path, expected: str) -> Iterator[str]:
     """Yield a UTF-8 file's lines with their ends; of a last one cut within a character, the rest.
 
     A limit is on each line, so a file of any number of lines is read.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
 Key = str | int  # of a user or item in the source; 12 is "12"
+Named = TypeVar("Named")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
@@ -203,8 +204,49 @@ class Dataset:
         """Return the index of an item's source key; UserError naming near keys when unknown."""
         return _lookup(self._item_of_key, key, f"{self.path}: item")
 
+    @cached_property
+    def _items_of_title(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for item, title in enumerate(self.titles):
+            if title and title.strip():
+                found.setdefault(title.strip(), []).append(item)
+        return found
 
-def key_list(keys: Iterable[Key], what: str) -> list[Key]:
+    def names_item(self, name: str) -> bool:
+        """Whether a text is an item's key or title."""
+        return name in self._item_of_key or name.strip() in self._items_of_title
+
+    def named_items(self, names: Iterable[Key], what: str) -> list[int]:
+        """Return the indices of items that are named by keys, or by titles that only one has.
+
+        UserError naming all names that are unknown, or the keys that a title may mean; `what`:
+        what the items are, at its beginning.
+        """
+        indices: list[int] = []
+        unknown: list[Key] = []
+        for name in names:
+            key = str(name) if isinstance(name, str | Integral) else ""
+            titled = self._items_of_title.get(key.strip(), [])
+            if key in self._item_of_key:
+                indices.append(self._item_of_key[key])
+            elif len(titled) > 1:
+                keys = ", ".join(self.item_keys[item] for item in titled[:5])
+                raise UserError(
+                    f"{what}: {name!r} is the title of {len(titled)} items, expected a key: {keys}"
+                )
+            elif titled:
+                indices += titled
+            else:
+                unknown.append(name)
+        if len(unknown) > 1:
+            listed = ", ".join(map(repr, unknown))
+            raise UserError(f"{self.path}: {what}: items {listed} are not in the dataset")
+        for name in unknown:
+            _lookup(self._item_of_key, name, f"{self.path}: {what}: item")
+        return indices
+
+
+def key_list(keys: Iterable[Named], what: str) -> list[Named]:
     """Return several keys as a list; UserError for a single one, whose letters are no keys."""
     if isinstance(keys, str | bytes | int) or not isinstance(keys, Iterable):
         raise UserError(f"{what}: found {keys!r}, expected a list of keys, such as [{keys!r}]")

@@ -103,11 +103,13 @@ def evaluate_family(
     config: EvaluationConfig = DEFAULTS,
     report: Report = distributed.report,
     memory: Memory | None = None,
+    averaged_with: Sequence[str] = (),
 ) -> FamilyResult:
     """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
 
     memory: what a ranking of the catalogue is mixed with. A prompt of the sequential family for an
-    item ranks the candidates of the direct one, too.
+    item ranks the candidates of the direct one, too. averaged_with: prompts of the same family
+    that rank the catalogue, too, by the mean of the probabilities.
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
@@ -119,7 +121,8 @@ def evaluate_family(
     if kind == "yes_no":
         limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
     indices = chosen_indices(size, limit, config.seed)
-    task = Task(run, examples_of, template, split, indices, config, report, memory)
+    others = tuple(examples_of.template(id) for id in averaged_with)
+    task = Task(run, examples_of, template, split, indices, config, report, memory, others)
     return replace(_EVALUATORS[kind](task), family=family)
 
 
@@ -172,11 +175,13 @@ def evaluate_run(
     report: Report = distributed.report,
     memory: Memory | None = None,
     about: str = "",
+    average: bool = False,
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
 
     With a memory each ranking of the catalogue is measured without and with it, and the memory
-    alone is among the baselines.
+    alone is among the baselines. average: those that rank the catalogue are also measured
+    together, by the mean of their probabilities; UserError where they are not several.
 
     With a limit, or other settings than the defaults, to a folder of their own beside it, as are
     those `about` another dataset, which then ends its name. The
@@ -188,23 +193,26 @@ def evaluate_run(
     """
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
+    together = _averaged(run, chosen) if average else []
     folder = Path(run.path) / "evaluation" / (_folder_name(split, limit, config) + about)
     header = _header(run, split, limit, config) | {"memory": memory and asdict(memory.settings)}
     reserve(folder, header)
     results: list[FamilyResult] = []
-    for family, prompt_id in chosen:
-        *_, kind = _asked(run, family, prompt_id)
+    measured = [(family, (id,)) for family, id in chosen] + together
+    for family, (first, *others) in measured:
+        *_, kind = _asked(run, family, first)
         for beside in (None, memory) if memory and kind == "catalogue" else (None,):
             results.append(
                 evaluate_family(
                     run,
                     family,
-                    prompt_id,
+                    first,
                     split,
                     limit,
                     config=config,
                     report=report,
                     memory=beside,
+                    averaged_with=others,
                 )
             )
     largest: dict[tuple[str, str], FamilyResult] = {}
@@ -271,6 +279,15 @@ def _chosen(
                 f"prompts: {id!r} is not a prompt of {', '.join(wanted)}{nearest(id, known)}"
             )
     return [(name, id) for name in wanted for id in dict.fromkeys(prompts) if known[id] == name]
+
+
+def _averaged(run: RunLike, chosen: list[tuple[str, str]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The prompts that rank the catalogue, to be averaged; UserError for fewer than two."""
+    ranking = [id for family, id in chosen if _asked(run, family, id)[2] == "catalogue"]
+    if len(ranking) < 2:
+        found = ", ".join(ranking) or "none"
+        raise UserError(f"average: found {found}, expected several prompts that rank the catalogue")
+    return [(LENDER, tuple(ranking))]
 
 
 def _header(

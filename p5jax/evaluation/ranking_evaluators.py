@@ -12,10 +12,12 @@ from p5jax.evaluation.intervals import mean_intervals
 from p5jax.evaluation.metrics import coverage
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
 from p5jax.evaluation.results import EXAMPLES_SHOWN, WITH_MEMORY, FamilyResult
-from p5jax.evaluation.task import Task
-from p5jax.inference.ranking import given_rows, id_trie, rank, score_all, score_items
+from p5jax.evaluation.task import ReadsUsers, Task
+from p5jax.inference.ranking import Asked, given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
 from p5jax.memory.histories import Histories
+from p5jax.pipeline.batching import padded
+from p5jax.pipeline.samples import encoded_source
 from p5jax.prompts.families import Example, UserFamily
 
 _YES_NO_BATCH = 128  # one item's prompts are short
@@ -111,14 +113,14 @@ class _Found:
         task = self.task
         return ranking_result(
             task.family.name,
-            f"{task.template.id}{WITH_MEMORY if task.memory else ''}",
+            f"{task.label}{WITH_MEMORY if task.memory else ''}",
             kind,
             np.array(self.users),
             np.array(self.targets),
             np.array(self.ranks),
             self.lists,
             task.run.dataset.num_items,
-            seen=task.template.seen,
+            seen=all(template.seen for template in (task.template, *task.others)),
             candidates=self.candidates,
             certified=self.certified,
             examples=self.examples,
@@ -130,7 +132,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
 
     `certified` is the share of lists that are guaranteed to be the model's best. The target's rank
     is its position in the list; beyond the list it counts as not ranked. With a memory the ranking
-    is by mixed scores.
+    is by mixed scores, and with other prompts by the mean of the prompts' probabilities.
     """
     run, dataset, config = task.run, task.run.dataset, task.config
     trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
@@ -154,6 +156,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             exact=config.exact,
             exclude=exclude,
             beside=task.memory.beside(cases.of_users(users), exclude) if task.memory else None,
+            others=list(_others(task, users)),
         )
         for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):
             position = np.flatnonzero(best == example.item)
@@ -161,6 +164,24 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             found.add(example, example.item, found_at, best)
             found.certified.append(bool(exact))
     return found.result("catalogue")
+
+
+def _others(task: Task, users: list[int]) -> Iterator[Asked]:
+    """What the prompts that are averaged with the task's own ask about the same users [B]."""
+    index = {user: number for number, user in enumerate(task.family.users(task.split).tolist())}
+    run, longest = task.run, task.family.source.config.max_source
+    for template in task.others:
+        examples = [
+            task.family.example(task.split, index[user], prompt_id=template.id) for user in users
+        ]
+        tokens = padded([encoded_source(each, run.vocabulary, longest) for each in examples])
+        if isinstance(run, ReadsUsers):
+            tokens = run.sources(tokens, np.array(users, np.int32))
+        yield Asked(
+            tokens,
+            id_trie(task.family, template.id, run.vocabulary, task.config.method),
+            given_rows([each.given for each in examples], run.vocabulary),
+        )
 
 
 def evaluate_candidates(task: Task) -> FamilyResult:

@@ -23,6 +23,7 @@ from p5jax.prompts.families import Example, Family
 from p5jax.prompts.template import PromptTemplate
 from p5jax.text.vocabulary import Vocabulary
 
+AVERAGED = "+"  # between prompts in the name of their average
 _SOURCE_LENGTHS = (32, 64, 128, 256)  # shorter static shapes than the longest source
 
 
@@ -63,6 +64,12 @@ class Task:
     config: EvaluationConfig
     report: Report
     memory: Memory | None = None  # beside the model, where a catalogue is ranked
+    others: tuple[PromptTemplate, ...] = ()  # whose probabilities are averaged with the template's
+
+    @property
+    def label(self) -> str:
+        """What results call the prompt, or the prompts that are averaged."""
+        return AVERAGED.join(template.id for template in (self.template, *self.others))
 
     def batches(
         self,
@@ -81,9 +88,7 @@ class Task:
             examples, total = self.examples(), len(self.indices)
         longest = self.family.source.config.max_source
         lengths = (*(n for n in _SOURCE_LENGTHS if shortest <= n < longest), longest)
-        progress = Progress(
-            f"{self.family.name} {self.template.id}", "examples", total, self.report
-        )
+        progress = Progress(f"{self.family.name} {self.label}", "examples", total, self.report)
         mesh = mesh_of(self.run.params)
         size = (batch_size or self.config.batch_size) * (mesh.shape[DATA] if mesh else 1)
         for batch, tokens in eval_batches(examples, self.run.vocabulary, size, lengths):

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
+from p5jax.inference.averaging import averaged, together
 from p5jax.inference.mixing import Beside, mixed
 from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
@@ -48,6 +49,15 @@ class Ranking(NamedTuple):
     exact: np.ndarray
 
 
+class Asked(NamedTuple):
+    """A prompt of each user: its tokens [B, S], the ids it is answered with, and how an answer
+    begins [B, N], None where with nothing."""
+
+    tokens: ArrayLike
+    trie: Trie
+    given: ArrayLike | None = None
+
+
 def rank(
     model: Transformer,
     params: Params,
@@ -63,6 +73,7 @@ def rank(
     candidates: ArrayLike | None = None,
     likelihood: str = "vocabulary",
     beside: Beside | None = None,
+    others: Sequence[Asked] = (),
 ) -> Ranking:
     """The k best items for each source [B, S].
 
@@ -78,6 +89,8 @@ def rank(
     own, or `children`, renormalised at each token over those that continue an id of the catalogue.
     beside: what the model's probabilities are mixed with; the ranking is then by the mixed scores.
     Its items are scored by the model exactly, and all others are under the search's bound.
+    others: further prompts of the same users; an item's probability is then the mean of what all
+    prompts give it, exactly for each item that any of their searches finds.
     Parameters on a mesh are searched by all its devices and processes, each of which must call it
     with the same rows. UserError for unknown or contradicting settings, arrays that do not fit, and
     a model whose log-probabilities are not numbers.
@@ -87,9 +100,11 @@ def rank(
         raise UserError(f"k: found {k}, expected at least 1")
     if likelihood not in LIKELIHOODS:
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
-    tokens = np.asarray(encoder_input_tokens)
-    users = tokens.shape[0]
-    begun = _begun(given, users)
+    users = np.shape(encoder_input_tokens)[0]
+    prompts = [
+        each._replace(tokens=np.asarray(each.tokens), given=_begun(each.given, users))
+        for each in (Asked(encoder_input_tokens, trie, given), *others)
+    ]
     blocked = _item_rows("exclude", exclude, users, trie)
     chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
     kept = max(beam, k)
@@ -97,34 +112,50 @@ def rank(
     width = Width(kept, kept, textbook=searched.textbook)
     if searched.complete:
         items = _FLAT_ITEMS * k if trie.num_nodes == 1 else max(kept, _EXACT_ITEMS)
-        width = Width(trie.widest, items)
+        width = Width(max(prompt.trie.widest for prompt in prompts), items)
 
-    def search(rows: np.ndarray, width: Width, asked: np.ndarray | None, count: int) -> Found:
+    def search_one(
+        prompt: Asked, rows: np.ndarray, width: Width, asked: np.ndarray | None
+    ) -> Found:
         # float32 means float32: accelerators would multiply with fewer bits.
         precision = "highest" if model.config.dtype == "float32" else "default"
-        sources, taken = place_rows(params, tokens[rows]), place_rows(params, blocked[rows])
-        begins = place_rows(params, begun[rows])
-        available = available_before(
-            trie, taken, None if asked is None else place_rows(params, asked[rows])
+        sources, begins, taken = (
+            place_rows(params, np.asarray(each)[rows])
+            for each in (prompt.tokens, prompt.given, blocked)
         )
+        among = None if asked is None else place_rows(params, asked)
+        available = available_before(prompt.trie, taken, among)
+        # The whole pool is asked for: so one program serves lists of any length.
         with jax.default_matmul_precision(precision):
             found = search_trie(
-                model, params, sources, begins, trie, available, count, width, likelihood
+                *(model, params, sources, begins, prompt.trie, available),
+                width.items,
+                width,
+                likelihood,
             )
         found = to_host(found)
         return Found(*(np.asarray(leaf)[: len(rows)] for leaf in found))
 
+    def search(rows: np.ndarray, width: Width, asked: np.ndarray | None) -> Found:
+        founds = [search_one(prompt, rows, width, asked) for prompt in prompts]
+        if len(founds) == 1:
+            return founds[0]
+        items = together(founds)
+        count = items.shape[1]
+        scored = [search_one(prompt, rows, Width(count, count), items) for prompt in prompts]
+        logps = [_in_order_of(items, *map(np.asarray, each[:2])) for each in scored]
+        return averaged(founds, items, logps)
+
     if beside is not None:
         beside = _allowed(beside, users, trie, chosen)
         count = beside.items.shape[1]
-        scored = search(np.arange(users), Width(count, count), beside.items, count)
+        scored = search(np.arange(users), Width(count, count), beside.items)
         own_logp = _in_order_of(beside.items, *map(np.asarray, scored[:2]))
 
     def run(rows: np.ndarray, width: Width) -> Ranking:
-        if beside is None:
-            return ranking_of(search(rows, width, chosen, k), k, model.config.dtype)
-        found = search(rows, width, chosen, width.items)
-        found = mixed(found, beside.part(rows), own_logp[rows], trie.num_items)
+        found = search(rows, width, None if chosen is None else chosen[rows])
+        if beside is not None:
+            found = mixed(found, beside.part(rows), own_logp[rows], trie.num_items)
         return ranking_of(found, k, model.config.dtype)
 
     ranking = run(np.arange(users), width)
@@ -220,11 +251,12 @@ def score_items(
     items: ArrayLike,
     given: ArrayLike | None = None,
     beside: Beside | None = None,
+    others: Sequence[Asked] = (),
 ) -> np.ndarray:
     """The log-probability of given items [B, C] for each source [B, S]: [B, C] float32.
 
-    A search as wide as the items are many drops none of them. -inf where an item is -1. beside: as
-    in `rank`; the scores are then mixed ones.
+    A search as wide as the items are many drops none of them. -inf where an item is -1. beside,
+    others: as in `rank`; the scores are then mixed or mean ones.
     """
     asked = np.asarray(items)
     count = asked.shape[1]
@@ -238,6 +270,7 @@ def score_items(
         candidates=asked,
         given=given,
         beside=beside,
+        others=others,
     )
     return _in_order_of(asked, found.items, found.logp)
 

@@ -27,6 +27,7 @@ def evaluate(
     *,
     dataset: PathName | None = None,
     triggers: PathName | None = None,
+    average: bool = False,
     model_parallel: int = 1,
 ) -> list[FamilyResult]:
     """Evaluate a run's prompts on a split and return the results, the baselines among them.
@@ -35,10 +36,12 @@ def evaluate(
     limit: examples of each prompt, the same for every run. dataset: another one, whose items are
     asked about for the users that both have by their keys; by default with the zero-shot prompts,
     whose results are beside those of the run's own dataset. triggers: a folder of trigger tokens,
-    whose prompt is evaluated instead. model_parallel: devices that share the parameters of a run
-    that is given by its folder. A ranking of the catalogue is also measured with the run's memory,
-    where jobs.fit_memory has chosen one. The results are also written to RUN/evaluation/SPLIT,
-    where `compare` reads them. UserError for an unknown family, prompt or split.
+    whose prompt is evaluated instead. average: the prompts that rank the catalogue are also
+    measured together, by the mean of their probabilities. model_parallel: devices that share the
+    parameters of a run that is given by its folder. A ranking of the catalogue is also measured
+    with the run's memory, where jobs.fit_memory has chosen one. The results are also written to
+    RUN/evaluation/SPLIT, where `compare` reads them. UserError for an unknown family, prompt or
+    split.
     """
     run = opened(run, model_parallel)
     if dataset is not None:
@@ -47,11 +50,15 @@ def evaluate(
         run = asked_about(run, Dataset.load(dataset))
         prompts = prompts or zero_shot_prompts(run, split, families)
         about = f"-about-{run.dataset.fingerprint[:8]}"
-        return evaluate_run(run, families, prompts, split, limit, config=config, about=about)
+        return evaluate_run(
+            *(run, families, prompts, split, limit), config=config, about=about, average=average
+        )
     memory = stored_memory(run) if config.memory else None
     if triggers is None:
-        return evaluate_run(run, families, prompts, split, limit, config=config, memory=memory)
-    if families or prompts:
+        return evaluate_run(
+            run, families, prompts, split, limit, config=config, memory=memory, average=average
+        )
+    if families or prompts or average:
         raise UserError("triggers: found them with families or prompts, expected them alone")
     asked = triggered(run, triggers)
     return evaluate_run(

@@ -39,6 +39,12 @@ class Histories:
         """Take all that is known of every user; no target follows."""
         return Histories(dataset.sequence_items, dataset.offsets[:-1], dataset.offsets[1:])
 
+    @staticmethod
+    def given(sequences: Sequence[np.ndarray]) -> Histories:
+        """Take histories that are given, each int [n] in time order; no target follows."""
+        ends = np.cumsum([len(sequence) for sequence in sequences])
+        return Histories(np.concatenate(sequences), np.concatenate([[0], ends[:-1]]), ends)
+
     def of_users(self, users: Sequence[int] | np.ndarray) -> Histories:
         """Return the cases of some users, in their order."""
         return Histories(self.items, self.first[users], self.last[users])

@@ -26,7 +26,9 @@ def prompt_text(text: str | None) -> str:
 class Fields:
     """The user and item placeholders of a dataset, cleaned once.
 
-    triggers: each user's own trigger words, for prompts with {trigger}; most prompts have none.
+    User U, where the dataset has U users, is a newcomer, who is called as the next user would be.
+    triggers: each user's own trigger words, and a newcomer's, for prompts with {trigger}; most
+    prompts have none.
     """
 
     def __init__(self, dataset: Dataset, triggers: Sequence[str] = ()):
@@ -38,6 +40,7 @@ class Fields:
                 zip(dataset.user_names, dataset.user_keys, strict=True)
             )
         ]
+        self._udesc.append(f"user_{dataset.num_users + 1}")
         self._titles = [prompt_text(title) or UNKNOWN_TITLE for title in dataset.titles]
         self._brands = [
             prompt_text(brand) or UNKNOWN for brand in dataset.items["brand"].to_pylist()

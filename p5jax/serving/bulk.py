@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import Interrupted, UserError
-from p5jax.core.folder import OutputFolder
+from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.interruption import Interruption
 from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
-from p5jax.serving.ranker import Prompt, Ranker
+from p5jax.serving.question import Case
+from p5jax.serving.ranker import Prompted, Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig, Shard
 from p5jax.training.checkpoints import params_fingerprint
 
@@ -62,12 +62,16 @@ def rank_users(
     """
     ranker.check_k(config.k)
     out, share = Path(out), Shard.read(shard or "1/1")
-    prompt = ranker.next_item_prompt(config.prompt)
-    config = replace(config, prompt=prompt)
-    prompts = ranker.history_prompts(range(ranker.run.dataset.num_users), prompt)
-    order = np.argsort([len(each.tokens) for each in prompts], kind="stable").tolist()
-    ranker.trie(prompt, config.method)  # fails, if it must, before the folder is made
-    manifest = _manifest(ranker, config)
+    names = ranker.next_item_prompts(config.prompts)
+    config = replace(config, prompts=names)
+    dataset = ranker.run.dataset
+    cases = (Case.of_user(dataset, user) for user in range(dataset.num_users))
+    asked = ranker.prompted(cases, names)
+    lengths = [len(each.prompts[0].tokens) for each in asked]
+    order = np.argsort(lengths, kind="stable").tolist()
+    for name in names:  # fails, if it must, before the folder is made
+        ranker.trie(name, config.method)
+    manifest = made_from(ranker, config)
     config = replace(config, batch_size=min(config.batch_size, len(order)))
     size = config.batch_size * _BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
@@ -89,7 +93,7 @@ def rank_users(
                         stop, "stopped; the same command resumes after the files that are written"
                     )
                 users = parts[number][first : first + config.batch_size]
-                rows += _rows(ranker, config, users, [prompts[user] for user in users])
+                rows += _rows(ranker, config, [asked[user] for user in users])
                 progress.add(len(users))
             if distributed.is_primary():
                 write_parquet(part_file(out, number), pa.Table.from_pylist(rows, _SCHEMA))
@@ -123,29 +127,28 @@ def _claimed(out: Path, manifest: dict[str, Any], rows: dict[int, int]) -> list[
     return [number for number in rows if number not in there]
 
 
-def _rows(
-    ranker: Ranker, config: BulkConfig, users: Sequence[int], prompts: list[Prompt]
-) -> list[dict[str, Any]]:
+def _rows(ranker: Ranker, config: BulkConfig, asked: list[Prompted]) -> list[dict[str, Any]]:
     """The rows of one batch of users."""
-    found = ranker.ranked(users, prompts, config)
+    found = ranker.ranked(asked, config)
     dataset = ranker.run.dataset
     return [
         {
-            "user": dataset.user_keys[user],
+            "user": dataset.user_keys[each.case.user],
             "items": [dataset.item_keys[item] for item in items if item >= 0],
             "log_probabilities": logp[items >= 0].tolist(),
             "exact": bool(exact),
         }
-        for user, items, logp, exact in zip(
-            users, found.items, found.logp, found.exact, strict=True
+        for each, items, logp, exact in zip(
+            asked, found.items, found.logp, found.exact, strict=True
         )
     ]
 
 
-def _manifest(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
+def made_from(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
+    """Return, JSON-able, all that decides what is recommended to a case."""
     run, triggers = ranker.run, ranker.triggers
     memory = ranker.memory if config.memory else None
-    return {
+    made = {
         "dataset": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
         "params": params_fingerprint(run.params),
@@ -154,6 +157,7 @@ def _manifest(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
         **asdict(config),
         "memory": None if memory is None else _remembered(memory),
     }
+    return dict(as_json(made))
 
 
 def _remembered(memory: Memory) -> dict[str, Any]:

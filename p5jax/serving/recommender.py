@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,14 +12,16 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Key, key_list
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import given_rows, score_items
+from p5jax.inference.ranking import Ranking
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
+from p5jax.prompts.template import HISTORY_SEPARATORS
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
-from p5jax.serving.ranker import Prompt, Ranker
+from p5jax.serving.question import Case, Question
+from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
 from p5jax.triggers.prompt import load_triggers
 
@@ -49,6 +51,32 @@ class Recommended:
     exact: bool
 
 
+@dataclass(frozen=True)
+class Scored:
+    """An item's log-probability, and its rank, from 1, among all that may be recommended.
+
+    Without a rank where it may not: the asker has it, it is excluded, or it is no candidate.
+    """
+
+    item: str
+    title: str | None
+    log_probability: float
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model reads of a question: a prompt's text and tokens, how the answer begins, and
+    how many of the known items of the history are told."""
+
+    prompt: str
+    text: str
+    tokens: tuple[str, ...]
+    begins: str
+    known: int
+    told: int
+
+
 class Recommender(Ranker):
     """A run's model behind the questions a user of it asks, by the source's own keys."""
 
@@ -67,10 +95,10 @@ class Recommender(Ranker):
 
     def recommend(
         self,
-        users: Sequence[Key],
+        users: Sequence[Key | Question],
         k: int = BULK_DEFAULTS.k,
         *,
-        prompt: str | None = BULK_DEFAULTS.prompt,
+        prompts: Sequence[str] = BULK_DEFAULTS.prompts,
         method: str = BULK_DEFAULTS.method,
         beam: int = BULK_DEFAULTS.beam,
         exact: bool = BULK_DEFAULTS.exact,
@@ -80,45 +108,65 @@ class Recommender(Ranker):
     ) -> list[Recommended]:
         """Return each user's k most probable next items, best first, distinct and in the catalogue.
 
-        The prompt holds the user's history, as much as prompts had in training. The log-probability
+        A user is a key of the dataset, or a Question: a history, candidates, items to exclude.
+        The prompt holds the history, as much as prompts had in training. The log-probability
         is the model's, over the full vocabulary, for the item's id and the end of sequence.
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
-        nobody is to get. Without a `prompt` it is the one of the triggers, or else the first that
-        an evaluation shows (L-1 or 2-3). The run's memory, where jobs.fit_memory has chosen one, is
-        mixed in unless `memory` is False.
+        nobody is to get. Without `prompts` it is the one of the triggers, or else the first that
+        an evaluation shows (L-1 or 2-3); of several the probabilities are averaged. The run's
+        memory, where jobs.fit_memory has chosen one, is mixed in unless `memory` is False.
         """
-        dataset = self.run.dataset
-        indices = [dataset.user_index(user) for user in key_list(users, "users")]
-        blocked = [dataset.item_index(item) for item in key_list(exclude, "exclude")]
-        if not indices:
+        excluded = key_list(exclude, "exclude")
+        cases = self.cases([_question(user, excluded) for user in key_list(users, "users")])
+        if not cases:
             return []
-        self.check_k(k)
         config = BulkConfig(
             method=method,
             beam=beam,
             exact=exact,
             memory=memory,
             k=k,
-            prompt=self.next_item_prompt(prompt),
+            prompts=self.next_item_prompts(prompts),
             exclude_history=exclude_history,
-            batch_size=min(len(indices), BULK_DEFAULTS.batch_size),
+            batch_size=min(len(cases), BULK_DEFAULTS.batch_size),
         )
-        recommended = []
-        for batch, prompts in self._batches(indices, config):
-            found = self.ranked(batch, prompts, config, blocked)
-            for items, logp, guaranteed in zip(found.items, found.logp, found.exact, strict=True):
-                pairs = zip(items.tolist(), logp.tolist(), strict=True)
-                recommended.append(
-                    Recommended(
-                        [
-                            Recommendation(dataset.item_keys[item], dataset.titles[item], score)
-                            for item, score in pairs
-                            if item >= 0
-                        ],
-                        bool(guaranteed),
-                    )
-                )
-        return recommended
+        return self.answers(cases, config)
+
+    def cases(self, questions: Sequence[Question]) -> list[Case]:
+        """Look questions up in the dataset; UserError for an unknown user or item."""
+        return [Case.of(self.run.dataset, question) for question in questions]
+
+    def answers(self, cases: Sequence[Case], config: BulkConfig) -> list[Recommended]:
+        """Return what is recommended in each case, `config.batch_size` of them at a time.
+
+        The prompts are those of `config`, one at least.
+        """
+        self.check_k(config.k)
+        found: list[Recommended | None] = [None] * len(cases)
+        asked = self.prompted(cases, config.prompts)
+        for among in (False, True):
+            rows = [row for row, case in enumerate(cases) if (case.candidates is not None) == among]
+            for first in range(0, len(rows), config.batch_size):
+                batch = rows[first : first + config.batch_size]
+                ranking = self.ranked([asked[row] for row in batch], config)
+                for row, answer in zip(batch, self.recommended(ranking), strict=True):
+                    found[row] = answer
+        return [answer for answer in found if answer is not None]
+
+    def recommended(self, ranking: Ranking) -> list[Recommended]:
+        """Return rankings by the source's own keys."""
+        dataset = self.run.dataset
+        return [
+            Recommended(
+                [
+                    Recommendation(dataset.item_keys[item], dataset.titles[item], score)
+                    for item, score in zip(items.tolist(), logp.tolist(), strict=True)
+                    if item >= 0
+                ],
+                bool(guaranteed),
+            )
+            for items, logp, guaranteed in zip(*ranking, strict=True)
+        ]
 
     def recommend_all(
         self,
@@ -144,10 +192,10 @@ class Recommender(Ranker):
 
     def score(
         self,
-        users: Sequence[Key],
+        users: Sequence[Key | Question],
         items: Sequence[Key],
         *,
-        prompt: str | None = BULK_DEFAULTS.prompt,
+        prompts: Sequence[str] = BULK_DEFAULTS.prompts,
         memory: bool = BULK_DEFAULTS.memory,
     ) -> np.ndarray:
         """Return the log-probabilities of items as each user's next one: float32 [U, K].
@@ -155,54 +203,89 @@ class Recommender(Ranker):
         They are those of `recommend`, exact for any item, also one of the history (of which a
         memory says nothing).
         """
+        cases = self.cases([_question(user) for user in key_list(users, "users")])
+        asked = self.run.dataset.named_items(key_list(items, "items"), "items")
+        if not cases or not asked:
+            return np.zeros((len(cases), len(asked)), np.float32)
+        names = self.next_item_prompts(prompts)
+        config = BulkConfig(
+            prompts=names, memory=memory, batch_size=min(len(cases), BULK_DEFAULTS.batch_size)
+        )
+        prompted = self.prompted(cases, names)
+        starts = range(0, len(cases), config.batch_size)
+        batches = [prompted[first : first + config.batch_size] for first in starts]
+        return np.concatenate([self.scores(batch, np.array(asked), config) for batch in batches])
+
+    def placed(
+        self,
+        user: Key | Question,
+        items: Sequence[Key],
+        *,
+        prompts: Sequence[str] = BULK_DEFAULTS.prompts,
+        memory: bool = BULK_DEFAULTS.memory,
+    ) -> list[Scored]:
+        """Return the log-probabilities of items, and their ranks in a list of all that
+        `recommend` may give this user: in the catalogue, or among the question's candidates."""
         dataset = self.run.dataset
-        indices = [dataset.user_index(user) for user in key_list(users, "users")]
-        asked = np.array([dataset.item_index(item) for item in key_list(items, "items")], np.int32)
-        if not indices or not len(asked):
-            return np.zeros((len(indices), len(asked)), np.float32)
-        name = self.next_item_prompt(prompt)
-        config = BulkConfig(prompt=name, batch_size=min(len(indices), BULK_DEFAULTS.batch_size))
-        rows = []
-        for batch, prompts in self._batches(indices, config):
-            rows_of = [row % len(batch) for row in range(config.batch_size)]
-            asking = [batch[row] for row in rows_of]
-            beside = self.beside(asking, self.excluded(asking, history=True), memory)
-            logp = score_items(
-                self.run.model,
-                self.run.params,
-                padded([prompts[row].tokens for row in rows_of]),
-                self.trie(name, config.method),
-                np.tile(asked, (config.batch_size, 1)),
-                given_rows([prompts[row].given for row in rows_of], self.run.vocabulary),
-                beside,
-            )
-            rows.append(logp[: len(batch)])
-        return np.concatenate(rows)
+        asked = dataset.named_items(key_list(items, "items"), "items")
+        (case,) = self.cases([_question(user)])
+        config = BulkConfig(
+            method="exact",
+            memory=memory,
+            k=dataset.num_items,
+            prompts=self.next_item_prompts(prompts),
+            batch_size=1,
+        )
+        prompted = self.prompted([case], config.prompts)
+        listed = self.ranked(prompted, config).items[0].tolist()
+        place = {item: number for number, item in enumerate(listed, 1) if item >= 0}
+        scores = self.scores(prompted, np.array(asked, np.int32), config)[0] if asked else ()
+        return [
+            Scored(dataset.item_keys[item], dataset.titles[item], float(score), place.get(item))
+            for item, score in zip(asked, scores, strict=True)
+        ]
 
-    def _batches(
-        self, users: Sequence[int], config: BulkConfig
-    ) -> Iterator[tuple[Sequence[int], list[Prompt]]]:
-        """Yield at most `batch_size` users at a time, and their prompts."""
-        assert config.prompt is not None
-        prompts = self.history_prompts(users, config.prompt)
-        for first in range(0, len(users), config.batch_size):
-            rows = slice(first, first + config.batch_size)
-            yield users[rows], prompts[rows]
+    def views(self, user: Key | Question, prompts: Sequence[str] = ()) -> list[View]:
+        """Return what the model reads when it is asked for a user's next items, for each prompt."""
+        (case,) = self.cases([_question(user)])
+        names = self.next_item_prompts(prompts)
+        family, vocabulary = self.family("sequential"), self.run.vocabulary
+        found = []
+        (asked,) = self.prompted([case], names)
+        for name, prompt in zip(names, asked.prompts, strict=True):
+            text = family.inputs_for(name, "item", case.user, history=case.history)
+            pieces = tuple(vocabulary.piece(token) for token in prompt.tokens)
+            told = self._told(name, text, prompt.given, case.history)
+            found.append(View(name, text, pieces, prompt.given, len(case.history), told))
+        return found
 
-    def explain(self, user: Key, item: Key, *, prompt: str | None = None) -> str:
+    def _told(self, prompt: str, text: str, given: str, history: np.ndarray) -> int:
+        """How many of the last items a prompt's text or its answer's beginning holds."""
+        source, last = self.family("sequential").source, len(history)
+        for start in range(last):
+            rest = history[start:]
+            ids = HISTORY_SEPARATORS[0].join(source.fields.ids(rest))
+            if ids in text or (given and source.listed(rest) == given):
+                return last - start
+        return 0
+
+    def explain(self, user: Key | Question, item: Key, *, prompt: str | None = None) -> str:
         """Return the model's explanation of an item for a user, by beam search.
 
         Without a `prompt` it is the one of the triggers, or else 3-1, or 3-8 where the item has no
-        title.
+        title. Of a Question only the user counts: prompts for an explanation tell no history.
         """
         dataset = self.run.dataset
         if "explanation" not in self.run.manifest["families"]:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
-        u, i = dataset.user_index(user), dataset.item_index(item)
+        (case,) = self.cases([_question(user)])
+        (i,) = dataset.named_items([item], "item")
         # Without a title only a prompt that names the item's id can tell items apart.
         prompt = self.own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
         family = self.family("explanation")
-        return self._answer(self.tokens(family.inputs_for(prompt, "explanation", u, item=i)))
+        return self._answer(
+            self.tokens(family.inputs_for(prompt, "explanation", case.user, item=i))
+        )
 
     def generate(self, text: str) -> str:
         """Return the model's most probable answer to any text, by beam search."""
@@ -224,6 +307,13 @@ class Recommender(Ranker):
 
     def _answer(self, prompt: list[int]) -> str:
         run = self.run
-        sources = place_rows(run.params, padded([prompt]))
+        tokens = padded([prompt], least=self.levels.fit(len(prompt)))
+        sources = place_rows(run.params, tokens)
         answers, _ = beam_search(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM)
         return run.vocabulary.decode(to_host(answers)[0, 0].tolist())
+
+
+def _question(user: Key | Question, exclude: Sequence[Key] = ()) -> Question:
+    """The question of a user who is named alone; more items to exclude."""
+    question = user if isinstance(user, Question) else Question(user)
+    return replace(question, exclude=(*question.exclude, *exclude)) if exclude else question

@@ -113,10 +113,11 @@ class TriggerPrompt:
         return [word(vocabulary, token) for token in self.task.tolist()]
 
     def user_words(self, vocabulary: Vocabulary) -> list[str]:
-        """Every user's own tokens as words; empty for a prompt without any."""
+        """Every user's own tokens as words, then an unknown user's; empty for a prompt without
+        any."""
         if not self.layout.user_tokens:
             return []
-        rows = self.users.tolist()
+        rows = [*self.users.tolist(), self.default.tolist()]
         return [" ".join(word(vocabulary, token) for token in row) for row in rows]
 
     def template(self, vocabulary: Vocabulary) -> PromptTemplate:

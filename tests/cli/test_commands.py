@@ -38,7 +38,7 @@ from p5jax.ppr.soft.comparison import compare_prompts
 from p5jax.ppr.tuning import MODES
 from p5jax.reports.run_report import write_report
 from p5jax.serving.recommender import Recommender
-from p5jax.serving.settings import BulkConfig
+from p5jax.serving.settings import BulkConfig, ServeConfig
 from p5jax.training.checkpoints import Damaged
 from p5jax.triggers.ablation import ablate
 from p5jax.triggers.evaluation import evaluate_triggers
@@ -73,6 +73,8 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
     "rank": (["run", OUT], [BulkConfig(), opened, Recommender.recommend_all]),
     "merge": (["a", "b", OUT], []),
+    "serve": (["run"], [ServeConfig(), Recommender.load]),
+    "score": (["run", "--user=u", "--items=i"], [Recommender.placed, Recommender.load]),
     "explain": (["run", "--user=u", "--item=i"], [Recommender.explain, Recommender.load]),
     "generate": (["run", "--text=t"], [Recommender.load]),
     "report": (["run"], [write_report]),
@@ -151,6 +153,7 @@ def test_defaults_are_the_library_s(name):
         "out",
         "user",
         "item",
+        "items",
         "text",
         "attribute",
         "soft",

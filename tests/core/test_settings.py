@@ -36,6 +36,7 @@ GROUPS = {
     "share below a half": ((0.5, -0.1), (0, 0.25)),
     "any number": ((), (-3.5, 0, 2)),
     "mesh": ((0, -2), (1, 8)),
+    "port": ((-1, 65536), (0, 8000)),
     "buckets": ((3, 0, -1), (4, 64)),
     "distance": ((0, -1, 16), (17, 256)),  # more than half of the usual 32 buckets
 }
@@ -50,6 +51,7 @@ LIMITS = {
     "FamilyConfig": "max_source=size num_candidates=size sequential_per_user=size"
     " direct_per_user=size max_history=count repeat=count horizon=size"
     " hard_negatives=share",
+    "ServeConfig": "port=port beam=size rows=size queue=size seconds=number_above_0",
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",

@@ -25,6 +25,7 @@ from p5jax.reports.run_report import write_report
 from p5jax.runs.run import Run, RunConfig
 from p5jax.runs.stored_memory import store_memory, stored_memory
 from p5jax.serving.bulk import RANKING_FOLDER
+from p5jax.serving.question import Case
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
 
@@ -95,9 +96,10 @@ def remembering(run):
 def test_lists_and_scores_are_the_mixture_of_all_items(run, world, remembering):
     users = world.user_keys[:3]
     ids = [[*run.vocabulary.encode(id), 1] for id in world.item_ids]
-    tokens = remembering.history_prompts(range(3), "2-3")
-    left_out = remembering.excluded(range(3), history=True)
-    beside = remembering.beside(range(3), left_out, True)
+    cases = [Case.of_user(world, user) for user in range(3)]
+    tokens = [each.prompts[0] for each in remembering.prompted(cases, ["2-3"])]
+    left_out = remembering.excluded(cases, history=True)
+    beside = remembering.beside(cases, left_out, True)
     lists = remembering.recommend(users, 7)
     scores = remembering.score(users, world.item_keys)
     for user, found in enumerate(lists):

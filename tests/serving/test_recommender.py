@@ -24,6 +24,7 @@ from p5jax.models.t5_config import T5Config
 from p5jax.pipeline.samples import encoded_source
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
+from p5jax.serving.question import Case
 from p5jax.serving.recommender import Recommender
 from p5jax.triggers.layout import PROMPT_ID, Layout
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
@@ -125,7 +126,8 @@ def test_the_prompt_of_a_user_is_the_evaluations(limited, prompt):
     expected = list(evaluated(now, "sequential", prompt))
     users = [example.user for example, _ in expected]
     assert len(users) == limited.now.dataset.num_users
-    asked = recommender.history_prompts(users, prompt)
+    cases = [Case.of_user(limited.before.dataset, user) for user in users]
+    asked = [each.prompts[0] for each in recommender.prompted(cases, [prompt])]
     assert [tokens for tokens, _ in asked] == [tokens for _, tokens in expected]
     assert [given for _, given in asked] == [example.given for example, _ in expected]
 
@@ -161,7 +163,7 @@ def test_prompts_that_cannot_be_filled_are_refused_with_those_that_can(both, wor
     usable = "usable here: 2-1, 2-13, 2-3, 2-5"
     for prompt, words in (("2-99", "not a sequential prompt"), ("2-11", "needs item")):
         with pytest.raises(UserError, match=f"prompt '{prompt}'.*{words}.*{usable}"):
-            recommender.recommend([user], 3, prompt=prompt)
+            recommender.recommend([user], 3, prompts=[prompt])
     with pytest.raises(UserError, match="prompt '3-12' needs .*; usable here: 3-1, 3-8"):
         recommender.explain(user, world.item_keys[0], prompt="3-12")
 
@@ -172,7 +174,9 @@ def truth(both, world) -> np.ndarray:
     ids = [[*both.now.vocabulary.encode(id), 1] for id in world.item_ids]
     rows = []
     for user in range(0, world.num_users, 5):
-        tokens = np.array([Recommender(both.now).history_prompts([user], "2-3")[0].tokens])
+        case = Case.of_user(world, user)
+        (asked,) = Recommender(both.now).prompted([case], ["2-3"])
+        tokens = np.array([asked.prompts[0].tokens])
         rows.append(log_probabilities(both.now.model, both.now.params, tokens, ids)[0])
     return np.array(rows)
 
@@ -214,7 +218,7 @@ def results(both) -> dict:
 def test_the_evaluations_hit_rate_is_that_of_the_recommended_lists(both, world, results):
     """At the time before the last interaction, which is then the next item."""
     recommender = Recommender(both.before)
-    lists = recommender.recommend(world.user_keys, 10, prompt="2-3", method="exact")
+    lists = recommender.recommend(world.user_keys, 10, prompts=["2-3"], method="exact")
     rows = {row["user"]: row for row in results["2-3"].per_user.to_pylist()}
     hits = []
     for user, found in enumerate(lists):
