@@ -14,6 +14,7 @@ import pytest
 import p5jax
 from p5jax.cli.main import main
 from p5jax.serving.bulk import RANKING_FOLDER, rank_users
+from p5jax.serving.ranker import Prompted
 from p5jax.serving.settings import BulkConfig, Shard
 
 CONFIG = BulkConfig(k=3, batch_size=2)  # parts of 32 users
@@ -30,18 +31,20 @@ class Invented:
     def check_k(self, k):
         """Take any."""
 
-    def next_item_prompt(self, prompt):
-        return "2-3"
+    def next_item_prompts(self, prompts):
+        return ("2-3",)
 
     def trie(self, prompt, method):
         """Have none."""
 
-    def history_prompts(self, users, prompt):
-        lengths = [len(self.run.dataset.sequence(user)) for user in users]
-        return [SimpleNamespace(tokens=[0] * length) for length in lengths]
+    def prompted(self, cases, prompts):
+        return [
+            Prompted(case, (SimpleNamespace(tokens=[0] * len(case.history)),)) for case in cases
+        ]
 
-    def ranked(self, users, prompts, config):
+    def ranked(self, asked, config):
         size = self.run.dataset.num_items
+        users = [each.case.user for each in asked]
         items = np.array([[(user + n) % size for n in range(config.k)] for user in users])
         return SimpleNamespace(items=items, logp=-items / 7.0, exact=np.ones(len(users), bool))
 
