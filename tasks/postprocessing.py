@@ -15,14 +15,14 @@ def answer(text: Texts, example: Mapping[str, Any], is_target: bool) -> Any:
     """Return a target as {"kind", "answer"}, and predicted text without blanks around it.
 
     Where the target states a rating before its sentence, predictions are without theirs; where it
-    begins with a list of known items, they are the first item after these.
+    begins with a list of known items, they are the first word after these.
     """
     if is_target:
         return {name: example[name].decode() for name in ("kind", "answer")}
     kind, whole = example["kind"].decode(), example["targets_pretokenized"]
     if kind == "text" and whole != example["answer"]:
         return _each(lambda each: without_rating(each).strip(), text)
-    if kind in ITEM_KINDS and whole != example["answer"]:
+    if kind in (*ITEM_KINDS, "yes_no") and whole != example["answer"]:
         return _each(lambda each: _next_word(each, example["given"].decode()), text)
     return _each(str.strip, text)
 

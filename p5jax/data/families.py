@@ -75,7 +75,7 @@ FAMILIES: Mapping[str, FamilyKind] = {
     "direct": FamilyKind(
         family="p5jax.prompts.users:Direct",
         inputs=frozenset({"hist", "cand"}),
-        targets=frozenset({"item", "yes_no"}),
+        targets=frozenset({"item", "told", "yes_no"}),
         usual=("D-1", "D-2", "5-1", "5-4", "5-5", "5-8"),
         among_candidates=True,
     ),

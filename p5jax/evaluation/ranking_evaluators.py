@@ -212,7 +212,9 @@ def evaluate_yes_no(task: Task) -> FamilyResult:
     total = len(task.indices) * len(_candidates(first))
     margins: dict[tuple[int, int], float] = {}
     for examples, tokens in task.batches(_asked(task), total, _YES_NO_BATCH, 32):
-        logp = score_all(run.model, run.params, tokens, answers)
+        rows = examples + [examples[-1]] * (len(tokens) - len(examples))
+        given = given_rows([example.given for example in rows], run.vocabulary)
+        logp = score_all(run.model, run.params, tokens, answers, given)
         for example, (yes, no) in zip(examples, logp, strict=False):
             margins[example.user, example.item] = float(yes - no)
     found = _Found(task)

@@ -287,10 +287,18 @@ def _in_order_of(asked: np.ndarray, items: np.ndarray, logp: np.ndarray) -> np.n
 
 
 def score_all(
-    model: Transformer, params: Params, encoder_input_tokens: ArrayLike, trie: Trie
+    model: Transformer,
+    params: Params,
+    encoder_input_tokens: ArrayLike,
+    trie: Trie,
+    given: ArrayLike | None = None,
 ) -> np.ndarray:
-    """The log-probability of every item for each source [B, S]: [B, I] float32."""
-    ranking = rank(model, params, encoder_input_tokens, trie, trie.num_items, "exact")
+    """The log-probability of every item for each source [B, S]: [B, I] float32.
+
+    given: what answers begin with, as for `rank`.
+    """
+    count = trie.num_items
+    ranking = rank(model, params, encoder_input_tokens, trie, count, "exact", given=given)
     logp = np.full_like(ranking.logp, -np.inf)
     user, position = np.nonzero(ranking.items >= 0)
     logp[user, ranking.items[user, position]] = ranking.logp[user, position]

@@ -92,10 +92,10 @@ def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -
 def encoded_target(example: Example, vocabulary: Vocabulary, longest: int) -> Tokens:
     """Encode an example's target alone, cut to `longest` tokens.
 
-    UserError for a list of items that is longer: it would lose its newest.
+    UserError for one with a list of items that is longer: it would lose what comes last.
     """
     tokens = vocabulary.encode(example.targets)
-    if example.listed and len(tokens) >= longest:
+    if (example.listed or example.given) and len(tokens) >= longest:
         raise UserError(
             f"prompt {example.prompt_id}: found a list of {len(tokens) + 1} tokens, expected at"
             f" most {longest}; set FamilyConfig.max_history or longer PipelineConfig.target_lengths"

@@ -136,7 +136,11 @@ class ExampleSource:
     @cached_property
     def ended_ids(self) -> list[str]:
         """The id of each item as lists write it, with what ends it."""
-        return [f"{id} {self.item_end}".rstrip() for id in self.dataset.item_ids]
+        return [self.ended([id]) for id in self.dataset.item_ids]
+
+    def ended(self, ids: Sequence[str]) -> str:
+        """Return a list of ids, each with what ends it."""
+        return " ".join(f"{id} {self.item_end}".rstrip() for id in ids)
 
     def listed(self, items: np.ndarray) -> str:
         """Return a list of items."""

@@ -14,6 +14,7 @@ from p5jax.data.families import ABOUT, FAMILIES, ITEM
 
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
+TOLD = "{told} {yes_no}"  # an answer that first lists the history and the item asked about
 LIST_END = ","  # of each item in an answer that lists items
 
 # An input that would state the target outright.
@@ -67,7 +68,10 @@ class PromptTemplate:
                 self._refuse(f"found {{{min(leaks)}}} in inputs, which gives {{{target}}} away")
         if "list" in self.target_fields and self.targets != "{list}":
             self._refuse(f"found {{list}} within {self.targets!r}, expected it alone")
-        if "yes_no" in self.target_fields and not given & kind.asks_about:
+        if self.targets != TOLD and "told" in self.target_fields:
+            self._refuse(f"found {{told}} in {self.targets!r}, expected {TOLD!r}")
+        asks = "told" in self.target_fields or given & kind.asks_about
+        if "yes_no" in self.target_fields and not asks:
             self._refuse("found nothing in inputs to answer yes or no to")
         for name in ("hist", "cand"):
             if name in given and f" {{{name}}} " not in f" {' '.join(self.inputs.split())} ":
@@ -103,8 +107,8 @@ class PromptTemplate:
                 self._refuse(
                     f"found {{{name}}} in {where}, expected one of {', '.join(sorted(known))}"
                 )
-        # A list says itself whom it is about.
-        none = not found and not (where == "inputs" and self.targets == "{list}")
+        # A list says itself what it is about.
+        none = not found and not (where == "inputs" and self.targets in ("{list}", TOLD))
         if none or len(set(found)) < len(found):
             self._refuse(f"found no or repeated placeholders in {where}, expected each once")
 

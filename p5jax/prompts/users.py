@@ -176,8 +176,11 @@ class UserFamily(Family):
     ) -> Example:
         answer = "yes" if yes else "no"
         fields = self.source.fields.of(user, item) | context
-        fields["yes_no"] = answer
-        return self._example(template, user, item, fields, answer, candidates)
+        told = ""
+        if "told" in template.target_fields:
+            told = self.source.ended([*context["hist"], fields["item"]])
+        fields |= {"yes_no": answer, "told": told}
+        return self._example(template, user, item, fields, answer, candidates, given=told)
 
 
 def _only_item(template: PromptTemplate) -> bool:
@@ -248,10 +251,10 @@ class Direct(UserFamily):
     ) -> Example:
         source, sequence = self.source, self.source.dataset.sequence(user)
         if split == "train":
-            told = "hist" in template.fields and len(sequence) > 3
-            target = choose(rng, range(int(told), len(sequence) - 2))
+            told = not {"hist", "told"}.isdisjoint(template.fields + template.target_fields)
+            target = choose(rng, range(int(told and len(sequence) > 3), len(sequence) - 2))
             context = {}
-            if "hist" in template.fields:
+            if told:
                 context = source.history(sequence[:target], choose(rng, HISTORY_SEPARATORS))
         else:
             target = len(source.dataset.history(user, split))

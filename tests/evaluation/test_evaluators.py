@@ -34,7 +34,7 @@ from p5jax.evaluation.task import chosen_indices
 from p5jax.models.t5 import Transformer, init_params
 from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig, make_families
-from p5jax.prompts.template_files import load_templates
+from p5jax.prompts.template_files import load_templates, own_templates
 from p5jax.serving.recommender import Recommended, Recommender
 
 LIMIT = 12
@@ -94,7 +94,8 @@ def logp_of(run):
     def score(inputs: str, targets: list[str]) -> np.ndarray:
         encode, eos = run.vocabulary.encode, run.vocabulary.eos_id
         rows = [[*encode(target), eos] for target in targets]
-        shifted = np.zeros((len(rows), 9), np.int32)
+        width = 9 if max(map(len, rows)) <= 9 else 64
+        shifted = np.zeros((len(rows), width), np.int32)
         for row, tokens in zip(shifted, rows, strict=True):
             row[1 : len(tokens)] = tokens[:-1]
         logp = np.asarray(jax.nn.log_softmax(logits(np.array([*encode(inputs), eos]), shifted)))
@@ -183,6 +184,24 @@ def test_yes_no_asks_about_each_candidate(run, results, logp_of):
         yes, no = logp_of(inputs, ["yes", "no"])
         margins[item] = yes - no
     own = margins[run.dataset.target(row["user"], "test")]
+    assert row["rank"] == sum(margin > own for margin in margins.values())
+
+
+def test_yes_no_behind_a_list_that_the_decoder_is_told(run, logp_of):
+    templates = {"D-2": own_templates()["D-2"]}
+    config = run.families["direct"].source.config
+    families = make_families(run.dataset, templates, run.vocabulary, config)
+    told = replace(run, families=families)
+    found = evaluate_family(told, "direct", "D-2", "test", config=CONFIG, report=run.lines.append)
+    row = found.per_user.to_pylist()[0]
+    user, margins = row["user"], {}
+    known = run.dataset.history(user, "test").tolist()
+    for item in example_of(told, "direct", "D-2", user).candidates.tolist():
+        example = families["direct"].candidate_example("test", user, "D-2", item)
+        begun = families["direct"].source.listed(np.array([*known, item]))
+        yes, no = logp_of(example.inputs, [f"{begun} yes", f"{begun} no"])
+        margins[item] = yes - no
+    own = margins[run.dataset.target(user, "test")]
     assert row["rank"] == sum(margin > own for margin in margins.values())
 
 

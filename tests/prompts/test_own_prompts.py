@@ -34,9 +34,13 @@ def test_direct_prompts_tell_what_came_before_the_item(gaps):
     family = own(gaps, "direct", "D-1", "D-2", num_candidates=10, repeat=1)
     asked, answers = Counter(), Counter()
     for example in epoch(family):
-        said = parse(OWN[example.prompt_id], example.inputs)
         training = gaps.sequence(example.user)[:-2].tolist()
-        history = items_of(gaps, said["hist"])
+        if example.prompt_id == "D-1":
+            said = parse(OWN["D-1"], example.inputs)
+            history = items_of(gaps, said["hist"])
+        else:
+            assert example.inputs == OWN["D-2"].inputs
+            *history, item = items_of(gaps, example.given)
         assert history == training[: len(history)]
         assert history or len(training) == 1
         if example.prompt_id == "D-1":
@@ -46,12 +50,12 @@ def test_direct_prompts_tell_what_came_before_the_item(gaps):
             assert items_of(gaps, example.given) == history[-1:]
             assert items_of(gaps, example.targets) == [*history[-1:], example.item]
         else:
-            assert items_of(gaps, said["item"]) == [example.item]
+            assert item == example.item
             known = example.item in training
-            assert example.targets == ("yes" if known else "no")
+            assert example.targets == f"{example.given} {'yes' if known else 'no'}"
             if known:
                 assert example.item == training[len(history)]
-            answers[example.targets] += 1
+            answers[example.answer] += 1
         asked[example.prompt_id] += 1
     assert abs(asked["D-1"] - asked["D-2"]) < 0.2 * family.size("train")
     assert abs(answers["yes"] - answers["no"]) < 0.3 * asked["D-2"]
@@ -65,15 +69,15 @@ def test_direct_prompts_are_evaluated_with_the_whole_history(gaps, split):
         history, target = gaps.history(user, split).tolist(), gaps.target(user, split)
         for id in ("D-1", "D-2"):
             example = family.example(split, index, prompt_id=id)
-            assert items_of(gaps, parse(OWN[id], example.inputs)["hist"]) == history
+            said = parse(OWN[id], example.inputs)["hist"] if id == "D-1" else example.given
+            assert items_of(gaps, said) == (history if id == "D-1" else [*history, target])
             assert example.item == target
             theirs = p5.example(split, index, prompt_id="5-5").candidates
             assert example.candidates.tolist() == theirs.tolist()
         other = int(example.candidates[example.candidates != target][0])
         about = family.candidate_example(split, index, "D-2", other)
-        said = parse(OWN["D-2"], about.inputs)
-        assert items_of(gaps, said["hist"]) == history
-        assert (items_of(gaps, said["item"]), about.targets) == ([other], "no")
+        assert items_of(gaps, about.given) == [*history, other]
+        assert about.targets == f"{about.given} no"
 
 
 def test_rating_prompts_tell_the_other_training_stars_of_user_and_item(gaps):

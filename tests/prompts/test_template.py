@@ -171,6 +171,8 @@ def test_printed_prompts_are_word_for_word(id, printed):
         ({"inputs": "{uid.__class__}"}, "found {uid.__class__}"),
         ({"inputs": "{uid"}, "expected '}'"),
         ({"targets": "{yes_no}"}, "nothing in inputs to answer"),
+        ({"targets": "{told} {yes_no}"}, "found {told} in targets"),
+        ({"family": "direct", "targets": "{yes_no} {told}"}, "found {told} in '{yes_no}"),
         ({"zero_shot": True}, "seen zero-shot"),
         ({"family": "sequential", "targets": "{item}", "inputs": "{uid}:{hist}"}, "spaces around"),
         ({"family": "sequential", "targets": "{item}", "inputs": "{hist} {title}"}, "gives {item}"),

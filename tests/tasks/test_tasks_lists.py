@@ -48,3 +48,12 @@ def test_the_item_that_follows_what_is_given_is_judged(lists, world):
         assert len(given.split(",")) == 3  # two items, each with its comma
         assert answer(whole, row, False) == held_out
         assert answer([whole, f"{given} 7 , 8 ,", given], row, False) == [held_out, "7", ""]
+
+
+def test_the_word_behind_what_the_decoder_is_told_is_judged():
+    row = {"kind": b"yes_no", "answer": b"yes", "given": b"7 , 8 ,"}
+    row["targets_pretokenized"] = b"7 , 8 , yes"
+    assert answer("", row, True) == {"kind": "yes_no", "answer": "yes"}
+    assert answer(["7 , 8 , yes", " 7 , 8 , no ", "7 , 8 ,"], row, False) == ["yes", "no", ""]
+    row |= {"given": b"", "targets_pretokenized": b"yes"}
+    assert answer(" no", row, False) == "no"

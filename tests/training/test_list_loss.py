@@ -92,3 +92,17 @@ def test_a_list_is_never_cut(world_vocabulary, examples):
     short = PipelineConfig(source_lengths=(96,), target_lengths=(4,))
     with pytest.raises(UserError, match=r"prompt L-1: found a list of \d+ tokens, expected at"):
         tokenise(examples[1], world_vocabulary, short)
+
+
+def test_an_answer_behind_a_list_has_its_loss_alone_and_is_never_cut(world, world_vocabulary):
+    templates, config = chosen_templates("amazon", ("D-2",)), FamilyConfig(max_history=6)
+    family = make_families(world, templates, world_vocabulary, config)["direct"]
+    example = family.example("train", 20, example_rng(0, 0, "direct", 20))
+    tokens = tokenise(example, world_vocabulary, PIPELINE)
+    scored = tokens.target[tokens.weights() > 0].tolist()
+    assert scored == [*world_vocabulary.encode(example.answer), world_vocabulary.eos_id]
+    assert tokens.weights().sum() == pytest.approx(1)
+    for longest in (4, len(tokens.target) - 1):
+        short = PipelineConfig(source_lengths=(96,), target_lengths=(longest,))
+        with pytest.raises(UserError, match=r"prompt D-2: found a list of \d+ tokens, expected at"):
+            tokenise(example, world_vocabulary, short)
