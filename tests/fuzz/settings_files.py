@@ -110,7 +110,8 @@ def _gin_reading(folder: Path) -> Any:
     found = {"T5Config": asdict(T5Config(vocab_size=128)), "TrainConfig": asdict(TrainConfig())}
     del found["T5Config"]["word_starts"]
     for cls, name, value in bound:
-        found[cls][name] = value
+        named = type(value) is int and isinstance(found[cls].get(name), str)  # a folder 2026
+        found[cls][name] = str(value) if named else value
     return found
 
 
