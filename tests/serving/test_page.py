@@ -30,7 +30,7 @@ def page(world, tmp_path_factory):
     config = ServeConfig(beam=16, rows=2, seconds=300.0)
     service = Service(Recommender(run), lambda: Recommender(run), config)
     changed = pytest.MonkeyPatch()
-    changed.setattr(Engine, "warm", lambda engine, report: None)  # compiles what is asked alone
+    changed.setattr(Engine, "warm", lambda *given: None)  # compiles what is asked alone
     with running(service) as serving, playwright.sync_playwright() as opened:
         browser = opened.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})

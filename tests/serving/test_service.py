@@ -42,7 +42,7 @@ def serving(run):
     """Programs are compiled when they are needed, which is quicker for a few questions."""
     config = ServeConfig(beam=16, rows=2, queue=4, seconds=60.0)
     changed = pytest.MonkeyPatch()
-    changed.setattr(Engine, "warm", lambda engine, report: None)
+    changed.setattr(Engine, "warm", lambda *given: None)
     service = Service(Recommender(run), lambda: Recommender(run), config, TOKEN)
     with running(service) as found:
         while found.call("GET", "/readyz")[0] == 503:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,11 +47,16 @@ class Engine:
         ]
         self.sizes = sorted({1, min(4, config.rows), config.rows})
 
-    def warm(self, report: Report) -> None:
-        """Compile what requests need: all rows, lengths of prompts and of beginnings of answers."""
+    def warm(self, report: Report, wanted: Callable[[], bool]) -> None:
+        """Compile what requests need: all rows, lengths of prompts and of beginnings of answers.
+
+        It ends early once it is not `wanted` any more.
+        """
         shapes = list(self._shapes())
         progress = Progress("compiling", "shapes", len(shapes), report)
         for config, prompted in shapes:
+            if not wanted():
+                return
             self.recommender.ranked([prompted] * config.batch_size, config)
             if config.batch_size == 1:
                 asked = prompted.case.history[:1]

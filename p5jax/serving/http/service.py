@@ -127,6 +127,7 @@ class Service:
         self._loading = asyncio.Lock()
         self._batcher: Batcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self.broken: Exception | None = None  # why the first run could not be made ready
         self.on_broken: Callable[[], None] = lambda: None
 
@@ -151,19 +152,25 @@ class Service:
     async def _begin(self) -> None:
         async with self._loading:
             try:
-                await asyncio.to_thread(self._first.warm, self._report)
+                await asyncio.to_thread(self._first.warm, self._report, self._goes_on)
             except Exception as error:
                 self.broken = error
                 self.on_broken()
                 raise
+            if self._stopped:
+                return
             self._engine = self._first
             self.log.event("ready", run=str(self._first.recommender.run.path))
+
+    def _goes_on(self) -> bool:
+        return not self._stopped
 
     def _report(self, line: str) -> None:
         self.log.event("progress", text=line)
 
     async def stop(self) -> None:
         """End when all that was accepted is answered."""
+        self._stopped = True
         if self._batcher:
             await asyncio.to_thread(self._batcher.close)
         self.log.event("stopped")
@@ -205,5 +212,5 @@ class Service:
 
     def _loaded(self) -> Engine:
         engine = Engine(self.load(), self.config)
-        engine.warm(self._report)
+        engine.warm(self._report, self._goes_on)
         return engine
