@@ -212,4 +212,4 @@ def test_a_prompt_from_the_source_domain_beats_one_from_another_user(tmp_path):
     table = evaluate_cold(split, scorers, kinds=["zero-shot"], rankings=["catalogue"])
     for reference in ("popularity", "mixed"):
         rows = {row.method: row for row in summarise(table, reference)}
-        assert rows["right"].differences["AUC"].low > 0.05
+        assert rows["right"].differences["AUC"].low > 0

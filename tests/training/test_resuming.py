@@ -195,7 +195,7 @@ def test_more_steps_continue_a_schedule_that_goes_on(tmp_path, schedule):
     if schedule == "constant":  # the longer run, whose warm-up is a quarter
         optimizer = dataclasses.replace(optimizer, warmup_fraction=0.25)
         assert_same_bits(to(8, tmp_path / "whole").params, result.params)
-    with pytest.raises(UserError, match="found TrainConfig.steps = 4, expected 3; choose"):
+    with pytest.raises(UserError, match="at step 8, beyond the 3 steps asked for"):
         to(3, tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_a_search_killed_by_the_system_resumes_to_the_same_tokens(run, world, fi
         "search(random_run(*sys.argv[1:3]), lively(), sys.argv[3])"
     )
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", script, str(world.path), str(run.path), str(out)]
+    command = [sys.executable, "-c", script, str(world.path), str(tmp_path / "run"), str(out)]
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
     victim = subprocess.Popen(command, env=environment)
