@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
         board.write(step, {"train/loss": step / 10})
     board.close()
     assert _scalars(tmp_path) == {"train/loss": [(10, 1.0), (20, 2.0), (30, 3.0)]}
+    time.sleep(1.01 - time.time() % 1)  # files are read in the order of the seconds in their names
     board = TensorBoard(tmp_path, resumed_step=20)
     board.write(25, {"train/loss": 2.5})
     board.close()
@@ -115,6 +117,7 @@ def test_tensorflow_is_not_imported_even_where_it_is_installed(tmp_path):
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('imported tensorflow')")
     code = f"""
 import sys
+import time
 from p5jax.training.writers import TensorBoard
 board = TensorBoard({str(tmp_path / "events")!r}, resumed_step=3)
 board.write(4, {{"a": 1.0}})

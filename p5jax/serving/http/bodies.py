@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -14,7 +13,6 @@ from p5jax.serving.question import Question
 MOST_ITEMS = {"history": 200, "candidates": 1000, "exclude": 1000, "items": 100}
 LONGEST_TEXT, LONGEST_KEY = 4000, 1000  # characters
 Body = TypeVar("Body")
-_PARTS = re.compile(r".*?found (?P<found>.*), expected (?P<expected>.*)")
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,7 @@ def as_error(message: str, dataset: str = "") -> dict[str, Any]:
     first = message.partition(":")[0]
     if first in _FIELDS:
         told["field"] = first
-    if parts := _PARTS.fullmatch(message):
-        told |= parts.groupdict()
+    found, sign, expected = message.partition("found ")[2].rpartition(", expected ")
+    if sign:
+        told |= {"found": found, "expected": expected}
     return {"error": {"message": message, **told}}
