@@ -11,10 +11,10 @@ from pathlib import Path
 
 import jax
 import uvicorn
+from small_model import RUN_MODEL
 
 from p5jax.data.dataset import Dataset
 from p5jax.models.t5 import init_params
-from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
 from p5jax.serving.http.app import application
@@ -22,22 +22,11 @@ from p5jax.serving.http.service import Service
 
 TOKEN = "open-sesame"
 
-MODEL = T5Config(
-    vocab_size=0,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=32,
-    whole_words=False,
-)
-
 
 def served_run(dataset: Dataset, folder: Path, *prompts: str, max_source: int = 256) -> Run:
     """A run of a dataset whose answers differ between prompts and users."""
     config = RunConfig(str(dataset.path), str(folder), prompts=prompts, vocabulary_size=600)
-    run = Run.create(config, FamilyConfig(max_source=max_source, num_candidates=4), MODEL)
+    run = Run.create(config, FamilyConfig(max_source=max_source, num_candidates=4), RUN_MODEL)
     run.write()
     params = init_params(run.model, jax.random.key(0))
     params["token_embedder"]["embedding"] *= 20

@@ -13,6 +13,18 @@ from jax import lax
 from p5jax.models.t5 import Transformer
 from p5jax.models.t5_config import T5Config
 
+# Of a run, whose vocabulary says the size.
+RUN_MODEL = T5Config(
+    vocab_size=0,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=32,
+    whole_words=False,
+)
+
 
 def small_model(vocabulary: int) -> Transformer:
     """One encoder and two decoder layers of 16."""

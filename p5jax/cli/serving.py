@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from p5jax.data.dataset import Dataset
     from p5jax.serving.question import Question
     from p5jax.serving.recommender import Recommender
+    from p5jax.serving.settings import BulkConfig
 
 _LISTED = "separated by commas; give one that holds a comma alone, and others again"
 
@@ -114,7 +115,7 @@ def _recommend(arguments: Namespace) -> None:
     recommender = _recommender(arguments)
     warn_of_leak(recommender.run.dataset)
     if arguments.input is not None:
-        _answer_file(arguments, recommender)
+        _answer_file(arguments, recommender, config)
         return
     found = recommender.recommend(
         [_question(arguments, recommender.run.dataset)],
@@ -139,14 +140,12 @@ def _recommend(arguments: Namespace) -> None:
         )
 
 
-def _answer_file(arguments: Namespace, recommender: Recommender) -> None:
+def _answer_file(arguments: Namespace, recommender: Recommender, config: BulkConfig) -> None:
     from p5jax.serving.lines import answer_lines
-    from p5jax.serving.settings import BulkConfig
 
     for name in ("user", "history", "candidates", "exclude", "json"):
         if getattr(arguments, name):
             raise UserError(f"--{name}: found it with --input, whose lines say it")
-    config = from_options(BulkConfig, arguments)
     answer_lines(recommender, arguments.input, arguments.output, config)
     show(f"wrote {arguments.output}")
 

@@ -31,7 +31,7 @@ RANKING_FOLDER = OutputFolder(
     command="p5jax rank",
     version_key="",
 )
-_BATCHES = 16  # of a part, which is what an interruption loses at most
+PART_BATCHES = 16  # of a part, which is what an interruption loses at most
 _SCHEMA = pa.schema(
     {
         "user": pa.string(),
@@ -73,7 +73,7 @@ def rank_users(
         ranker.trie(name, config.method)
     manifest = made_from(ranker, config)
     config = replace(config, batch_size=min(config.batch_size, len(order)))
-    size = config.batch_size * _BATCHES
+    size = config.batch_size * PART_BATCHES
     parts = [order[first : first + size] for first in range(0, len(order), size)]
     rows_of = {number: len(part) for number, part in enumerate(parts) if share.takes(number)}
     manifest["shard"] = None if shard is None else str(share)

@@ -16,7 +16,7 @@ from p5jax.core.interruption import Interruption
 from p5jax.core.lock import release, released
 from p5jax.core.progress import Progress, Report
 from p5jax.parallel import distributed
-from p5jax.serving.bulk import made_from
+from p5jax.serving.bulk import PART_BATCHES, made_from
 from p5jax.serving.question import Case, Question
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
@@ -27,7 +27,6 @@ ANSWERS_FOLDER = OutputFolder(
     version=1,
     command="p5jax recommend --input",
 )
-_BATCHES = 16  # of a part, which is what an interruption loses at most
 
 
 @released()
@@ -55,7 +54,7 @@ def answer_lines(
     manifest = {"questions": checksum(Path(questions)), **made_from(recommender, config)}
     if ANSWERS_FOLDER.claim(folder, manifest) is None:
         ANSWERS_FOLDER.write(folder, manifest)
-    size = config.batch_size * _BATCHES
+    size = config.batch_size * PART_BATCHES
     firsts = range(0, len(cases), size)
     done = sum(
         len(cases[first : first + size]) for first in firsts if _part(folder, first).exists()

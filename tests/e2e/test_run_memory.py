@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from small_model import log_probabilities
+from small_model import RUN_MODEL, log_probabilities
 
 from p5jax.core.errors import UserError
 from p5jax.evaluation.evaluators import evaluate_run
@@ -19,7 +19,6 @@ from p5jax.jobs.fit_memory import fit_memory
 from p5jax.memory.memory import Memory
 from p5jax.memory.settings import MemorySettings
 from p5jax.models.t5 import init_params
-from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.reports.run_report import write_report
 from p5jax.runs.run import Run, RunConfig
@@ -29,16 +28,6 @@ from p5jax.serving.question import Case
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import BulkConfig
 
-MODEL = T5Config(
-    vocab_size=0,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=32,
-    whole_words=False,
-)
 CONFIG = EvaluationConfig(batch_size=16)
 LIMIT = 32
 CHOSEN = {"prompt": "2-3", "users": 3, "model": 0.1, "mixed": 0.2}
@@ -48,7 +37,7 @@ CHOSEN = {"prompt": "2-3", "users": 3, "model": 0.1, "mixed": 0.2}
 def run(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("remembering") / "run"
     config = RunConfig(str(world.path), str(folder), prompts=("2-3", "1-6"), vocabulary_size=600)
-    run = Run.create(config, FamilyConfig(max_source=256, num_candidates=10), MODEL)
+    run = Run.create(config, FamilyConfig(max_source=256, num_candidates=10), RUN_MODEL)
     run.write()
     params = init_params(run.model, jax.random.key(0))
     params["token_embedder"]["embedding"] *= 5

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_model import log_probabilities
+from small_model import RUN_MODEL, log_probabilities
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import TABLES, TEST, Dataset, write_dataset
@@ -20,7 +20,6 @@ from p5jax.evaluation.compare import compare_runs
 from p5jax.evaluation.evaluators import evaluate_run
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.models.t5 import init_params
-from p5jax.models.t5_config import T5Config
 from p5jax.pipeline.samples import encoded_source
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
@@ -29,16 +28,6 @@ from p5jax.serving.recommender import Recommender
 from p5jax.triggers.layout import PROMPT_ID, Layout
 from p5jax.triggers.prompt import TriggeredRun, TriggerPrompt
 
-MODEL = T5Config(
-    vocab_size=0,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=8,
-    mlp_dim=32,
-    whole_words=False,
-)
 # Everything fits; histories are cut by items; they are cut by tokens.
 LIMITS = {
     "roomy": FamilyConfig(max_source=256, num_candidates=10),
@@ -75,14 +64,14 @@ class Both:
     def __init__(self, folder: Path, world: Dataset, earlier: Dataset, limits: FamilyConfig):
         prompts = (*NEXT_ITEM, "2-11", "3-1", "3-8", "3-12", "1-6")
         config = RunConfig(str(world.path), str(folder / "now"), prompts=prompts)
-        now = Run.create(config, limits, MODEL)
+        now = Run.create(config, limits, RUN_MODEL)
         config = RunConfig(
             str(earlier.path),
             str(folder / "before"),
             prompts=prompts,
             vocabulary=str(now.path / "vocabulary" / "sentencepiece.model"),
         )
-        before = Run.create(config, limits, MODEL)
+        before = Run.create(config, limits, RUN_MODEL)
         assert before.vocabulary.fingerprint == now.vocabulary.fingerprint
         params = init_params(now.model, jax.random.key(0))
         params["token_embedder"]["embedding"] *= 20  # answers that differ between prompts

@@ -23,10 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from p5jax.core.errors import UserError
 from p5jax.serving.http.batcher import Late, QueueFull
 from p5jax.serving.http.bodies import (
-    Explain,
+    BODIES,
     Generate,
     Recommend,
-    Score,
     as_error,
     read_body,
     refuse_long,
@@ -38,7 +37,6 @@ LARGEST_BODY = 1 << 20  # bytes
 _BODY_SECONDS = 10.0  # in which a body has to come
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # without a token, for they tell nothing
 _PAGE = (files("p5jax.serving.http") / "page.html").read_text("utf-8")
-_BODIES = {"recommend": Recommend, "score": Score, "explain": Explain, "generate": Generate}
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -63,7 +61,7 @@ def application(service: Service) -> Starlette:
         Route("/v1/users", looks.users),
         *(
             Route(f"/v1/{name}", _asking(service, kind, name), methods=["POST"])
-            for name, kind in _BODIES.items()
+            for name, (kind, _) in BODIES.items()
         ),
         Route("/admin/reload", looks.reload, methods=["POST"]),
     ]

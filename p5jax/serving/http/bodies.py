@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -74,7 +75,14 @@ class Generate:
         refuse_long("text", [self.text], LONGEST_TEXT)
 
 
-_FIELDS = {field.name for kind in (Recommend, Score, Explain, Generate) for field in fields(kind)}
+# The last part of a route -> the body it takes, and what it answers.
+BODIES: Mapping[str, tuple[type[Any], str]] = {
+    "recommend": (Recommend, "The most probable next items of a user or a history"),
+    "score": (Score, "Log-probabilities and ranks of items"),
+    "explain": (Explain, "What the model reads, and why an item fits"),
+    "generate": (Generate, "The model's answer to any text"),
+}
+_FIELDS = {field.name for kind, _ in BODIES.values() for field in fields(kind)}
 
 
 def refuse_long(name: str, values: Any, most: int = LONGEST_KEY) -> None:

@@ -8,14 +8,8 @@ import typing
 from importlib.metadata import version
 from typing import Any
 
-from p5jax.serving.http.bodies import Explain, Generate, Recommend, Score
+from p5jax.serving.http.bodies import BODIES
 
-_POSTS = {
-    "recommend": (Recommend, "The most probable next items of a user or a history"),
-    "score": (Score, "Log-probabilities and ranks of items"),
-    "explain": (Explain, "What the model reads, and why an item fits"),
-    "generate": (Generate, "The model's answer to any text"),
-}
 _GETS = {
     "/v1/model": "What is served: run, prompts and limits",
     "/v1/items": "Items whose titles or keys have the words of a query",
@@ -40,7 +34,7 @@ _SCALARS = {str: "string", int: "integer", bool: "boolean", float: "number"}
 def document() -> dict[str, Any]:
     """Return the document, of version 3.1."""
     paths: dict[str, Any] = {}
-    for name, (kind, summary) in _POSTS.items():
+    for name, (kind, summary) in BODIES.items():
         content = {"application/json": {"schema": _object(kind)}}
         paths[f"/v1/{name}"] = {
             "post": _operation(summary, requestBody={"required": True, "content": content})

@@ -15,6 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from p5jax.core.errors import UserError, in_words
 from p5jax.serving.http.batcher import Batcher
+from p5jax.serving.http.bodies import BODIES
 from p5jax.serving.http.engine import Engine
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ServeConfig
@@ -108,7 +109,7 @@ class Service:
 
     paths = frozenset(
         ["/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/admin/reload"]
-        + [f"/v1/{name}" for name in ("recommend", "score", "explain", "generate")]
+        + [f"/v1/{name}" for name in BODIES]
         + [f"/v1/{name}" for name in ("items", "users", "model")]
     )
 
