@@ -68,7 +68,7 @@ def _prepared(format: str, folder: Path) -> dict[str, Any]:
     return _sequences_of(format, folder, **files)
 
 
-def _sequences_of(format: str, folder: Path, **files: Any) -> dict[str, Any]:
+def _sequences_of(format: str, folder: Path, /, **files: Any) -> dict[str, Any]:
     dataset = p5jax.prepare(format, folder.parent / "prepared", k_core=K_CORE, **files)
     keys = np.array(dataset.item_keys, object)
     sequences = {
