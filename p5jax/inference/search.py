@@ -210,8 +210,10 @@ def _descend(count: int, edges: _Edges, past: jax.Array) -> tuple[_Rows, jax.Arr
 def _top(logp: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The best `count` of [B, N], their positions, and the best [B] of the others (-inf: none)."""
     total = logp.shape[1]
-    # Without the barrier XLA merges the cuts below into a sort of the whole: 60 times the work.
-    best, chosen = lax.optimization_barrier(lax.top_k(logp, min(count + 1, total)))
+    # Without barriers XLA merges the cuts below into a sort of the whole: 60 times the work. One
+    # around both arrays would make it fail where processes share a model.
+    found = lax.top_k(logp, min(count + 1, total))
+    best, chosen = (lax.optimization_barrier(each) for each in found)
     if total <= count:
         return best, chosen, jnp.full(logp.shape[0], -jnp.inf)
     return best[:, :count], chosen[:, :count], best[:, count]
