@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.files import checksum, replaced_folder
 from p5jax.core.folder import OutputFolder
-from p5jax.core.kinds import Checksum, Count
 from p5jax.core.lock import LOCK
 from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
 from p5jax.data.item_vectors import VECTOR
+from p5jax.data.manifest import Manifest
 from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
@@ -33,41 +33,8 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
 
-class _Source(TypedDict):
-    path: str
-    bytes: Count
-    sha256: Checksum
-
-
-class _Ids(TypedDict):
-    scheme: str
-    seed: NotRequired[int]
-    leaky: bool
-    levels: NotRequired[Annotated[int, range(1, 1 << 31)]]
-    codes: NotRequired[Annotated[int, range(2, 1 << 31)]]
-    vectors: NotRequired[str]
-
-
-class _Checksums(TypedDict):
-    users: Checksum
-    items: Checksum
-    interactions: Checksum
-    reviews: Checksum
-
-
-class _Manifest(TypedDict):
-    name: str
-    format: str
-    sources: list[_Source]
-    protocol: dict[str, Any]
-    counts: dict[str, Count]
-    item_ids: _Ids
-    understood: NotRequired[dict[str, str]]
-    tables: _Checksums
-
-
 DATASET_FOLDER = OutputFolder(
-    "dataset folder", "manifest.json", 1, "p5jax data prepare", contents=_Manifest
+    "dataset folder", "manifest.json", 1, "p5jax data prepare", contents=Manifest
 )
 
 _PAIR = pa.schema(
@@ -103,9 +70,9 @@ COLUMNS = {
 class Dataset:
     """A prepared dataset, read-only.
 
-    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions are in time order:
-    the last is the test pair, the one before it the validation pair, the rest is for training
-    (leave-one-out).
+    Users and items are indices 0 … U-1 and 0 … I-1; a user's interactions are in time order: first
+    those for training, then those of validation, then those of the test. Leave-one-out has one each
+    of the last two for every user; a split by time any number. Where they lie, `ends` says alone.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], tables: dict[str, pa.Table]):
@@ -146,17 +113,54 @@ class Dataset:
         return items
 
     def history(self, user: int, split: str) -> np.ndarray:
-        """Return the items known when the target of `split` is predicted, in time order."""
-        return self.sequence(user)[: -1 if split == "test" else -2]
+        """Return the items known when the target of `split` is predicted, in time order.
+
+        These are a user's training items and, for the test, those of validation.
+        """
+        items: np.ndarray = self.sequence_items[self.offsets[user] : self.known_until(split)[user]]
+        return items
 
     def target(self, user: int, split: str) -> int:
-        """Return the held-out item of `split` ("validation" or "test")."""
-        return int(self.sequence(user)[{"validation": -2, "test": -1}[split]])
+        """Return the item that a user of `held_out_users` is asked about: the first of `split`
+        ("validation" or "test")."""
+        return int(self.sequence_items[self.known_until(split)[user]])
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The row after each user's last one of training, of validation and of test: int64 [3, U].
+
+        A part begins where the one before it ends, training at `offsets`.
+        """
+        user, part = (self.interactions[name].to_numpy() for name in ("user", "split"))
+        counts = [
+            np.bincount(user[part == number], minlength=self.num_users)
+            for number in range(len(SPLITS))
+        ]
+        found: np.ndarray = self.offsets[:-1] + np.cumsum(counts, axis=0)
+        return found
+
+    def known_until(self, split: str) -> np.ndarray:
+        """Return the row after each user's last one that is known before `split`: int64 [U].
+
+        In training that is the last training row.
+        """
+        until: np.ndarray = self.ends[max(SPLITS.index(split) - 1, 0)]
+        return until
+
+    def held_out_users(self, split: str) -> np.ndarray:
+        """Return the users who have rows in `split` ("validation" or "test"), ascending."""
+        return np.flatnonzero(self.ends[SPLITS.index(split)] > self.known_until(split))
+
+    @cached_property
+    def training_lengths(self) -> np.ndarray:
+        """How many training rows each user has: int64 [U]."""
+        lengths: np.ndarray = self.ends[TRAIN] - self.offsets[:-1]
+        return lengths
 
     @cached_property
     def training_sequences(self) -> list[np.ndarray]:
         """The training items of each user in time order."""
-        bounds = zip(self.offsets[:-1], self.offsets[1:] - 2, strict=True)
+        bounds = zip(self.offsets[:-1], self.ends[TRAIN], strict=True)
         return [self.sequence_items[start:stop] for start, stop in bounds]
 
     @cached_property

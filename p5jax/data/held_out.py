@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from p5jax.data.dataset import SOURCE_RATING, SPLITS, TEST, TRAIN, VALIDATION, Dataset
+from p5jax.data.dataset import SOURCE_RATING, TEST, TRAIN, VALIDATION, Dataset
 
 FAR_RATING = 1e4  # beyond every scale
 LATER = 1_000_000  # in the dataset's unit of time
@@ -52,9 +52,7 @@ def with_other_held_out(dataset: Dataset, seed: int = 0) -> Dataset:
     changed = _replaced(interactions, held, values | {SOURCE_RATING: far})
     parts = reviews["split"].to_numpy()
     reviewed = parts != TRAIN
-    row_of_UxS = np.zeros((dataset.num_users, len(SPLITS)), np.int64)
-    row_of_UxS[interactions["user"].to_numpy()[held], split[held]] = np.flatnonzero(held)
-    rows = row_of_UxS[reviews["user"].to_numpy(), parts]
+    rows = own_interactions(dataset)
     own = {name: changed[name].take(rows) for name in values}
     said = {name: pa.scalar(text, reviews[name].type) for name, text in TEXTS.items()}
     tables = {
@@ -64,6 +62,18 @@ def with_other_held_out(dataset: Dataset, seed: int = 0) -> Dataset:
         "reviews": _replaced(reviews, reviewed, own | said),
     }
     return Dataset(dataset.path, dataset.manifest, tables)
+
+
+def own_interactions(dataset: Dataset) -> np.ndarray:
+    """Return the row of interactions of each review, int64 [N]; any row where it has none."""
+    pairs, reviewed = (
+        table["user"].to_numpy().astype(np.int64) * dataset.num_items + table["item"].to_numpy()
+        for table in (dataset.interactions, dataset.reviews)
+    )
+    order = np.argsort(pairs, kind="stable")
+    place = np.searchsorted(pairs, reviewed, sorter=order).clip(max=len(pairs) - 1)
+    rows: np.ndarray = order[place]
+    return rows
 
 
 def _replaced(table: pa.Table, rows: np.ndarray, values: dict[str, Any]) -> pa.Table:

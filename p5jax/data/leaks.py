@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from p5jax.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, Dataset
-from p5jax.data.held_out import with_other_held_out
+from p5jax.data.held_out import own_interactions, with_other_held_out
 from p5jax.data.item_ids import ID_TOKEN, id_tokens
 from p5jax.data.refitting import refitted_ids, refitted_stars
 from p5jax.data.schemes import SCHEMES
@@ -156,9 +156,7 @@ def _review_leaks(dataset: Dataset) -> list[str]:
     values, counts = np.unique(reviewed, return_counts=True)
     lines += leak_line(dataset, values[counts > 1], "pairs occur more than once in reviews")
     lines += leak_line(dataset, np.setdiff1d(values, pairs), "pairs of reviews are no interaction")
-    order = np.argsort(pairs, kind="stable")
-    place = np.searchsorted(pairs, reviewed, sorter=order).clip(max=len(pairs) - 1)
-    own = order[place]
+    own = own_interactions(dataset)
     moved = (pairs[own] == reviewed) & (split[own] != review_split)
     return lines + leak_line(
         dataset, reviewed[moved], "reviews have another split than their interaction"

@@ -22,7 +22,6 @@ from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.evaluation.task import RunLike, Task, chosen_indices
 from p5jax.inference.mixing import Mixing
 from p5jax.inference.ranking import given_rows, id_trie, rank, score_items
-from p5jax.memory.histories import Histories
 from p5jax.memory.memory import Memory, Neighbours
 from p5jax.memory.settings import MemorySettings
 
@@ -129,9 +128,8 @@ def choose_memory(
 
 def known_of(task: Task, memory: Memory) -> Known:
     """Ask the model of a task's users for its best items and for its opinion of the neighbours."""
-    run, dataset, config = task.run, task.run.dataset, task.config
+    run, config, users = task.run, task.config, list[int]()
     trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
-    cases, users = Histories.of(dataset, task.split), list[int]()
     parts: list[tuple[np.ndarray, ...]] = []
     for examples, tokens in task.batches():
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
@@ -141,7 +139,7 @@ def known_of(task: Task, memory: Memory) -> Known:
         asked = np.array([example.user for example in rows])
         given = given_rows([example.given for example in rows], run.vocabulary)
         left_out = task.histories(asked)
-        near = memory.neighbours(cases.of_users(asked), left_out)
+        near = memory.neighbours(task.cases(asked), left_out)
         found = rank(
             run.model,
             run.params,
@@ -160,7 +158,7 @@ def known_of(task: Task, memory: Memory) -> Known:
     *near_parts, near_logp, best, best_logp = (
         np.concatenate(each) for each in zip(*parts, strict=True)
     )
-    targets = cases.of_users(users).targets()
+    targets = task.cases(users).targets()
     return Known(Neighbours(*near_parts), near_logp, best, best_logp, targets)
 
 

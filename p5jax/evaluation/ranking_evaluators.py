@@ -15,7 +15,6 @@ from p5jax.evaluation.results import EXAMPLES_SHOWN, WITH_MEMORY, FamilyResult
 from p5jax.evaluation.task import ReadsUsers, Task
 from p5jax.inference.ranking import Asked, given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
-from p5jax.memory.histories import Histories
 from p5jax.pipeline.batching import padded
 from p5jax.pipeline.samples import encoded_source
 from p5jax.prompts.families import Example, UserFamily
@@ -134,9 +133,8 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     is its position in the list; beyond the list it counts as not ranked. With a memory the ranking
     is by mixed scores, and with other prompts by the mean of the prompts' probabilities.
     """
-    run, dataset, config = task.run, task.run.dataset, task.config
+    run, config = task.run, task.config
     trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
-    cases = Histories.of(dataset, task.split)
     found = _Found(task)
     for examples, tokens in task.batches():
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
@@ -155,7 +153,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             beam=config.beam,
             exact=config.exact,
             exclude=exclude,
-            beside=task.memory.beside(cases.of_users(users), exclude) if task.memory else None,
+            beside=task.beside(users, exclude),
             others=list(_others(task, users)),
         )
         for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):

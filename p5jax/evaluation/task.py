@@ -13,6 +13,8 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.inference.mixing import Beside
+from p5jax.memory.histories import Histories
 from p5jax.memory.memory import Memory
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.partitioning import DATA
@@ -107,6 +109,14 @@ class Task:
         dataset = self.run.dataset
         longest = int(np.diff(dataset.offsets).max())
         return padded([dataset.history(user, self.split) for user in users], -1, longest)
+
+    def cases(self, users: np.ndarray | Sequence[int]) -> Histories:
+        """Return what users [U] have before the split's target, and the target."""
+        return Histories.of(self.run.dataset, self.split, users)
+
+    def beside(self, users: np.ndarray | Sequence[int], left_out: np.ndarray) -> Beside | None:
+        """Return what the memory, if there is one, says of the next items of users [U]."""
+        return self.memory.beside(self.cases(users), left_out) if self.memory else None
 
     def examples(self) -> Iterator[Example]:
         """Yield the task's own examples."""

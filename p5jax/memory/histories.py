@@ -8,31 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from p5jax.data.dataset import SPLITS, Dataset
+from p5jax.data.dataset import SPLITS, TRAIN, Dataset
 from p5jax.prompts.sampling import whole_stars
 
-HELD_OUT = {"test": 0, "validation": 1, "train": 2}  # items after the target in a full sequence
 PAIRS_PER_FLUSH = 4_000_000
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Histories [first, last) into `items` and the target after each, for one split's users."""
+    """Histories [first, last) into `items` and the target after each, a case for each user."""
 
     items: np.ndarray
     first: np.ndarray
     last: np.ndarray
 
     @staticmethod
-    def of(dataset: Dataset, split: str) -> Histories:
-        """Cut every user's sequence before the split's target.
+    def of(
+        dataset: Dataset, split: str, users: Sequence[int] | np.ndarray | None = None
+    ) -> Histories:
+        """Cut the sequences of users who have a target in the split before it (default: all).
 
-        "train" asks for the last training item from those before it; a user without two training
-        items has no such case and an empty history.
+        "train" asks for the last training item of those who have two from what is before it.
         """
-        last = dataset.offsets[1:] - HELD_OUT[split] - 1
-        first = dataset.offsets[:-1]
-        return Histories(dataset.sequence_items, first, np.maximum(first, last))
+        last = dataset.known_until(split)
+        if split == "train":
+            last = last - 1
+            users = np.flatnonzero(dataset.training_lengths > 1) if users is None else users
+        elif users is None:
+            users = dataset.held_out_users(split)
+        return Histories(dataset.sequence_items, dataset.offsets[users], last[users])
 
     @staticmethod
     def whole(dataset: Dataset) -> Histories:
@@ -46,7 +50,7 @@ class Histories:
         return Histories(np.concatenate(sequences), np.concatenate([[0], ends[:-1]]), ends)
 
     def of_users(self, users: Sequence[int] | np.ndarray) -> Histories:
-        """Return the cases of some users, in their order."""
+        """Return some of the cases, by their number, in their order."""
         return Histories(self.items, self.first[users], self.last[users])
 
     def targets(self) -> np.ndarray:
@@ -90,9 +94,9 @@ def ratings_of(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray, np
 
 
 def in_training(dataset: Dataset) -> np.ndarray:
-    """Return a mask of the interactions at least two before their user's end, [N]."""
-    ends = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets))
-    return np.arange(len(ends)) < ends - 2
+    """Return a mask of the interactions for training, [N]."""
+    found: np.ndarray = dataset.interactions["split"].to_numpy() == TRAIN
+    return found
 
 
 def training_matrix(dataset: Dataset) -> sp.csr_array:

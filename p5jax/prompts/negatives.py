@@ -20,7 +20,7 @@ class Neighbours:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        lengths = np.maximum(np.diff(dataset.offsets) - 2, 0)
+        lengths = dataset.training_lengths
         self._first, self._lengths = dataset.offsets[:-1], lengths
         self._items = dataset.sequence_items
         owners = np.repeat(np.arange(len(lengths)), lengths)

@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.prompts.family import Example, ExampleSource, Family, FamilyConfig
 from p5jax.prompts.sampling import choose, coin, training_window
 from p5jax.prompts.template import HISTORY_SEPARATORS, PromptTemplate
 
 
 class UserFamily(Family):
-    """A family whose examples go by user: some per user in training, one in the other splits."""
+    """A family whose examples go by user: some per user in training, in another split one of each
+    user who has something held out there, about the first of it."""
 
     def __init__(self, source: ExampleSource, templates: Mapping[str, PromptTemplate]):
         super().__init__(source, templates)
-        lengths = np.diff(source.dataset.offsets)
-        counts = self.training_examples(source.config, lengths)
-        self._owners = np.repeat(np.arange(len(lengths)), counts)
+        dataset = source.dataset
+        counts = self.training_examples(source.config, dataset.training_lengths)
+        self._owners = np.repeat(np.arange(len(counts)), counts)
         self._firsts = np.cumsum(counts) - counts
-        self._held_out_users = np.flatnonzero(lengths >= 3)
+        self._users = {split: dataset.held_out_users(split) for split in HELD_OUT_SPLITS}
+        self._users["train"] = self._owners
 
     @classmethod
     def lack(cls, source: ExampleSource) -> str | None:
@@ -34,17 +37,16 @@ class UserFamily(Family):
     @staticmethod
     @abstractmethod
     def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
-        """Return how many examples of an epoch users with so many interactions [U] have: [U]."""
+        """Return how many examples of an epoch users with so many training items [U] have: [U]."""
 
     def size(self, split: str, prompt_id: str | None = None) -> int:
         if prompt_id is not None and not self.source.can_say(self.template(prompt_id)):
             return 0
-        if split == "train":
-            return len(self._owners) if self.seen else 0
-        return len(self._held_out_users) if self.seen or prompt_id is not None else 0
+        asked = self.seen or (split != "train" and prompt_id is not None)
+        return len(self._users[split]) if asked else 0
 
     def users(self, split: str, prompt_id: str | None = None) -> np.ndarray:
-        return self._owners if split == "train" else self._held_out_users
+        return self._users[split]
 
     def example(
         self,
@@ -61,7 +63,7 @@ class UserFamily(Family):
 
     def candidate_example(self, split: str, index: int, prompt_id: str, item: int) -> Example:
         """Return a held-out pair's yes/no prompt, asked about `item` instead."""
-        user = int(self._held_out_users[index])
+        user = int(self._users[split][index])
         template = self.template(prompt_id)
         if "yes_no" not in template.target_fields:
             raise UserError(f"prompts: {prompt_id!r} does not ask about one item")
@@ -189,14 +191,14 @@ def _only_item(template: PromptTemplate) -> bool:
 
 
 class Sequential(UserFamily):
-    """The next item after a history: P5's sampling or every prefix in training, leave-one-out
-    elsewhere."""
+    """The next item after a history: P5's sampling or every prefix in training, the first that is
+    held out elsewhere."""
 
     name = "sequential"
 
     @staticmethod
     def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
-        pairs = np.maximum(lengths - 3, 0)
+        pairs = np.maximum(lengths - 1, 0)
         return pairs if config.prefixes else np.where(pairs, config.sequential_per_user, 0)
 
     def _draw(
@@ -207,9 +209,9 @@ class Sequential(UserFamily):
         ordinal: int,
         rng: np.random.Generator,
     ) -> Example:
-        source, sequence = self.source, self.source.dataset.sequence(user)
+        source, history = self.source, self.source.dataset.history(user, split)
         if split == "train":
-            sequence = sequence[:-2]
+            sequence = history
             if "list" in template.target_fields:
                 return self._listing(template, user, sequence[:0], sequence)
             start, target = 0, ordinal + 1
@@ -218,9 +220,8 @@ class Sequential(UserFamily):
             history = sequence[start:target]
             context = source.history(history, choose(rng, HISTORY_SEPARATORS))
         else:
-            history = source.dataset.history(user, split)
             target = len(history)
-            sequence = sequence[: target + 1]
+            sequence = source.dataset.sequence(user)[: target + 1]
             context = self._context(split, user)
         if "yes_no" in template.target_fields:
             item, yes = int(sequence[target]), coin(rng)
@@ -239,7 +240,7 @@ class Direct(UserFamily):
 
     @staticmethod
     def training_examples(config: FamilyConfig, lengths: np.ndarray) -> np.ndarray:
-        return np.where(lengths >= 3, config.direct_per_user, 0)
+        return np.where(lengths >= 1, config.direct_per_user, 0)
 
     def _draw(
         self,
@@ -252,7 +253,8 @@ class Direct(UserFamily):
         source, sequence = self.source, self.source.dataset.sequence(user)
         if split == "train":
             told = not {"hist", "told"}.isdisjoint(template.fields + template.target_fields)
-            target = choose(rng, range(int(told and len(sequence) > 3), len(sequence) - 2))
+            known = len(source.dataset.history(user, split))
+            target = choose(rng, range(int(told and known > 1), known))
             context = {}
             if told:
                 context = source.history(sequence[:target], choose(rng, HISTORY_SEPARATORS))

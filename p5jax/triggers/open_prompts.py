@@ -119,7 +119,7 @@ def _training_items(examples: Sequence[Example], dataset: Dataset) -> np.ndarray
     """The training items of each example's user but its target: [N, E], padded with -1."""
     rows = []
     for example in examples:
-        history = dataset.history(example.user, "validation")
+        history = dataset.history(example.user, "train")
         rows.append(history[history != example.item])
     longest = int(np.diff(dataset.offsets).max())  # one shape for all
     return padded(rows, -1, longest)

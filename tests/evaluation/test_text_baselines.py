@@ -46,7 +46,8 @@ def explained(tmp_path, sentences, asked):
         reviews["item"][row], reviews["feature"][row] = item, feature
         users.append(user)
     dataset = parts.write(tmp_path / "d")
-    return typical_sentences(dataset, Reviews.of(dataset, "test").by(np.array(users)))
+    reviews = Reviews.of(dataset, "test").by(np.array(users), np.array([item for item, _ in asked]))
+    return typical_sentences(dataset, reviews)
 
 
 def test_sentences_fall_back(tmp_path):
@@ -98,8 +99,9 @@ def test_headlines_of_the_test_split_choose_nothing(tmp_path):
     assert set(leading_words(dataset, Reviews.of(dataset, "test"))) == {"w0 w1 w2"}
 
 
-def test_reviews_of_users_in_their_order(world):
-    users = np.array([7, 3, 110])
-    found = Reviews.of(world, "test").by(users)
+def test_reviews_of_pairs_in_their_order(world):
+    pairs = [(row["user"], row["item"]) for row in world.reviews.to_pylist() if not row["split"]]
+    users, items = np.array([pairs[place] for place in (9, 1, 2, 40)]).T
+    found = Reviews.of(world, "train").by(users, items)
     assert found.table["user"].to_pylist() == users.tolist()
-    assert found.items().tolist() == [world.target(user, "test") for user in users.tolist()]
+    assert found.items().tolist() == items.tolist()

@@ -36,6 +36,7 @@ def toy_dataset(lengths, seed=0, items=ITEMS):
         ),
         num_items=items,
         num_users=len(lengths),
+        training_lengths=np.asarray(lengths) - 2,
     )
 
 

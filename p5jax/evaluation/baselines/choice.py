@@ -25,7 +25,7 @@ def best_on_validation(
     """
     cases, popularity = Histories.of(dataset, "validation"), training_counts(dataset)
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(cases.first))[:USERS])
-    cases = Histories(cases.items, cases.first[chosen], cases.last[chosen])
+    cases = cases.of_users(chosen)
     found: dict[float, float] = {}
     for setting, scorer in settings:
         ranks = target_ranks(scorer, cases, popularity)

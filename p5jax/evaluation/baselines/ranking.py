@@ -1,4 +1,4 @@
-"""Recommenders that no model has to be trained for, under the leave-one-out protocol.
+"""Recommenders that no model has to be trained for, on what is held out.
 
 All are made from training interactions only: what the user already has is left out of the ranking,
 ties and unscored items fall by training popularity, and a target's rank is the number of items
@@ -7,7 +7,7 @@ strictly better than it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,9 @@ BASELINES: Mapping[str, Baseline] = {
 }
 
 
+Users = Sequence[int] | np.ndarray | None  # None: all who have a target in the split
+
+
 class RankingBaselines:
     """The baselines that have a meaning for a dataset, each fitted once, when it is first asked.
 
@@ -76,28 +79,26 @@ class RankingBaselines:
             self._fitted[name] = BASELINES[name].fit(self.dataset, self._report)
         return self._fitted[name]
 
-    def ranks(self, name: str, split: str) -> np.ndarray:
+    def ranks(self, name: str, split: str, users: Users = None) -> np.ndarray:
         """Return a baseline's rank of each user's target over the whole catalogue, float64 [U].
 
         np.inf where the baseline does not rank the target (id arithmetic beyond its ten). The
         split "train" asks for the last training item (counts and pairs then contain the answer:
-        only id arithmetic is meaningful there) of the users that have two, so its result may be
-        shorter.
+        only id arithmetic is meaningful there) of the users that have two.
         """
-        cases = Histories.of(self.dataset, split)
-        if split == "train":
-            some = cases.last > cases.first
-            cases = Histories(cases.items, cases.first[some], cases.last[some])
+        cases = Histories.of(self.dataset, split, users)
         targets = cases.targets()
         ranks = np.zeros(len(targets))
-        for users, scores in scores_of(self.scorer(name), cases, self.popularity):
-            ranks[users] = scores.ranks(targets[users])
+        for part, scores in scores_of(self.scorer(name), cases, self.popularity):
+            ranks[part] = scores.ranks(targets[part])
             if BASELINES[name].lists:
-                listed = scores.at(targets[users][:, None])[:, 0] > 0
-                ranks[users] = np.where(listed, ranks[users], np.inf)
+                listed = scores.at(targets[part][:, None])[:, 0] > 0
+                ranks[part] = np.where(listed, ranks[part], np.inf)
         return ranks
 
-    def candidate_ranks(self, split: str, candidates: np.ndarray) -> dict[str, np.ndarray]:
+    def candidate_ranks(
+        self, split: str, candidates: np.ndarray, users: Users = None
+    ) -> dict[str, np.ndarray]:
         """Return the ranks of the targets within given lists, for baselines that rank all items.
 
         Args:
@@ -107,7 +108,7 @@ class RankingBaselines:
         equally popular, and the target's random position then decides fairly. ValueError when a
         row lacks its target.
         """
-        cases = Histories.of(self.dataset, split)
+        cases = Histories.of(self.dataset, split, users)
         targets = cases.targets()
         is_target = candidates == targets[:, None]
         if not is_target.any(axis=1).all():
@@ -124,22 +125,22 @@ class RankingBaselines:
             if BASELINES[name].lists:
                 continue
             ranks = np.zeros(len(targets))
-            for users, scores in scores_of(self.scorer(name), cases, self.popularity):
-                values = scores.at(candidates[users])
-                own = np.take_along_axis(values, position[users], 1)
-                ranks[users] = ((values > own) | ((values == own) & tie_lost[users])).sum(axis=1)
+            for part, scores in scores_of(self.scorer(name), cases, self.popularity):
+                values = scores.at(candidates[part])
+                own = np.take_along_axis(values, position[part], 1)
+                ranks[part] = ((values > own) | ((values == own) & tie_lost[part])).sum(axis=1)
             result[name] = ranks
         return result
 
-    def top_k(self, name: str, split: str, k: int) -> np.ndarray:
+    def top_k(self, name: str, split: str, k: int, users: Users = None) -> np.ndarray:
         """Return a baseline's k best items per user, int32 [U, k], -1 where it has no more.
 
         Equal items stand by training popularity, then by index; nothing of the history appears.
         """
-        cases = Histories.of(self.dataset, split)
+        cases = Histories.of(self.dataset, split, users)
         result = np.full((len(cases.first), k), -1, np.int32)
-        for users, scores in scores_of(self.scorer(name), cases, self.popularity):
-            for row in range(users.stop - users.start):
+        for part, scores in scores_of(self.scorer(name), cases, self.popularity):
+            for row in range(part.stop - part.start):
                 best = scores.best(row, k, unscored=not BASELINES[name].lists)
-                result[users.start + row, : len(best)] = best
+                result[part.start + row, : len(best)] = best
         return result

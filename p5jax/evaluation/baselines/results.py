@@ -52,7 +52,7 @@ def catalogue_baselines(
     users, targets = _pairs(result)
     found = []
     for name in ranking.names:
-        best = ranking.top_k(name, split, LIST_LENGTH)[users]
+        best = ranking.top_k(name, split, LIST_LENGTH, users)
         lists = [row[row >= 0].tolist() for row in best]
         found.append(
             ranking_result(
@@ -61,7 +61,7 @@ def catalogue_baselines(
                 "catalogue",
                 users,
                 targets,
-                ranking.ranks(name, split)[users],
+                ranking.ranks(name, split, users),
                 lists,
                 ranking.dataset.num_items,
                 baseline=True,
@@ -75,7 +75,7 @@ def memory_baseline(
 ) -> FamilyResult:
     """A memory alone, on the users of a ranking of the whole catalogue; ties by popularity."""
     users, targets = _pairs(result)
-    cases = Histories.of(dataset, split).of_users(users)
+    cases = Histories.of(dataset, split, users)
     known = padded([dataset.history(user, split) for user in users], -1)
     near = memory.beside(cases, known)
     popularity = memory.counts
@@ -109,13 +109,9 @@ def _candidates(
 ) -> list[FamilyResult]:
     dataset, source = run.dataset, next(iter(run.families.values())).source  # all share one
     users, targets = _pairs(result)
-    # The baselines want a row per user of the dataset: others' rows hold only their target.
-    everyone = Histories.of(dataset, split).targets()
-    candidates = np.repeat(everyone[:, None], source.num_candidates, axis=1)
-    for user in users.tolist():
-        candidates[user] = source.frozen_candidates(split, user)
+    candidates = np.stack([source.frozen_candidates(split, user) for user in users.tolist()])
     found = []
-    for name, ranks in ranking.candidate_ranks(split, candidates).items():
+    for name, ranks in ranking.candidate_ranks(split, candidates, users).items():
         lists: list[list[int]] = [[] for _ in users]
         found.append(
             ranking_result(
@@ -124,7 +120,7 @@ def _candidates(
                 result.kind,
                 users,
                 targets,
-                ranks[users],
+                ranks,
                 lists,
                 dataset.num_items,
                 baseline=True,
@@ -145,7 +141,7 @@ def _ratings(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResul
     predictions = means(run.dataset, users, items)
     predictions["user_and_item_bias"] = user_and_item_bias(run.dataset)(users, items)
     if _says_review(run, result):
-        texts = Reviews.of(run.dataset, split).by(users).texts("text")
+        texts = Reviews.of(run.dataset, split).by(users, items).texts("text")
         predictions["ridge_on_review_words"] = stars_of_words(run.dataset)(texts)
     return [
         rating_result(result.family, name, users, items, values, answers, baseline=True)
@@ -156,7 +152,7 @@ def _ratings(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResul
 def _texts(run: RunLike, result: FamilyResult, split: str) -> list[FamilyResult]:
     users, items = _pairs(result)
     references = result.per_user["reference"].to_pylist()
-    reviews = Reviews.of(run.dataset, split).by(users)
+    reviews = Reviews.of(run.dataset, split).by(users, items)
     column = "sentence" if result.family == "explanation" else "headline"
     always = most_frequent(run.dataset, column)
     said = {f"most_frequent_{column}": [always] * len(users)}

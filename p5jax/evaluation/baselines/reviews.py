@@ -24,12 +24,12 @@ class Reviews:
         kept = dataset.reviews["split"].to_numpy() == SPLITS.index(split)
         return Reviews(dataset.reviews.filter(pa.array(kept)))
 
-    def by(self, users: np.ndarray) -> Reviews:
-        """Return the held-out reviews of users [N] who have one, in their order."""
-        own = self.table["user"].to_numpy()
-        row_of = np.zeros(int(max(own.max(initial=0), users.max(initial=0))) + 1, np.int64)
-        row_of[own] = np.arange(len(own))
-        return Reviews(self.table.take(row_of[users]))
+    def by(self, users: np.ndarray, items: np.ndarray) -> Reviews:
+        """Return the reviews of pairs of users and items [N] that have one, in their order."""
+        own = zip(self.table["user"].to_pylist(), self.table["item"].to_pylist(), strict=True)
+        row_of = {pair: row for row, pair in enumerate(own)}
+        pairs = zip(users.tolist(), items.tolist(), strict=True)
+        return Reviews(self.table.take([row_of[pair] for pair in pairs]))
 
     def with_texts(self, *columns: str) -> Reviews:
         """Return the reviews that have all of some texts."""

@@ -1,4 +1,4 @@
-"""Ranks of held-out items among the whole catalogue (leave-one-out), by any scorer.
+"""Ranks of held-out items among the whole catalogue, by any scorer.
 
 A scorer is called with (users [N], items int32 [N, S] right-aligned from 1, candidates [N, C] or
 None for all items) and returns scores [N, C] or [N, I].
@@ -112,12 +112,14 @@ def catalogue_result(
     width: int,
     batch_size: int = BATCH_SIZE,
 ) -> FamilyResult:
-    """Return metrics with intervals, and values per user, of `users` (default: all).
+    """Return metrics with intervals, and values per user, of those of `users` (default: all) who
+    have a target.
 
     The result has the form of p5jax evaluate's. width: how many of the last items the scorer sees.
     UserError without users.
     """
-    users = np.arange(dataset.num_users) if users is None else np.asarray(users)
+    held_out = dataset.held_out_users(split)
+    users = held_out if users is None else np.intersect1d(users, held_out)
     if not len(users):
         raise UserError("users: found none, expected some to rank for")
     parts = list(catalogue_ranks(scorer, dataset, split, users, width, batch_size))

@@ -233,6 +233,9 @@ def _validator(
     model: Backbone, dataset: Dataset, users: np.ndarray, config: PretrainConfig
 ) -> Callable[[Params, int], dict[str, float]]:
     """Return a function (params, step) -> metrics of some users' validation pairs."""
+    users = np.intersect1d(users, dataset.held_out_users("validation"))
+    if not len(users):
+        raise UserError(f"{dataset.path}: found no validation item of the users, expected some")
     count = min(config.validation_users, len(users))
     some = np.sort(np.random.default_rng(0).choice(users, count, replace=False))
 

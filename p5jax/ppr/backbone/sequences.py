@@ -61,7 +61,7 @@ def users_fingerprint(users: np.ndarray) -> str:
 class SequenceIterator(EpochIterator):
     """An endless iterator of a process's rows of the batches of some users' training items.
 
-    The last two interactions of a user are held out (leave-one-out) and never read. A batch is
+    What is held out of a user's interactions is never read. A batch is
     {"items", "targets": int32 [B, S], "negatives": int32 [B, S, N] where N > 0}: a position's
     target is the item that follows, all numbered from 1 (item + 1), right-aligned, 0 for padding.
     A user with more than max_history + 1 training items has a random window of them in each epoch,
@@ -81,7 +81,7 @@ class SequenceIterator(EpochIterator):
     ) -> None:
         super().__init__(config.batch_size, process_index, process_count)
         users = np.unique(np.asarray(users, np.int64))
-        counts = np.diff(dataset.offsets)[users] - 2
+        counts = dataset.training_lengths[users]
         self.users = users[counts >= 2]
         if not len(self.users):
             raise UserError(f"{dataset.path}: found no user with two training interactions")
