@@ -27,8 +27,9 @@ def _prepare(format: str, arguments: Namespace) -> None:
     dataset = prepare(format, **vars(arguments))
     for topic, sentence in dataset.manifest["understood"].items():
         show(f"{topic:<12} {sentence}")
-    for name, count in dataset.manifest["counts"].items():
-        show(f"{name:<24} {count:>12,}")
+    counts = dataset.manifest["counts"]
+    for name, count in counts.items():
+        show(f"{name:<{max(24, *map(len, counts))}} {count:>12,}")
     show(f"wrote {arguments.out}")
 
 

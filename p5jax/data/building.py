@@ -1,4 +1,4 @@
-"""Raw columns to a dataset folder: repeats, k-core, leave-one-out, explanations, item ids."""
+"""Raw columns to a dataset folder: repeats, k-core, split, explanations, item ids."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from p5jax.core.errors import UserError
 from p5jax.data import splits
 from p5jax.data.catalogue import Naming, items_table
+from p5jax.data.cold import held_out_counts
 from p5jax.data.dataset import COLUMNS, SOURCE_RATING, TRAIN, write_dataset
 from p5jax.data.explanations import (
     EXTRACTED,
@@ -26,9 +27,10 @@ from p5jax.data.readers.lines import LineErrors
 from p5jax.data.readers.raw import RawData
 from p5jax.data.readers.times import ties
 from p5jax.data.schemes import is_leaky, scheme_named
+from p5jax.data.time_split import LEAVE_ONE_OUT, Cuts, TimeSplit, split_entry
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
-EVENTS_NEEDED = 3  # one each for training, validation and test
+EVENTS_NEEDED = 3  # one each for training, validation and test, where one is left out
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
 
@@ -38,7 +40,7 @@ class _Kept:
     """The interactions that are kept, renumbered and sorted by (user, time, source order).
 
     rows: int64 [N], the raw row of each interaction; user, item: int32 [N]; users, items: the raw
-    index of each new user [U] and item [I]; split: int8 [N].
+    index of each new user [U] and item [I]; split: int8 [N]; cuts: of a split by time.
     """
 
     rows: np.ndarray
@@ -47,6 +49,7 @@ class _Kept:
     users: np.ndarray
     items: np.ndarray
     split: np.ndarray
+    cuts: Cuts | None
 
 
 def build_dataset(
@@ -64,43 +67,48 @@ def build_dataset(
     id_codes: int | None = None,
     item_vectors: str | None = None,
     text_encoder: str | None = None,
+    split: str = LEAVE_ONE_OUT,
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
     The options are checked ones, those of `p5jax.data.formats.PrepareOptions`.
     Interactions rated below `min_rating`, or not rated, are left out first. Of repeated reviews and
     pairs the earliest is kept; then the k-core is taken. Each user's last interaction is the test
-    pair, the one before it the validation pair. A feature list that is not given is extracted from
-    training reviews.
+    pair, the one before it the validation pair, unless `split` says where time is cut. A feature
+    list that is not given is extracted from training reviews.
 
     Ratings become whole stars by the scale that is stated, or that training ratings follow. A row
     is a malformed line when its rating is outside a stated scale, or when it is a training row
     outside a recognised one; a held-out rating outside a recognised one is none. Without a scale,
-    and without `ratings`, there are no stars. UserError when a user has fewer than three
-    interactions, the k-core is empty, or a line is malformed and not skipped.
+    and without `ratings`, there are no stars. UserError when a user has too few interactions to
+    leave any out, the k-core or a part is empty, or a line is malformed and not skipped.
     """
     counts: dict[str, int] = {"source_rows": len(raw.user), "skipped_lines": raw.skipped_lines}
     errors = LineErrors(skip_bad_lines)
     stated, of_format = (RatingScale(*s) if s else None for s in (rating_scale, raw.rating_scale))
     asked = RatingOptions(stated, of_format, learned=ratings)
     rows = _rated(raw, min_rating, counts)
+    cut = TimeSplit.read(split)
     limit = stated or WIDEST  # a number that single precision cannot hold is infinite here
     rows = _without(raw, rows, rows[limit.outside(raw.rating[rows])], limit, errors)
     while True:
         core = _filter(raw, _drop_repeats(raw, rows, counts), k_core, counts)
-        kept = _number(raw, core, scheme, seed)
+        if cut is None:
+            _check_lengths(raw, core)
+        kept = _number(raw, core, scheme, seed, cut)
         training = kept.split == TRAIN
         found = fit_ratings(raw.rating[kept.rows], training, asked)
         outside = found.outside(raw.rating[kept.rows])
         if found.scale is None or not (outside & training).any():
             break
-        # Their users' last training rows are held out now, so the scale is looked for again.
+        # Other rows may be held out now, so the scale is looked for again.
         rows = _without(raw, rows, kept.rows[outside & training], found.scale, errors)
     counts["skipped_lines"] += errors.skipped
     interactions = _interactions(raw, kept, found)
     reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
     naming = Naming(scheme, seed, id_levels, id_codes, item_vectors, text_encoder)
-    items = items_table(raw, kept.items.tolist(), _training(kept), naming)
+    training_items = np.split(kept.item[training], _ends_of_users(kept, training))
+    items = items_table(raw, kept.items.tolist(), training_items, naming)
     counts |= _sizes(kept, reviews)
     write_dataset(
         out,
@@ -109,7 +117,7 @@ def build_dataset(
         sources=raw.sources + naming.sources(),
         protocol={
             "k_core": k_core,
-            "split": "leave-one-out by time, ties in source order; reviews follow their pair",
+            **split_entry(kept.cuts, raw.time_unit),
             "time_unit": raw.time_unit,
             "user_numbers": "source order" if is_leaky(scheme) else "random",
             "seed": seed,
@@ -186,7 +194,7 @@ def _contents(raw: RawData, rows: np.ndarray) -> list[_Content]:
 
 
 def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> np.ndarray:
-    """Return the rows of the k-core; UserError when it is empty or leaves too short a sequence."""
+    """Return the rows of the k-core; UserError when it is empty."""
     user, item = raw.user[rows], raw.item[rows]
     core: np.ndarray = rows[splits.k_core(user, item, k)]
     users, items = len(_distinct(user)), len(_distinct(item))
@@ -196,7 +204,15 @@ def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> n
             f"{raw.name}: the {k}-core is empty: found {sizes}, none with {k} or more each;"
             f" give more data or a smaller --k-core"
         )
-    events = np.bincount(raw.user[core], minlength=len(raw.user_keys))
+    counts["dropped_users"] = users - len(_distinct(raw.user[core]))
+    counts["dropped_items"] = items - len(_distinct(raw.item[core]))
+    counts["dropped_interactions"] = len(rows) - len(core)
+    return core
+
+
+def _check_lengths(raw: RawData, rows: np.ndarray) -> None:
+    """Raise UserError for a user with too few of the rows to leave one out twice."""
+    events = np.bincount(raw.user[rows], minlength=len(raw.user_keys))
     short = np.flatnonzero((events > 0) & (events < EVENTS_NEEDED))
     if len(short):
         first = short[0]
@@ -205,10 +221,6 @@ def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> n
             f" expected at least {EVENTS_NEEDED} (training, validation, test); {len(short)} user(s)"
             f" have so few: use --k-core {EVENTS_NEEDED} or more"
         )
-    counts["dropped_users"] = users - len(_distinct(raw.user[core]))
-    counts["dropped_items"] = items - len(_distinct(raw.item[core]))
-    counts["dropped_interactions"] = len(rows) - len(core)
-    return core
 
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
@@ -216,7 +228,7 @@ def _distinct(numbers: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.bincount(numbers))
 
 
-def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
+def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int, cut: TimeSplit | None) -> _Kept:
     """Give users and items their numbers, sort the rows and split them.
 
     Items keep the source's order, which no prompt shows. Users are shuffled, because prompts show
@@ -235,7 +247,11 @@ def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int) -> _Kept:
     item_number = np.empty(len(raw.item_keys), np.int32)
     item_number[items] = np.arange(len(items))
     item = item_number[raw.item[rows]]
-    return _Kept(rows, user, item, users, items, splits.leave_one_out(user))
+    if cut is None:
+        return _Kept(rows, user, item, users, items, splits.leave_one_out(user), None)
+    times = raw.timestamp[rows]
+    cuts = cut.cuts(times, raw.time_unit)
+    return _Kept(rows, user, item, users, items, splits.by_time(times, cuts), cuts)
 
 
 def _interactions(raw: RawData, kept: _Kept, ratings: Ratings) -> pa.Table:
@@ -298,13 +314,9 @@ def _copies(
     return copied
 
 
-def _training(kept: _Kept) -> list[np.ndarray]:
-    """Return each user's training items in time order."""
-    ends = np.cumsum(np.bincount(kept.user, minlength=len(kept.users)))
-    return [
-        kept.item[start : end - 2]
-        for start, end in zip(np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True)
-    ]
+def _ends_of_users(kept: _Kept, rows: np.ndarray) -> np.ndarray:
+    """Return where each user's part of some rows, a mask [N], ends, but for the last: [U - 1]."""
+    return np.cumsum(np.bincount(kept.user[rows], minlength=len(kept.users)))[:-1]
 
 
 def _users_table(raw: RawData, kept: _Kept) -> pa.Table:
@@ -327,6 +339,7 @@ def _sizes(kept: _Kept, reviews: pa.Table) -> dict[str, int]:
         "items": len(kept.items),
         "interactions": len(kept.rows),
         "training_interactions": int((kept.split == TRAIN).sum()),
+        **(held_out_counts(kept.user, kept.item, kept.split) if kept.cuts else {}),
         "reviews": reviews.num_rows,
         "explanations": reviews.num_rows - reviews["sentence"].null_count,
     }

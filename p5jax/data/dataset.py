@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from p5jax.core.errors import UserError, nearest
+from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.files import checksum, replaced_folder
 from p5jax.core.folder import OutputFolder
 from p5jax.core.lock import LOCK
@@ -138,6 +138,20 @@ class Dataset:
         ]
         found: np.ndarray = self.offsets[:-1] + np.cumsum(counts, axis=0)
         return found
+
+    @cached_property
+    def cuts(self) -> tuple[int, int] | None:
+        """When validation and test begin, in the unit of the times; None where one is left out.
+
+        UserError for a manifest that says anything else.
+        """
+        found = self.manifest["protocol"].get("cuts")
+        if found is None:
+            return None
+        if not isinstance(found, list) or [type(cut) for cut in found] != [int, int]:
+            file = self.path / DATASET_FOLDER.manifest
+            raise UserError(f"{file}: protocol.cuts: found {shown(found)}, expected two numbers")
+        return found[0], found[1]
 
     def known_until(self, split: str) -> np.ndarray:
         """Return the row after each user's last one that is known before `split`: int64 [U].

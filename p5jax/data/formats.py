@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from p5jax.core.errors import UserError, nearest, shown
 from p5jax.core.settings import SIZE, Range, at_least, check
 from p5jax.data.schemes import SCHEMES
+from p5jax.data.time_split import LEAVE_ONE_OUT, TimeSplit
 
 FilePath = str | os.PathLike[str]
 # What the columns of a table may be said to hold.
@@ -46,6 +47,14 @@ class PrepareOptions:
     k_core: int = field(
         default=5,
         metadata={"metavar": "K", "help": "keep users and items with K interactions or more"},
+    )
+    split: str = field(
+        default=LEAVE_ONE_OUT,
+        metadata={
+            "metavar": "time:CUTS",
+            "help": "hold out each user's last two interactions, or what is later than two cuts of"
+            " time: shares such as time:.8/.1/.1, or moments such as time:2016-01-01,2016-07-01",
+        },
     )
     rating_scale: tuple[float, float] | None = field(
         default=None,
@@ -109,6 +118,7 @@ class PrepareOptions:
             id_levels=SIZE,
             id_codes=at_least(2),
         )
+        TimeSplit.read(self.split)
         for name in ("id_levels", "id_codes"):
             if getattr(self, name) is not None and self.item_ids != "semantic":
                 raise UserError(f"{name}: found item ids {self.item_ids!r}, expected 'semantic'")

@@ -19,6 +19,7 @@ from p5jax.data.held_out import own_interactions, with_other_held_out
 from p5jax.data.item_ids import ID_TOKEN, id_tokens
 from p5jax.data.refitting import refitted_ids, refitted_stars
 from p5jax.data.schemes import SCHEMES
+from p5jax.data.splits import by_time
 
 
 def find_leaks(dataset: Dataset) -> list[str]:
@@ -69,14 +70,26 @@ def broken_tables(dataset: Dataset) -> list[str]:
         return lines
     if (np.diff(dataset.interactions["user"].to_numpy()) < 0).any():
         return ["interactions: rows do not stand user by user"]
+    return _missing(dataset) if dataset.cuts else _too_short(dataset)
+
+
+def _missing(dataset: Dataset) -> list[str]:
+    """Parts that a split by time lacks."""
+    split = dataset.interactions["split"].to_numpy()
+    names = [name for number, name in enumerate(SPLITS) if not (split == number).any()]
+    return [f"interactions: found none of {name}, expected some" for name in names]
+
+
+def _too_short(dataset: Dataset) -> list[str]:
+    """Users of whom not one interaction is left for each part."""
     lengths = np.diff(dataset.offsets)
     short = np.flatnonzero(lengths < 3)
-    if len(short):
-        lines.append(
-            f"{len(short)} users have fewer than 3 interactions, one each to train, validate and "
-            f"test, e.g. user {dataset.user_keys[short[0]]} has {lengths[short[0]]}"
-        )
-    return lines
+    if not len(short):
+        return []
+    return [
+        f"{len(short)} users have fewer than 3 interactions, one each to train, validate and "
+        f"test, e.g. user {dataset.user_keys[short[0]]} has {lengths[short[0]]}"
+    ]
 
 
 def _pairs(dataset: Dataset, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -95,10 +108,31 @@ def leak_line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
 
 
 def _order_leaks(dataset: Dataset) -> list[str]:
-    """Interactions that are not leave-one-out by time: train …, validation, test per user."""
+    """Interactions that are not split as the protocol says."""
     users = dataset.interactions["user"].to_numpy()
     times = dataset.interactions["timestamp"].to_numpy()
-    split = dataset.interactions["split"].to_numpy()
+    pairs, _ = _pairs(dataset, dataset.interactions)
+    if dataset.cuts:
+        lines = []
+        for name in ("interactions", "reviews"):
+            table = getattr(dataset, name)
+            found, parts = _pairs(dataset, table)
+            wrong = parts != by_time(table["timestamp"].to_numpy(), dataset.cuts)
+            for number, part in enumerate(SPLITS):
+                what = f"rows of {name} are in {part} but of a time that is not"
+                lines += leak_line(dataset, found[wrong & (parts == number)], what)
+    else:
+        lines = _left_out_leaks(dataset)
+    back = np.flatnonzero((np.diff(users) == 0) & (np.diff(times) < 0)) + 1
+    return lines + leak_line(
+        dataset, pairs[back], "interactions stand after a later one of the same user"
+    )
+
+
+def _left_out_leaks(dataset: Dataset) -> list[str]:
+    """Interactions that are not leave-one-out: train …, validation, test per user."""
+    users = dataset.interactions["user"].to_numpy()
+    pairs, split = _pairs(dataset, dataset.interactions)
     lines = []
     for name, code in (("validation", VALIDATION), ("test", TEST)):
         found = np.bincount(users[split == code], minlength=dataset.num_users)
@@ -110,13 +144,8 @@ def _order_leaks(dataset: Dataset) -> list[str]:
             )
     from_end = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets)) - np.arange(len(users))
     expected = np.select([from_end == 1, from_end == 2], [TEST, VALIDATION], TRAIN)
-    pairs, _ = _pairs(dataset, dataset.interactions)
-    lines += leak_line(
-        dataset, pairs[split != expected], "interactions have another split than leave-one-out"
-    )
-    back = np.flatnonzero((np.diff(users) == 0) & (np.diff(times) < 0)) + 1
     return lines + leak_line(
-        dataset, pairs[back], "interactions stand after a later one of the same user"
+        dataset, pairs[split != expected], "interactions have another split than leave-one-out"
     )
 
 

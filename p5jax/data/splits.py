@@ -1,4 +1,4 @@
-"""Filtering and splitting: repeated pairs, k-core, leave-one-out by time."""
+"""Filtering and splitting: repeated pairs, k-core, leave-one-out, cuts of time."""
 
 from __future__ import annotations
 
@@ -52,3 +52,12 @@ def leave_one_out(user: np.ndarray) -> np.ndarray:
     split[ends] = TEST
     split[ends - 1] = VALIDATION
     return split
+
+
+def by_time(timestamp: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
+    """Return the split, int8 [N], of rows with these times [N].
+
+    TRAIN is what was before the first cut, VALIDATION what was before the second, TEST the rest:
+    rows of one time are in one part.
+    """
+    return np.searchsorted(np.array(cuts), timestamp, side="right").astype(np.int8)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
-from p5jax.evaluation.intervals import mean_interval
+from p5jax.evaluation.figures import figures
 from p5jax.evaluation.metrics import (
     rating_columns,
-    rating_metrics,
     ratings_from_text,
     text_columns,
-    text_metrics,
     without_rating,
 )
 from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
@@ -44,17 +41,18 @@ def rating_result(
     *,
     seen: bool = True,
     baseline: bool = False,
+    columns: Mapping[str, np.ndarray | list[str]] | None = None,
 ) -> FamilyResult:
-    """RMSE and MAE of predicted ratings [N] against true ones [N]."""
+    """RMSE and MAE of predicted ratings [N] against true ones [N]; `columns` are kept beside."""
     table = _table(
         users,
         items,
         prediction=predictions,
         reference=answers,
         **rating_columns(predictions, answers),
+        **(columns or {}),
     )
-    metrics = rating_metrics(predictions, answers)
-    return FamilyResult(family, prompt_id, seen, len(users), metrics, table, [], "rating", baseline)
+    return _result("rating", family, prompt_id, table, seen=seen, baseline=baseline)
 
 
 def text_result(
@@ -77,9 +75,8 @@ def text_result(
         reference=list(references),
         **text_columns(predictions, references),
     )
-    metrics = text_metrics(predictions, references)
-    return FamilyResult(
-        family, prompt_id, seen, len(users), metrics, table, examples or [], "text", baseline
+    return _result(
+        "text", family, prompt_id, table, seen=seen, baseline=baseline, examples=examples
     )
 
 
@@ -100,10 +97,25 @@ def choice_result(
     table = _table(
         users, items, prediction=list(chosen), reference=list(references), accuracy=right
     )
-    metrics = {"accuracy": mean_interval(right, shares=True)}
+    return _result(
+        "choice", family, prompt_id, table, seen=seen, baseline=baseline, examples=examples
+    )
+
+
+def _result(
+    kind: str,
+    family: str,
+    prompt_id: str,
+    table: pa.Table,
+    *,
+    seen: bool,
+    baseline: bool,
+    examples: list[tuple[str, str, str]] | None = None,
+) -> FamilyResult:
+    metrics = figures(kind, table, num_items=0)  # nothing is ranked
     shown = examples or []
     return FamilyResult(
-        family, prompt_id, seen, len(right), metrics, table, shown, "choice", baseline
+        family, prompt_id, seen, table.num_rows, metrics, table, shown, kind, baseline
     )
 
 
@@ -148,6 +160,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     answers = np.array([e.answer for e in examples], np.float64)
     users, items = _pairs(examples)
     predictions = np.array(expected)[order]
+    greedy_ratings, _ = ratings_from_text(said, float(ratings_of(run.dataset, "train")[2].mean()))
     result = rating_result(
         task.family.name,
         task.template.id,
@@ -156,22 +169,17 @@ def evaluate_rating(task: Task) -> FamilyResult:
         predictions,
         answers,
         seen=task.template.seen,
+        columns={
+            "text": said,
+            "prediction greedy": greedy_ratings,
+            "squared_error greedy": rating_columns(greedy_ratings, answers)["squared_error"],
+        },
     )
-    greedy_ratings, readable = ratings_from_text(
-        said, float(ratings_of(run.dataset, "train")[2].mean())
-    )
-    result.metrics.update(
-        {f"{n} greedy": v for n, v in rating_metrics(greedy_ratings, answers).items()}
-    )
-    result.metrics["unparsable"] = mean_interval(~readable, shares=True)
     result.examples.extend(
         (e.inputs, f"{p:.2f} (said {s!r})", f"{e.answer:g}")
         for e, p, s in zip(examples[:EXAMPLES_SHOWN], predictions, said, strict=False)
     )
-    table = result.per_user.append_column("text", pa.array(said))
-    squared = rating_columns(greedy_ratings, answers)["squared_error"]
-    table = table.append_column("squared_error greedy", pa.array(squared))
-    return replace(result, per_user=table)
+    return result
 
 
 def evaluate_text(task: Task) -> FamilyResult:

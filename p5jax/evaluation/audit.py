@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from p5jax.core.progress import Report, print_progress
+from p5jax.data.cold import is_warm
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
 from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import broken_tables, find_leaks, leaks_beside
@@ -15,6 +17,7 @@ from p5jax.data.schemes import is_leaky
 from p5jax.evaluation.baselines.ranking import BASELINES, RankingBaselines
 from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
 from p5jax.evaluation.rank_metrics import ranking_table
+from p5jax.memory.histories import Histories
 
 
 def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
     Returns a JSON-able dict: leaks (lines, empty when sound), item_ids (scheme, leaky), baselines
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     left_out (name -> why it has no meaning here),
-    information (what is worth knowing and no leak), counts and n, the number of users.
+    information (what is worth knowing and no leak), counts and n, the number of test users. Where
+    time is cut, also warm: the same baselines and n for those of whom training knows user and item.
     """
     broken = broken_tables(dataset)
     if broken:
@@ -35,24 +39,34 @@ def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
     tables: dict[str, dict[str, Any] | None] = dict.fromkeys(BASELINES)
     information: dict[str, Any] = {}
     left_out: dict[str, str] = {}
+    users = np.arange(0) if broken else dataset.held_out_users("test")
+    warm = np.ones(len(users), bool)
+    warm_tables = dict(tables)
     if not broken:
+        if dataset.cuts:
+            warm = is_warm(dataset, users, Histories.of(dataset, "test", users).targets())
         ranking = RankingBaselines(dataset, report)
         left_out = ranking.left_out
         for name in ranking.names:
-            tables[name] = ranking_table(ranking.ranks(name, "test"), dataset.num_items)
+            ranks = ranking.ranks(name, "test", users)
+            tables[name] = ranking_table(ranks, dataset.num_items)
+            warm_tables[name] = ranking_table(ranks[warm], dataset.num_items)
         information["id_arithmetic_in_training"] = (
             _in_training(ranking) if tables["id_arithmetic"] else None
         )
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
-    return {
+    result = {
         "leaks": leaks,
         "item_ids": _ids(dataset),
         "baselines": tables,
         "left_out": left_out,
         "information": information,
         "counts": _counts(dataset),
-        "n": dataset.num_users,
+        "n": len(users),
     }
+    if not warm.all():
+        result["warm"] = {"n": int(warm.sum()), "baselines": warm_tables}
+    return result
 
 
 def _ids(dataset: Dataset) -> dict[str, Any]:
@@ -113,16 +127,37 @@ def format_audit(result: dict[str, Any]) -> str:
     for table in ("interactions", "reviews", "explanations"):
         parts = ", ".join(f"{part} {counts[f'{table}_{part}']:,}" for part in SPLITS)
         lines.append(f"{table}: {counts[table]:,} ({parts})")
-    metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
     lines += ["", f"baselines, test split, whole catalogue, n = {result['n']:,} users"]
-    width = max(map(len, result["baselines"])) + 2
-    lines.append(
-        f"  {'':<{width}}" + "".join(f"{name:>9}" for name in metrics) + "   95 % of HR@10"
-    )
-    rows = []
-    for name, table in result["baselines"].items():
+    lines += _format_baselines(result["baselines"], result)
+    if "warm" in result:
+        warm = result["warm"]["n"]
+        lines += [
+            "",
+            f"of these the {warm:,} of whom training knows the user and the item; the other"
+            f" {result['n'] - warm:,} are cold",
+            *_format_baselines(result["warm"]["baselines"], result, in_training=False),
+        ]
+    repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
+    if repeated and any(repeated.values()):
+        lines += [
+            "",
+            "no leak, but known: held-out reviews that repeat a training review of the same user "
+            f"word for word: {repeated['headline']:,} headlines, {repeated['text']:,} texts",
+        ]
+    return "\n".join(lines)
+
+
+def _format_baselines(
+    baselines: dict[str, Any], result: dict[str, Any], in_training: bool = True
+) -> list[str]:
+    """A table of baselines; in_training: with the row that shows what ids follow by themselves."""
+    metrics = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
+    width = max(map(len, baselines)) + 2
+    heading = f"  {'':<{width}}" + "".join(f"{name:>9}" for name in metrics) + "   95 % of HR@10"
+    lines, rows = [heading], []
+    for name, table in baselines.items():
         rows.append((name, table))
-        if name == "id_arithmetic" and table is not None:
+        if in_training and name == "id_arithmetic" and table is not None:
             rows.append(("  in training", result["information"]["id_arithmetic_in_training"]))
     for name, table in rows:
         if table is None:
@@ -135,11 +170,4 @@ def format_audit(result: dict[str, Any]) -> str:
         low, high = table["intervals"].get("HR@10", (math.nan, math.nan))
         ends = "-" if math.isnan(low) else f"{low:.4f} - {high:.4f}"
         lines.append(f"  {name:<{width}}{cells}   {ends}")
-    repeated = result["information"].get("held_out_reviews_repeating_a_training_review")
-    if repeated and any(repeated.values()):
-        lines += [
-            "",
-            "no leak, but known: held-out reviews that repeat a training review of the same user "
-            f"word for word: {repeated['headline']:,} headlines, {repeated['text']:,} texts",
-        ]
-    return "\n".join(lines)
+    return lines

@@ -20,6 +20,7 @@ from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import baseline_results, memory_baseline
+from p5jax.evaluation.figures import warm_results
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
@@ -225,6 +226,8 @@ def evaluate_run(
         results += baseline_results(run, result, split, ranking)
         if memory and result.kind == "catalogue":
             results.append(memory_baseline(run.dataset, memory, result, split))
+    if run.dataset.cuts:
+        results += warm_results(results, run.dataset)
     keep_results(folder, results, header)
     return results
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from p5jax.evaluation.intervals import mean_intervals
-from p5jax.evaluation.metrics import coverage
+from p5jax.evaluation.figures import figures
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
 from p5jax.evaluation.results import EXAMPLES_SHOWN, WITH_MEMORY, FamilyResult
 from p5jax.evaluation.task import ReadsUsers, Task
@@ -50,9 +49,6 @@ def ranking_result(
     columns = ranking_columns(ranks, candidates or num_items)
     if certified:
         columns["certified"] = np.asarray(certified, np.float64)[order]
-    metrics = mean_intervals(columns, shares=True)
-    if kind == "catalogue":
-        metrics["coverage"] = coverage(lists, num_items)
     table = pa.table(
         {
             "user": pa.array(users, pa.int32()),
@@ -62,7 +58,7 @@ def ranking_result(
             "top": pa.array(lists, pa.list_(pa.int32())),
         }
     )
-    shown = examples or []
+    shown, metrics = examples or [], figures(kind, table, num_items)
     return FamilyResult(
         family, prompt_id, seen, len(users), metrics, table, shown, kind, baseline, candidates
     )

@@ -26,6 +26,7 @@ FIGURES = (
 )
 EXAMPLES_SHOWN = 3  # of each result
 WITH_MEMORY = "+memory"  # ends the name of a prompt whose ranking is mixed with the memory's
+WARM = "-warm"  # ends the name of a result of the pairs whose user and item training knows
 LEAKY_NOTE = "item ids are `released`: leaky, no figure below is a fair one"
 # What is ranked, predicted or generated; results of one family and kind share their baselines.
 _KINDS = {
@@ -107,9 +108,12 @@ class FamilyResult:
     @property
     def label(self) -> str:
         """What a table calls the row."""
+        name, rows = self.prompt_id.removesuffix(WARM), ""
+        if name != self.prompt_id:
+            rows = ", warm users and items"
         if self.baseline or self.seen is None:
-            return self.prompt_id.replace("_", " ")
-        return f"prompt {self.prompt_id} ({'seen' if self.seen else 'unseen'})"
+            return f"{name.replace('_', ' ')}{rows}"
+        return f"prompt {name} ({'seen' if self.seen else 'unseen'}){rows}"
 
     @property
     def title(self) -> str:

@@ -159,9 +159,12 @@ class ExampleSource:
         """Return, JSON-able, what decides the examples but for vocabulary and templates."""
         return {"dataset": self.dataset.fingerprint, "family_config": asdict(self.config)}
 
-    def rng(self, split: str, purpose: str, user: int) -> np.random.Generator:
-        """Return the random stream of an evaluation, the same for every model and prompt."""
-        return example_rng(self.config.evaluation_seed, 0, f"{split}/{purpose}", user)
+    def rng(self, split: str, purpose: str, user: int, ordinal: int = 0) -> np.random.Generator:
+        """Return the random stream of an evaluation, the same for every model and prompt.
+
+        ordinal: which of the user's rows in the split is asked about.
+        """
+        return example_rng(self.config.evaluation_seed, ordinal, f"{split}/{purpose}", user)
 
     def frozen_candidates(self, split: str, user: int) -> np.ndarray:
         """Return the candidates [C] of a held-out pair, the true item at a random position."""
@@ -255,7 +258,7 @@ class Family(ABC):
         """Return an example; without `prompt_id`, of a seen prompt sampled uniformly.
 
         Training samples from `rng` (see `example_rng`). Validation and test ignore it: their
-        samples are fixed by (evaluation_seed, split, user).
+        samples are fixed by (evaluation_seed, split, user), and by the record.
         """
 
     def lists(self, prompt_id: str) -> bool:
@@ -313,10 +316,10 @@ class Family(ABC):
         raise UserError(f"prompt {prompt_id!r}{wrong}; usable here: {', '.join(sorted(usable))}")
 
     def _stream(
-        self, split: str, user: int, rng: np.random.Generator | None
+        self, split: str, user: int, rng: np.random.Generator | None, ordinal: int = 0
     ) -> np.random.Generator:
         if split != "train":
-            return self.source.rng(split, self.name, user)
+            return self.source.rng(split, self.name, user, ordinal)
         if rng is None:
             raise ValueError("training examples need an rng")
         return rng

@@ -53,6 +53,15 @@ def _present(column: pa.ChunkedArray) -> np.ndarray:
     return present
 
 
+def _ordinals(groups: np.ndarray) -> np.ndarray:
+    """Return how many rows of its group stand before each row [N]: int64 [N]."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], groups[order])
+    found = np.empty(len(groups), np.int64)
+    found[order] = np.arange(len(groups)) - starts
+    return found
+
+
 class RecordFamily(Family):
     """One example per record of a dataset's table that has the field `base`.
 
@@ -72,6 +81,8 @@ class RecordFamily(Family):
         self._ratings = table["rating"].to_numpy().astype(np.float64)
         self._splits = table["split"].to_numpy()
         self._has = np.where(np.isnan(self._ratings), 0, _RATING)
+        # Which of a user's rows in its split a row is: each has a random stream of its own.
+        self._ordinals = _ordinals(self._users * np.int64(len(SPLITS)) + self._splits)
         self._texts: dict[str, pa.ChunkedArray] = {}
         for name, column in _COLUMNS.items():
             if column in table.column_names:
@@ -114,7 +125,7 @@ class RecordFamily(Family):
     ) -> Example:
         row = int(self.rows(split, prompt_id)[index])
         user, item, has = int(self._users[row]), int(self._items[row]), int(self._has[row])
-        rng = self._stream(split, user, rng)
+        rng = self._stream(split, user, rng, int(self._ordinals[row]))
         if prompt_id is None:
             template = choose(rng, self._fitting[has])
         else:

@@ -123,6 +123,8 @@ CHOSEN = {
     *("Layout.user_place", "PrepareOptions.item_ids", "SyntheticOptions.item_ids"),
     *("AmazonOptions.item_ids", "RecboleOptions.item_ids", "SequencesOptions.item_ids"),
     "TableOptions.item_ids",
+    *(f"{kind}Options.split" for kind in ("Prepare", "Amazon", "Recbole", "Sequences", "Table")),
+    "SyntheticOptions.split",
     *("EvaluationConfig.method", "BulkConfig.method", "RecipeConfig.format", "RecipeConfig.job"),
 }
 LEFT_OUT = ("p5jax.tasks", "p5jax.configs", "p5jax.data.tfds")  # extras

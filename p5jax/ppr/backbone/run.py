@@ -17,6 +17,7 @@ from p5jax.core.kinds import Count, built
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import catalogue_baselines
+from p5jax.evaluation.figures import warm_results
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.results import FamilyResult
 from p5jax.models.initial import Params
@@ -137,6 +138,8 @@ class PprRun:
         result = catalogue_result(self.scorer, "backbone", self.dataset, split, users, width=width)
         ranking = RankingBaselines(self.dataset, distributed.report)
         results = [result, *catalogue_baselines(ranking, result, split)]
+        if self.dataset.cuts:
+            results += warm_results(results, self.dataset)
         if users is None:
             keep_results(folder, results, header)
         return results
