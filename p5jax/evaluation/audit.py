@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,27 +17,33 @@ from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import broken_tables, find_leaks, leaks_beside
 from p5jax.data.schemes import is_leaky
 from p5jax.evaluation.baselines.ranking import BASELINES, RankingBaselines
-from p5jax.evaluation.fitted import FITTED, find_fitted_leaks
+from p5jax.evaluation.fitted import FITTED, Fit, find_fitted_leaks
 from p5jax.evaluation.rank_metrics import ranking_table
 from p5jax.memory.histories import Histories
 
 
-def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
+def audit(
+    dataset: Dataset,
+    report: Report = print_progress,
+    more: Mapping[str, Fit] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Check a dataset and measure the ranking baselines on its test split.
 
-    What was fitted is fitted again beside held-out rows that differ in every field.
-    Returns a JSON-able dict: leaks (lines, empty when sound), item_ids (scheme, leaky), baselines
+    What was fitted is fitted again beside held-out rows that differ in every field: what FITTED
+    names, and `more`, which other rooms learn.
+    Returns a JSON-able dict: leaks (lines, empty when sound), fitted (the names of what was made
+    again), item_ids (scheme, leaky), baselines
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     left_out (name -> why it has no meaning here),
     information (what is worth knowing and no leak), counts and n, the number of test users. Where
     time is cut, also warm: the same baselines and n for those of whom training knows user and item.
     """
-    broken = broken_tables(dataset)
+    broken, fitted = broken_tables(dataset), {**FITTED, **more}
     if broken:
         leaks = find_leaks(dataset)
     else:
         other = with_other_held_out(dataset)
-        leaks = leaks_beside(dataset, other) or find_fitted_leaks(dataset, other)
+        leaks = leaks_beside(dataset, other) or find_fitted_leaks(dataset, other, fitted)
     tables: dict[str, dict[str, Any] | None] = dict.fromkeys(BASELINES)
     information: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -57,6 +65,7 @@ def audit(dataset: Dataset, report: Report = print_progress) -> dict[str, Any]:
         information["held_out_reviews_repeating_a_training_review"] = _repeated_texts(dataset)
     result = {
         "leaks": leaks,
+        "fitted": ["stars", "item ids", "explanations", *fitted],
         "item_ids": _ids(dataset),
         "baselines": tables,
         "left_out": left_out,
@@ -116,7 +125,7 @@ def format_audit(result: dict[str, Any]) -> str:
     leaks, ids, counts = result["leaks"], result["item_ids"], result["counts"]
     lines = [f"leaks: {len(leaks) or 'none'}", *(f"  LEAK {leak}" for leak in leaks)]
     if not leaks:
-        again = ", ".join(("stars", "item ids", "explanations", *FITTED))
+        again = ", ".join(result["fitted"])
         lines.append(f"the same beside other held-out rows, changed in every field: {again}")
     leaky = "leaky: may hold the held-out order" if ids["leaky"] else "not leaky"
     lines.append(f"item ids: {ids['scheme']} ({leaky})")
@@ -133,7 +142,7 @@ def format_audit(result: dict[str, Any]) -> str:
         warm = result["warm"]["n"]
         lines += [
             "",
-            f"of these the {warm:,} of whom training knows the user and the item; the other"
+            f"the same for the {warm:,} of them whose user and item training knows; the other"
             f" {result['n'] - warm:,} are cold",
             *_format_baselines(result["warm"]["baselines"], result, in_training=False),
         ]

@@ -7,6 +7,7 @@ from typing import Any
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation import audit as audits
 from p5jax.jobs.start import PathName
+from p5jax.ppr.fitted import FITTED
 
 
 def audit(dataset: Dataset | PathName) -> dict[str, Any]:
@@ -16,4 +17,4 @@ def audit(dataset: Dataset | PathName) -> dict[str, Any]:
     sound. UserError for a folder that is no dataset.
     """
     found = dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
-    return audits.audit(found)
+    return audits.audit(found, more=FITTED)
