@@ -91,6 +91,11 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         " probabilities that they give",
     )
     add_options(parser, EvaluationConfig, skip=KEPT)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="evaluate the I-th of N shares of the examples alone, for p5jax merge",
+    )
     triggers_option(parser)
     add_mesh(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -113,6 +118,7 @@ def _evaluate(arguments: Namespace) -> None:
                 dataset=arguments.dataset,
                 triggers=arguments.triggers,
                 average=arguments.average,
+                shard=arguments.shard,
             ),
             lambda results: print_results(results, run.dataset.leaky, arguments.json),
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import RESUMES, add_mesh, add_options, add_out, from_options, names
-from p5jax.cli.output import note, print_json, show, warn_of_leak
+from p5jax.cli.output import note, print_json, print_results, show, warn_of_leak
 from p5jax.cli.runs import opening, triggers_option, used_run_options
 from p5jax.core.errors import UserError
 
@@ -207,14 +208,17 @@ def _rank(arguments: Namespace) -> None:
 
 
 def _merge_options(parser: ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="what each rank --shard wrote")
-    add_out(parser, RESUMES)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="what each --shard wrote")
+    add_out(parser, "of an evaluation RUN/evaluation/SPLIT, where compare and report look")
 
 
 def _merge(arguments: Namespace) -> None:
-    from p5jax.serving.merging import merge_rankings
+    from p5jax.evaluation.results import has_leaky_ids
+    from p5jax.jobs.merge import merge
 
-    merge_rankings(arguments.folders, arguments.out)
+    results = merge(arguments.folders, arguments.out)
+    if results is not None:
+        print_results(results, has_leaky_ids(Path(arguments.out)), as_json=False)
     show(f"wrote {arguments.out}")
 
 
@@ -286,7 +290,7 @@ COMMANDS = (
         _recommend,
     ),
     Command("rank", "Recommend for every user and write Parquet files", _rank_options, _rank),
-    Command("merge", "Join the shards of a ranking", _merge_options, _merge),
+    Command("merge", "Join the shards of a ranking or an evaluation", _merge_options, _merge),
     Command("score", "Score items for a user or a history", _score_options, _score),
     Command("serve", "Answer over HTTP, with a page to look at", _serve_options, _serve),
     Command("explain", "Explain why a user may like an item", _explain_options, _explain),

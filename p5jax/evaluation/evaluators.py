@@ -15,12 +15,13 @@ import numpy as np
 
 from p5jax.core.errors import UserError, nearest
 from p5jax.core.progress import Report
+from p5jax.core.shard import Shard
 from p5jax.data.families import FAMILIES
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import baseline_results, memory_baseline
-from p5jax.evaluation.figures import warm_results
+from p5jax.evaluation.figures import warm_results, with_warmth
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
@@ -105,26 +106,46 @@ def evaluate_family(
     report: Report = distributed.report,
     memory: Memory | None = None,
     averaged_with: Sequence[str] = (),
+    shard: Shard | None = None,
 ) -> FamilyResult:
     """Evaluate one prompt on at most `limit` examples of a split, the same for every run.
 
     memory: what a ranking of the catalogue is mixed with. A prompt of the sequential family for an
     item ranks the candidates of the direct one, too. averaged_with: prompts of the same family
-    that rank the catalogue, too, by the mean of the probabilities.
+    that rank the catalogue, too, by the mean of the probabilities. shard: the share of the examples
+    that is evaluated.
     UserError when the run lacks the family or the prompt, or no record can fill it. A run on a mesh
     is evaluated by all its devices and processes, each of which must call it.
     """
     _check_split(split)
     examples_of, template, kind = _asked(run, family, prompt_id)
+    indices = _indices(run, family, prompt_id, split, limit, config)
+    if shard is not None:
+        if len(indices) < shard.count:
+            found = f"{len(indices)} examples of prompt {prompt_id}"
+            raise UserError(f"shard: found {found}, expected one or more for each of {shard.count}")
+        indices = indices[shard.number - 1 :: shard.count]
+    others = tuple(examples_of.template(id) for id in averaged_with)
+    task = Task(run, examples_of, template, split, indices, config, report, memory, others)
+    return replace(_EVALUATORS[kind](task), family=family)
+
+
+def _indices(
+    run: RunLike,
+    family: str,
+    prompt_id: str,
+    split: str,
+    limit: int | None,
+    config: EvaluationConfig,
+) -> np.ndarray:
+    """The examples that a prompt is evaluated on; UserError when there are none."""
+    examples_of, _, kind = _asked(run, family, prompt_id)
     size = examples_of.size(split, prompt_id)
     if not size:
         raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
     if kind == "yes_no":
         limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
-    indices = chosen_indices(size, limit, config.seed)
-    others = tuple(examples_of.template(id) for id in averaged_with)
-    task = Task(run, examples_of, template, split, indices, config, report, memory, others)
-    return replace(_EVALUATORS[kind](task), family=family)
+    return chosen_indices(size, limit, config.seed)
 
 
 def _asked(run: RunLike, family: str, prompt_id: str) -> tuple[Family, PromptTemplate, str]:
@@ -177,6 +198,7 @@ def evaluate_run(
     memory: Memory | None = None,
     about: str = "",
     average: bool = False,
+    shard: str | None = None,
 ) -> list[FamilyResult]:
     """Evaluate prompts and their baselines, and write them to RUN/evaluation/<split>/.
 
@@ -185,7 +207,8 @@ def evaluate_run(
     together, by the mean of their probabilities; UserError where they are not several.
 
     With a limit, or other settings than the defaults, to a folder of their own beside it, as are
-    those `about` another dataset, which then ends its name. The
+    those `about` another dataset, which then ends its name. shard: "2/4" evaluates every fourth
+    example from the second one, also to a folder of its own, for evaluation.merging. The
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
     all of the run. UserError for an unknown family or prompt, and for a folder that cannot be
@@ -195,10 +218,16 @@ def evaluate_run(
     _check_split(split)
     chosen = _chosen(run, families, prompts, split)
     together = _averaged(run, chosen) if average else []
-    folder = Path(run.path) / "evaluation" / (_folder_name(split, limit, config) + about)
+    share = None if shard is None else Shard.read(shard)
+    name = _folder_name(split, limit, config) + about
     header = _header(run, split, limit, config) | {"memory": memory and asdict(memory.settings)}
+    if share is not None:
+        name += f"-shard-{share.number}-of-{share.count}"
+        header |= {"shard": str(share), "items": run.dataset.num_items}
+    folder = Path(run.path) / "evaluation" / name
     reserve(folder, header)
     results: list[FamilyResult] = []
+    largest: dict[tuple[str, str], tuple[int, FamilyResult]] = {}
     measured = [(family, (id,)) for family, id in chosen] + together
     for family, (first, *others) in measured:
         *_, kind = _asked(run, family, first)
@@ -214,20 +243,22 @@ def evaluate_run(
                     report=report,
                     memory=beside,
                     averaged_with=others,
+                    shard=share,
                 )
             )
-    largest: dict[tuple[str, str], FamilyResult] = {}
-    for result in results:
-        key = result.family, result.kind
-        if key not in largest or result.n > largest[key].n:
-            largest[key] = result
+        count = len(_indices(run, family, first, split, limit, config))
+        key = family, kind
+        if key not in largest or count > largest[key][0]:  # in all shards the same
+            largest[key] = count, results[-1]
     ranking = RankingBaselines(run.dataset, report)
-    for result in largest.values():
+    for _, result in largest.values():
         results += baseline_results(run, result, split, ranking)
         if memory and result.kind == "catalogue":
             results.append(memory_baseline(run.dataset, memory, result, split))
     if run.dataset.cuts:
-        results += warm_results(results, run.dataset)
+        results = [with_warmth(result, run.dataset) for result in results]
+    if share is None:  # of shards the merge tells, which has all rows
+        results += warm_results(results, run.dataset.num_items)
     keep_results(folder, results, header)
     return results
 

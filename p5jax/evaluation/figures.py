@@ -20,7 +20,8 @@ from p5jax.evaluation.metrics import (
 from p5jax.evaluation.results import WARM, FamilyResult
 
 PAIR = ("user", "item")
-RANKED = (*PAIR, "rank", "top")  # the columns of a ranking beside its metrics
+WARM_COLUMN = "warm"
+RANKED = (*PAIR, "rank", "top", WARM_COLUMN)  # the columns of a ranking beside its metrics
 
 
 def figures(kind: str, table: pa.Table, num_items: int) -> dict[str, Interval]:
@@ -59,16 +60,21 @@ def of_rows(result: FamilyResult, table: pa.Table, num_items: int) -> FamilyResu
     return replace(result, n=table.num_rows, metrics=metrics, per_user=table)
 
 
-def warm_results(results: Sequence[FamilyResult], dataset: Dataset) -> list[FamilyResult]:
-    """Return each result again for the pairs whose user and item training knows.
+def with_warmth(result: FamilyResult, dataset: Dataset) -> FamilyResult:
+    """Return a result with a column that says of which pairs training knows the user and item."""
+    warm = is_warm(dataset, *(result.per_user[name].to_numpy() for name in PAIR))
+    column = pa.array(np.asarray(warm, np.int8))
+    return replace(result, per_user=result.per_user.append_column(WARM_COLUMN, column))
 
-    Nothing where these are all pairs of a result, or none.
-    """
+
+def warm_results(results: Sequence[FamilyResult], num_items: int) -> list[FamilyResult]:
+    """Return each result that has the column again for its warm pairs alone, if some are cold."""
     found = []
     for result in results:
-        warm = is_warm(dataset, *(result.per_user[name].to_numpy() for name in PAIR))
+        if WARM_COLUMN not in result.per_user.column_names:
+            continue
+        warm = result.per_user[WARM_COLUMN].to_numpy().astype(bool)
         if warm.any() and not warm.all():
             named = replace(result, prompt_id=f"{result.prompt_id}{WARM}", examples=[])
-            kept = result.per_user.filter(pa.array(np.asarray(warm)))
-            found.append(of_rows(named, kept, dataset.num_items))
+            found.append(of_rows(named, result.per_user.filter(pa.array(warm)), num_items))
     return found

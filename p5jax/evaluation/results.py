@@ -187,7 +187,7 @@ def previous_results(folder: Path, header: dict[str, Any]) -> list[FamilyResult]
     try:
         if not (folder / SUMMARY).is_file():
             return []
-        document, wanted = _document(folder), as_json(_versioned(header))
+        document, wanted = read_summary(folder), as_json(_versioned(header))
         same = {key: document.get(key) for key in wanted} == wanted
         return load_results(folder) if same else []
     except UserError as error:
@@ -198,7 +198,8 @@ def _versioned(header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "figures": FIGURES}
 
 
-def _document(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what `write_results` wrote of what was evaluated and found; UserError without it."""
     file = folder / SUMMARY
     if not file.is_file():
         raise UserError(
@@ -212,13 +213,13 @@ def _document(folder: Path) -> dict[str, Any]:
 
 def has_leaky_ids(folder: Path) -> bool:
     """Whether the results in `folder` are of a dataset with leaky item ids."""
-    return bool(_document(folder).get("leaky_item_ids"))
+    return bool(read_summary(folder).get("leaky_item_ids"))
 
 
 def load_results(folder: Path) -> list[FamilyResult]:
     """Read what `write_results` wrote; UserError when it is absent, damaged or of another
     version."""
-    return [_read(folder, row) for row in _document(folder)["results"]]
+    return [_read(folder, row) for row in read_summary(folder)["results"]]
 
 
 def _read(folder: Path, row: _Row) -> FamilyResult:

@@ -29,6 +29,7 @@ def evaluate(
     triggers: PathName | None = None,
     average: bool = False,
     model_parallel: int = 1,
+    shard: str | None = None,
 ) -> list[FamilyResult]:
     """Evaluate a run's prompts on a split and return the results, the baselines among them.
 
@@ -39,7 +40,8 @@ def evaluate(
     whose prompt is evaluated instead. average: the prompts that rank the catalogue are also
     measured together, by the mean of their probabilities. model_parallel: devices that share the
     parameters of a run that is given by its folder. A ranking of the catalogue is also measured
-    with the run's memory, where jobs.fit_memory has chosen one. The results are also written to
+    with the run's memory, where jobs.fit_memory has chosen one. shard: "2/4" evaluates the
+    second of four shares of the examples alone, for jobs.merge. The results are also written to
     RUN/evaluation/SPLIT, where `compare` reads them. UserError for an unknown family, prompt or
     split.
     """
@@ -51,16 +53,27 @@ def evaluate(
         prompts = prompts or zero_shot_prompts(run, split, families)
         about = f"-about-{run.dataset.fingerprint[:8]}"
         return evaluate_run(
-            *(run, families, prompts, split, limit), config=config, about=about, average=average
+            *(run, families, prompts, split, limit),
+            config=config,
+            about=about,
+            average=average,
+            shard=shard,
         )
     memory = stored_memory(run) if config.memory else None
     if triggers is None:
         return evaluate_run(
-            run, families, prompts, split, limit, config=config, memory=memory, average=average
+            *(run, families, prompts, split, limit),
+            config=config,
+            memory=memory,
+            average=average,
+            shard=shard,
         )
     if families or prompts or average:
         raise UserError("triggers: found them with families or prompts, expected them alone")
     asked = triggered(run, triggers)
     return evaluate_run(
-        asked, tuple(asked.families), (PROMPT_ID,), split, limit, config=config, memory=memory
+        *(asked, tuple(asked.families), (PROMPT_ID,), split, limit),
+        config=config,
+        memory=memory,
+        shard=shard,
     )

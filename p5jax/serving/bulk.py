@@ -15,12 +15,13 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.core.interruption import Interruption
 from p5jax.core.lock import released
 from p5jax.core.progress import Progress, Report
+from p5jax.core.shard import Shard
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
 from p5jax.serving.question import Case
 from p5jax.serving.ranker import Prompted, Ranker
-from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig, Shard
+from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
 from p5jax.training.checkpoints import params_fingerprint
 
 # Parquet readers pass over names that begin with an underscore.

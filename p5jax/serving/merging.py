@@ -14,8 +14,8 @@ from p5jax.core.errors import UserError
 from p5jax.core.files import replaced
 from p5jax.core.folder import refuse_difference
 from p5jax.core.lock import released
+from p5jax.core.shard import Shard, each_once
 from p5jax.serving.bulk import RANKING_FOLDER, part_file, read_part
-from p5jax.serving.settings import Shard
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def merge_rankings(folders: Sequence[str | os.PathLike[str]], out: str | os.Path
         where = job.folder / RANKING_FOLDER.manifest
         refuse_difference(where, job.manifest, first.manifest)
         refuse_difference(where, {"shards": job.shard.count}, {"shards": first.shard.count})
-    of_number = _by_number(jobs)
+    order = each_once([job.folder for job in jobs], [job.shard for job in jobs], "p5jax rank")
+    of_number = [jobs[place] for place in order]
     files = {}
     for part, rows in enumerate(first.rows):
         job = next(each for each in of_number if each.shard.takes(part))
@@ -69,21 +70,3 @@ def _job(folder: Path) -> _Job:
             " writes"
         )
     return _Job(folder, Shard.read(shard), rows, manifest | {"shard": None})
-
-
-def _by_number(jobs: Sequence[_Job]) -> list[_Job]:
-    """Return the jobs, one of each shard; UserError when one is missing or there twice."""
-    found: dict[int, _Job] = {}
-    for job in jobs:
-        other = found.setdefault(job.shard.number, job)
-        if other is not job:
-            raise UserError(f"{job.folder}: found shard {job.shard}, as {other.folder} has it")
-    count = jobs[0].shard.count
-    missing = [f"{number}/{count}" for number in range(1, count + 1) if number not in found]
-    if missing:
-        raise UserError(
-            f"merge: shard {', '.join(missing)} is missing, found"
-            f" {', '.join(str(found[number].shard) for number in sorted(found))}; p5jax rank"
-            f" --shard {missing[0]} makes it"
-        )
-    return [found[number] for number in sorted(found)]

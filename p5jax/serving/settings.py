@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p5jax.core.errors import UserError, shown
 from p5jax.core.settings import SIZE, Range, above, check
 from p5jax.inference.settings import RankingConfig
 
@@ -31,32 +30,6 @@ class BulkConfig(RankingConfig):
 
 
 BULK_DEFAULTS = BulkConfig()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` equal shares of the parts of a ranking, numbered from 1."""
-
-    number: int
-    count: int
-
-    @staticmethod
-    def read(text: str) -> Shard:
-        """Read a text such as 2/4; UserError when it is none."""
-        number, sign, count = text.partition("/")
-        digits = all(
-            part.isascii() and part.isdigit() and len(part) < 10 for part in (number, count)
-        )
-        if not sign or not digits or not 1 <= int(number) <= int(count):
-            raise UserError(f"shard: found {shown(text)}, expected I/N with I from 1 to N, as 2/4")
-        return Shard(int(number), int(count))
-
-    def takes(self, part: int) -> bool:
-        """Whether a part, counted from 0, is of this share."""
-        return part % self.count == self.number - 1
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
 
 
 @dataclass(frozen=True)

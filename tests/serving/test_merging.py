@@ -13,9 +13,10 @@ import pytest
 
 import p5jax
 from p5jax.cli.main import main
+from p5jax.core.shard import Shard
 from p5jax.serving.bulk import RANKING_FOLDER, rank_users
 from p5jax.serving.ranker import Prompted
-from p5jax.serving.settings import BulkConfig, Shard
+from p5jax.serving.settings import BulkConfig
 
 CONFIG = BulkConfig(k=3, batch_size=2)  # parts of 32 users
 

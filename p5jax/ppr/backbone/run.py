@@ -17,7 +17,7 @@ from p5jax.core.kinds import Count, built
 from p5jax.data.dataset import Dataset
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import catalogue_baselines
-from p5jax.evaluation.figures import warm_results
+from p5jax.evaluation.figures import warm_results, with_warmth
 from p5jax.evaluation.keeping import keep_results, reserve
 from p5jax.evaluation.results import FamilyResult
 from p5jax.models.initial import Params
@@ -139,7 +139,8 @@ class PprRun:
         ranking = RankingBaselines(self.dataset, distributed.report)
         results = [result, *catalogue_baselines(ranking, result, split)]
         if self.dataset.cuts:
-            results += warm_results(results, self.dataset)
+            results = [with_warmth(each, self.dataset) for each in results]
+            results += warm_results(results, self.dataset.num_items)
         if users is None:
             keep_results(folder, results, header)
         return results
