@@ -148,9 +148,10 @@ class Dataset:
         found = self.manifest["protocol"].get("cuts")
         if found is None:
             return None
-        if not isinstance(found, list) or [type(cut) for cut in found] != [int, int]:
+        numbers = isinstance(found, list) and [type(cut) for cut in found] == [int, int]
+        if not numbers or not -(2**63) <= found[0] < found[1] < 2**63:
             file = self.path / DATASET_FOLDER.manifest
-            raise UserError(f"{file}: protocol.cuts: found {shown(found)}, expected two numbers")
+            raise UserError(f"{file}: protocol.cuts: found {shown(found)}, expected two times")
         return found[0], found[1]
 
     def known_until(self, split: str) -> np.ndarray:

@@ -36,7 +36,8 @@ def audit(
     (name -> ranking table, None where it has no meaning or the tables are too broken to rank),
     left_out (name -> why it has no meaning here),
     information (what is worth knowing and no leak), counts and n, the number of test users. Where
-    time is cut, also warm: the same baselines and n for those of whom training knows user and item.
+    time is cut and some are cold, also warm: n and baselines of those of whom training knows user
+    and item.
     """
     broken, fitted = broken_tables(dataset), {**FITTED, **more}
     if broken:

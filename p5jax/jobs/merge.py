@@ -17,7 +17,7 @@ def merge(folders: Sequence[PathName], out: PathName) -> list[FamilyResult] | No
     The folders are of one ranking or of one evaluation, whose results are returned. UserError,
     before anything is written, when a shard is missing, there twice or of something else.
     """
-    if (Path(folders[0]) / SUMMARY).is_file():
+    if any((Path(folder) / SUMMARY).is_file() for folder in folders):
         return merge_evaluations(folders, out)
     merge_rankings(folders, out)
     return None

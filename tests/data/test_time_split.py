@@ -169,3 +169,12 @@ def test_prepare_prints_what_is_held_out(tmp_path, capsys):
     counts = Dataset.load(out).manifest["counts"]
     for name in ("test_interactions", "test_users", "test_cold", "test_cold_users"):
         assert re.search(rf"^{name} +{counts[name]}$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("cuts", [[5], "4,8", [8, 4], [4, 8.0], [True, 8], [4, 10**30], {}])
+def test_cuts_of_a_manifest_that_are_none_are_refused(world, cuts):
+    protocol = world.manifest["protocol"] | {"cuts": cuts}
+    tables = {name: getattr(world, name) for name in ("users", "items", "interactions", "reviews")}
+    other = Dataset(world.path, world.manifest | {"protocol": protocol}, tables)
+    with pytest.raises(UserError, match=r"manifest.json: protocol.cuts: found .*two times"):
+        assert other.cuts
