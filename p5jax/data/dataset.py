@@ -24,12 +24,14 @@ from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
 from p5jax.data.item_vectors import VECTOR
+from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.data.names import SPLITS as SPLITS
 
 TABLES = ("users", "items", "interactions", "reviews")
 Key = str | int  # of a user or item in the source; 12 is "12"
 Named = TypeVar("Named")
 TRAIN, VALIDATION, TEST = 0, 1, 2
+EXTENDED = "extended"  # a key of the protocol of datasets that were extended
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
 
@@ -153,10 +155,25 @@ class Dataset:
         """Return the held-out item of `split` ("validation" or "test")."""
         return int(self.sequence(user)[{"validation": -2, "test": -1}[split]])
 
+    @property
+    def held_out(self) -> int:
+        """How many of a user's last interactions are held out: none of an extended dataset."""
+        return 0 if EXTENDED in self.manifest.get("protocol", {}) else len(HELD_OUT_SPLITS)
+
+    def refuse_nothing_held_out(self) -> Dataset:
+        """Return the dataset; UserError for an extended one, on which nothing can be measured."""
+        if not self.held_out:
+            raise UserError(
+                f"{self.path}: found a dataset that p5jax extend has made, of which no interaction"
+                " is held out, expected the one that it was made from"
+            )
+        return self
+
     @cached_property
     def training_sequences(self) -> list[np.ndarray]:
         """The training items of each user in time order."""
-        bounds = zip(self.offsets[:-1], self.offsets[1:] - 2, strict=True)
+        ends = self.offsets[1:] - self.held_out
+        bounds = zip(self.offsets[:-1], ends, strict=True)
         return [self.sequence_items[start:stop] for start, stop in bounds]
 
     @cached_property

@@ -192,6 +192,7 @@ def evaluate_run(
     the results, when they cannot be written after all.
     """
     _check_split(split)
+    run.dataset.refuse_nothing_held_out()
     chosen = _chosen(run, families, prompts, split)
     together = _averaged(run, chosen) if average else []
     folder = Path(run.path) / "evaluation" / (_folder_name(split, limit, config) + about)

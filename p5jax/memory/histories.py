@@ -90,9 +90,9 @@ def ratings_of(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray, np
 
 
 def in_training(dataset: Dataset) -> np.ndarray:
-    """Return a mask of the interactions at least two before their user's end, [N]."""
+    """Return a mask of the interactions before those that are held out, [N]."""
     ends = np.repeat(dataset.offsets[1:], np.diff(dataset.offsets))
-    return np.arange(len(ends)) < ends - 2
+    return np.arange(len(ends)) < ends - dataset.held_out
 
 
 def training_matrix(dataset: Dataset) -> sp.csr_array:

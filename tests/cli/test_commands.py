@@ -69,6 +69,10 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "train": ([GIN], []),
     "evaluate": (["run"], [EvaluationConfig(), evaluate]),
     "memory": (["run"], [EvaluationConfig(), fit_memory]),
+    "extend": (
+        ["run", OUT, "--interactions", "t"],
+        [formats.NewRowsOptions(interactions=("t",))],
+    ),
     "compare": (["a", "b"], [compare, compare_runs]),
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
     "rank": (["run", OUT], [BulkConfig(), opened, Recommender.recommend_all]),

@@ -55,6 +55,7 @@ LIMITS = {
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
+    "NewRowsOptions": "",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",
@@ -106,6 +107,7 @@ GIVEN = {
     "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
     "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
     "SyntheticOptions": {"item_ids": "semantic"},
+    "NewRowsOptions": {"interactions": "t.csv"},
     "TableOptions": {"item_ids": "semantic", "interactions": "t.csv"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RecipeConfig": {"format": "synthetic", "expected": {"sequential 2-3 HR@10": None}},
