@@ -41,8 +41,8 @@ def extend(run: Run | PathName, out: PathName, options: NewRowsOptions) -> Run:
     No parameter that the run has changes. The dataset is OUT/dataset, of which nothing is held out:
     the new run answers, and what is measured is measured on the run that it was made from. A memory
     that was chosen for the run holds all interactions from then on.
-    options: the tables of what is new. UserError when `out` is there, the tables are malformed, hold
-    nothing new or do not fit the dataset, or its item ids are those of a source.
+    options: the tables of what is new. UserError when `out` is there, the tables are malformed,
+    hold nothing new or do not fit the dataset, or its item ids are those of a source.
     """
     out = Path(out).absolute()
     if out.is_file() or any(out.glob("*")):

@@ -45,6 +45,7 @@ LIMITS = {
     " max_history=size dropout_rate=share_below_1 temperature=number_above_0",
     "BulkConfig": "beam=size k=size batch_size=size",
     "ClusterConfig": "branching=two_or_more max_leaf=size slack=number_from_1",
+    "ColdItemsConfig": "share=share_within_0_and_1 interactions=count limit=size",
     "ColdStartConfig": "share=share_within_0_and_1 first=size threshold=two_or_more"
     " train_share=share_within_0_and_1 negatives=size k_shots=size",
     "EvaluationConfig": "beam=size batch_size=size yes_no_users=size max_length=size",
