@@ -175,6 +175,18 @@ def test_a_new_item_without_neighbours_is_where_a_ridge_on_words_says():
     np.testing.assert_allclose(found, fit(x, rows, best)(new), atol=1e-6)
 
 
+def test_neighbours_say_more_than_texts_and_texts_more_than_nothing(small):
+    rows, known = np.random.default_rng(0).normal(size=(small.num_items, 4)), small.num_items
+    title = small.titles[2] or ""
+    texts = [title, "zzyzx", title, ""]
+    items = NewItems(small, texts, [np.array([5, known])])
+    told, predicted = text_map(item_texts(small.items), rows, [title])
+    assert told.all()
+    middle = rows.mean(axis=0)
+    expected = [rows[5], middle, predicted[0], middle]
+    np.testing.assert_allclose(items.placed(rows), expected, atol=1e-9)
+
+
 def named(dataset: Dataset, scheme: str, ids: list[str], vectors: np.ndarray) -> Dataset:
     """The same dataset with other ids and given vectors."""
     other = copy.copy(dataset)
