@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from p5jax.cli import data, memory, ppr, recipes, runs, serving, tasks, triggers
+from p5jax.cli import data, extending, memory, ppr, recipes, runs, serving, tasks, triggers
 from p5jax.cli.command import Command
 from p5jax.core.errors import Interrupted, UserError, in_words, nearest
 from p5jax.core.printing import end_output, escape_unprintable, one_line
@@ -15,7 +15,7 @@ from p5jax.core.printing import end_output, escape_unprintable, one_line
 SECTIONS = {
     "Start here": recipes.COMMANDS,
     "Datasets": data.COMMANDS,
-    "P5 models": (*runs.COMMANDS, *memory.COMMANDS, *serving.COMMANDS),
+    "P5 models": (*runs.COMMANDS, *memory.COMMANDS, *extending.COMMANDS, *serving.COMMANDS),
     "Trigger tokens (PAP-REC)": triggers.COMMANDS,
     "Prompts from profiles (PPR)": ppr.COMMANDS,
     "SeqIO tasks": tasks.COMMANDS,

@@ -90,7 +90,7 @@ def build_dataset(
     rows = _rated(raw, min_rating, counts)
     cut = TimeSplit.read(split)
     limit = stated or WIDEST  # a number that single precision cannot hold is infinite here
-    rows = _without(raw, rows, rows[limit.outside(raw.rating[rows])], limit, errors)
+    rows = without_outside(raw, rows, rows[limit.outside(raw.rating[rows])], limit, errors)
     while True:
         core = _filter(raw, _drop_repeats(raw, rows, counts), k_core, counts)
         if cut is None:
@@ -102,7 +102,7 @@ def build_dataset(
         if found.scale is None or not (outside & training).any():
             break
         # Other rows may be held out now, so the scale is looked for again.
-        rows = _without(raw, rows, kept.rows[outside & training], found.scale, errors)
+        rows = without_outside(raw, rows, kept.rows[outside & training], found.scale, errors)
     counts["skipped_lines"] += errors.skipped
     interactions = _interactions(raw, kept, found)
     reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
@@ -151,7 +151,7 @@ def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndar
     return rows
 
 
-def _without(
+def without_outside(
     raw: RawData, rows: np.ndarray, outside: np.ndarray, scale: RatingScale, errors: LineErrors
 ) -> np.ndarray:
     """Return `rows` without those whose rating is outside the scale, which `errors` counts."""

@@ -30,6 +30,7 @@ TABLES = ("users", "items", "interactions", "reviews")
 Key = str | int  # of a user or item in the source; 12 is "12"
 Named = TypeVar("Named")
 TRAIN, VALIDATION, TEST = 0, 1, 2
+EXTENDED = "extended"  # a key of the protocol of datasets that were extended
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
 
@@ -171,6 +172,15 @@ class Dataset:
         """How many training rows each user has: int64 [U]."""
         lengths: np.ndarray = self.ends[TRAIN] - self.offsets[:-1]
         return lengths
+
+    def refuse_nothing_held_out(self) -> Dataset:
+        """Return the dataset; UserError for an extended one, on which nothing can be measured."""
+        if EXTENDED in self.manifest["protocol"]:
+            raise UserError(
+                f"{self.path}: found a dataset that p5jax extend has made, of which no interaction"
+                " is held out, expected the one that it was made from"
+            )
+        return self
 
     @cached_property
     def training_sequences(self) -> list[np.ndarray]:

@@ -207,6 +207,17 @@ def _columns(fields: Sequence[str], more: str = "") -> dict[str, str]:
     }
 
 
+def _refuse_other_fields(options: object, **known: Sequence[str]) -> None:
+    """Raise UserError where an option that names columns names a field that is not known."""
+    for name, fields in known.items():
+        for each in column_map(name, getattr(options, name)):
+            if each not in fields:
+                raise UserError(
+                    f"{name}: found {each!r}, expected FIELD=NAME with a field of"
+                    f" {', '.join(fields)}{nearest(each, fields)}"
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(PrepareOptions):
     """Tables as people have them: CSV, TSV, JSON lines, Parquet, Arrow; or tables in memory."""
@@ -232,17 +243,40 @@ class TableOptions(PrepareOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, fields in (
-            ("columns", INTERACTION_FIELDS),
-            ("item_columns", ITEM_FIELDS),
-            ("user_columns", USER_FIELDS),
-        ):
-            for each in column_map(name, getattr(self, name)):
-                if each not in fields:
-                    raise UserError(
-                        f"{name}: found {each!r}, expected FIELD=NAME with a field of"
-                        f" {', '.join(fields)}{nearest(each, fields)}"
-                    )
+        _refuse_other_fields(
+            self,
+            columns=INTERACTION_FIELDS,
+            item_columns=ITEM_FIELDS,
+            user_columns=USER_FIELDS,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRowsOptions:
+    """Tables of what is new: the options of `TableOptions`, and items alone are enough."""
+
+    interactions: FilePath | Sequence[FilePath] | ArrowTable = field(
+        default=(),
+        metadata={"nargs": "+", "metavar": "FILE", "help": "new interactions: files or folders"},
+    )
+    items: FilePath | Sequence[FilePath] | ArrowTable = field(
+        default=(),
+        metadata={"nargs": "+", "metavar": "FILE", "help": "the new items' titles and more"},
+    )
+    columns: str | Mapping[str, str] = field(
+        default="",
+        metadata=_columns(INTERACTION_FIELDS, "; NAME is a number where there is no header"),
+    )
+    item_columns: str | Mapping[str, str] = field(default="", metadata=_columns(ITEM_FIELDS))
+    skip_bad_lines: bool = field(
+        default=False, metadata={"help": "count malformed lines instead of stopping at the first"}
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        _refuse_other_fields(self, columns=INTERACTION_FIELDS, item_columns=ITEM_FIELDS)
+        if all(isinstance(each, tuple) and not each for each in (self.interactions, self.items)):
+            raise UserError("expected --interactions, --items or both")
 
 
 def column_map(option: str, given: str | Mapping[str, str]) -> dict[str, str]:

@@ -105,22 +105,29 @@ def _from_table(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray
     return np.array(vectors, np.float64).reshape(len(keys), width)  # NaN for None
 
 
-def _interaction_vectors(train_sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
-    """Return vectors [I, W] whose products come nearest to the normalised co-occurrence.
+def near_pairs(sequences: Sequence[np.ndarray], num_items: int) -> sp.csr_array:
+    """Sum 1 / distance over the pairs of positions of a sequence that are near, symmetric [I, I].
 
-    An item's entry with another is the sum of 1 / distance over the pairs of near training
-    positions, divided by the root of both items' sums.
+    sequences: items of each user in time order.
     """
-    lengths = [len(sequence) for sequence in train_sequences]
+    lengths = [len(sequence) for sequence in sequences]
     users = np.repeat(np.arange(len(lengths)), lengths)
-    items = np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)
+    items = np.concatenate([np.zeros(0, np.int64), *sequences]).astype(np.int64)
     shape = (num_items, num_items)
     pairs = sp.csr_array(shape, dtype=np.float64)
     for distance in range(1, min(WINDOW, max(lengths, default=0) - 1) + 1):
         starts = np.flatnonzero(users[:-distance] == users[distance:])
         values = np.full(len(starts), 1 / distance)
         pairs = pairs + sp.csr_array((values, (items[starts], items[starts + distance])), shape)
-    pairs = pairs + pairs.T
+    return sp.csr_array(pairs + pairs.T)
+
+
+def _interaction_vectors(train_sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    """Return vectors [I, W] whose products come nearest to the normalised co-occurrence.
+
+    An item's entry with another is that of near_pairs, divided by the root of both items' sums.
+    """
+    pairs = near_pairs(train_sequences, num_items)
     degree = np.asarray(pairs.sum(axis=1)).ravel()
     scale = sp.diags_array((degree > 0) / np.sqrt(np.maximum(degree, 1e-12)))
     known = sp.diags_array((degree > 0).astype(np.float64))

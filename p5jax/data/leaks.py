@@ -41,7 +41,11 @@ def leaks_beside(dataset: Dataset, other: Dataset) -> list[str]:
 
 
 def broken_tables(dataset: Dataset) -> list[str]:
-    """Rows that point outside the users, items or splits, or that cannot be cut into sequences."""
+    """Rows that point outside the users, items or splits, or that cannot be cut into sequences.
+
+    UserError for an extended dataset.
+    """
+    dataset.refuse_nothing_held_out()
     lines = []
     for name, table in (("user", dataset.users), ("item", dataset.items)):
         size = table.num_rows

@@ -216,6 +216,7 @@ def evaluate_run(
     the results, when they cannot be written after all.
     """
     _check_split(split)
+    run.dataset.refuse_nothing_held_out()
     chosen = _chosen(run, families, prompts, split)
     together = _averaged(run, chosen) if average else []
     share = None if shard is None else Shard.read(shard)

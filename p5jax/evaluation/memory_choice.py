@@ -114,6 +114,7 @@ def choose_memory(
     prompt: of the sequential family, None for its first usual one. UserError for a run without such
     prompts. A run on a mesh wants all its processes to call it.
     """
+    run.dataset.refuse_nothing_held_out()
     family = run.families.get("sequential")
     if family is None:
         raise UserError(f"{run.path}: has no sequential prompts, expected some to choose with")

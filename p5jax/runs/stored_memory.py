@@ -59,6 +59,15 @@ def stored_memory(run: OfDataset) -> Memory | None:
 
     UserError for a damaged file, and where the run has other parameters by now.
     """
+    entry = stored_entry(run)
+    if entry is None:
+        return None
+    settings = built(run.path / STORED_MEMORY.manifest, MemorySettings, entry["settings"])
+    return Memory.of(run.dataset, settings)
+
+
+def stored_entry(run: OfDataset) -> dict[str, Any] | None:
+    """Return what is stored of the memory that was chosen for a run; UserError as stored_memory."""
     if not STORED_MEMORY.is_at(run.path):
         return None
     entry = STORED_MEMORY.read(run.path)
@@ -67,5 +76,4 @@ def stored_memory(run: OfDataset) -> Memory | None:
             f"{run.path / STORED_MEMORY.manifest}: chosen for other parameters than those of this"
             " checkpoint; choose it again with p5jax memory, or leave it out with --no-memory"
         )
-    settings = built(run.path / STORED_MEMORY.manifest, MemorySettings, entry["settings"])
-    return Memory.of(run.dataset, settings)
+    return entry

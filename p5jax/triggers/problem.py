@@ -34,6 +34,7 @@ class Problem:
     def __init__(self, run: Run, config: SearchConfig):
         if config.family not in run.manifest["families"]:
             raise UserError(f"family: this run was not trained on {config.family}")
+        run.dataset.refuse_nothing_held_out()
         self.run, self.config = run, config
         longest = run.family_config.max_source - config.layout.slots
         self.family = make_families(

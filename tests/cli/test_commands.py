@@ -16,9 +16,11 @@ from p5jax.cli.main import COMMANDS, main
 from p5jax.cli.options import from_options
 from p5jax.core.errors import UserError
 from p5jax.data import formats
+from p5jax.data.cold_items import ColdItemsConfig
 from p5jax.data.names import HELD_OUT_SPLITS, SPLITS
 from p5jax.evaluation.compare import compare_runs
 from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.jobs.cold_items import cold_items
 from p5jax.jobs.compare import compare
 from p5jax.jobs.evaluate import evaluate
 from p5jax.jobs.evaluate_backbone import evaluate_backbone
@@ -69,6 +71,11 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "train": ([GIN], []),
     "evaluate": (["run"], [EvaluationConfig(), evaluate]),
     "memory": (["run"], [EvaluationConfig(), fit_memory]),
+    "extend": (
+        ["run", OUT, "--interactions", "t"],
+        [formats.NewRowsOptions(interactions=("t",))],
+    ),
+    "cold-items": (["d", GIN, OUT], [ColdItemsConfig(), cold_items]),
     "compare": (["a", "b"], [compare, compare_runs]),
     "recommend": (["run", "--user=u"], [BulkConfig(), Recommender.recommend]),
     "rank": (["run", OUT], [BulkConfig(), opened, Recommender.recommend_all]),

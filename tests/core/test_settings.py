@@ -45,6 +45,7 @@ LIMITS = {
     " max_history=size dropout_rate=share_below_1 temperature=number_above_0",
     "BulkConfig": "beam=size k=size batch_size=size",
     "ClusterConfig": "branching=two_or_more max_leaf=size slack=number_from_1",
+    "ColdItemsConfig": "share=share_within_0_and_1 interactions=count limit=size",
     "ColdStartConfig": "share=share_within_0_and_1 first=size threshold=two_or_more"
     " train_share=share_within_0_and_1 negatives=size k_shots=size",
     "EvaluationConfig": "beam=size batch_size=size yes_no_users=size max_length=size",
@@ -55,6 +56,7 @@ LIMITS = {
     "Layout": "task_tokens=count user_tokens=count",
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
+    "NewRowsOptions": "",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",
@@ -106,6 +108,7 @@ GIVEN = {
     "RecboleOptions": {"item_ids": "semantic", "folder": "f"},
     "SequencesOptions": {"item_ids": "semantic", "sequences": "s.txt"},
     "SyntheticOptions": {"item_ids": "semantic"},
+    "NewRowsOptions": {"interactions": "t.csv"},
     "TableOptions": {"item_ids": "semantic", "interactions": "t.csv"},
     "PprConfig": {"dataset": "d", "run_dir": "r"},
     "RecipeConfig": {"format": "synthetic", "expected": {"sequential 2-3 HR@10": None}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from p5jax.core.errors import UserError, shown
-from p5jax.data.formats import ArrowTable, FilePath, TableOptions, column_map, file_paths
+from p5jax.data.formats import (
+    ArrowTable,
+    FilePath,
+    NewRowsOptions,
+    TableOptions,
+    column_map,
+    file_paths,
+)
 from p5jax.data.readers.arrow_files import IN_MEMORY, arrow_table, describe_in_memory
 from p5jax.data.readers.attributes import Row, fill_items, user_attributes
 from p5jax.data.readers.cells import BadLine, is_missing, key_of, listed, rating_of
@@ -40,50 +48,106 @@ def read(options: TableOptions) -> RawData:
     counts. UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(options.skip_bad_lines)
-    given = column_map("columns", options.columns)
-    sources = _sources(options.interactions, "interactions")
+    found = _interactions(options.interactions, column_map("columns", options.columns), errors)
+    rows, understood = found.rows, found.understood
+    if told := rows.read_float_keys():
+        understood["keys"] = told
+    user_columns: dict[str, list[str | None]] = {}
+    attributes = empty_columns(ITEM_COLUMNS, len(rows.items))
+    if about := _sources(options.users, "users"):
+        given = column_map("user_columns", options.user_columns)
+        name, names, about_users = _about(about, "user", found.columns, given, errors)
+        user_columns, understood["users"] = user_attributes(name, names, about_users, rows.users)
+        if "name" in given and given["name"] in user_columns:
+            user_columns["name"] = user_columns.pop(given["name"])
+        found.sources += about
+    if about := _sources(options.items, "items"):
+        given = column_map("item_columns", options.item_columns)
+        name, names, about_items = _about(about, "item", found.columns, given, errors)
+        given.pop("item", None)
+        understood["items"] = fill_items(name, names, about_items, rows.items, attributes, given)
+        found.sources += about
+    return found.raw_data(_name(options.interactions), user_columns, attributes, errors)
+
+
+def read_new(options: NewRowsOptions) -> RawData:
+    """Read interactions and items that join a dataset; items also without an interaction.
+
+    Files and columns are as for `read`. UserError also where there is no row at all.
+    """
+    errors, found = LineErrors(options.skip_bad_lines), _Read()
+    if not isinstance(options.interactions, tuple) or options.interactions:
+        found = _interactions(options.interactions, column_map("columns", options.columns), errors)
+    about, told = _sources(options.items, "items"), ("", [""], list[Row]())
+    given = column_map("item_columns", options.item_columns)
+    if about:
+        name, names, rows = _about(about, "item", found.columns, given, errors)
+        told = name, names, list(rows)
+        if not told[2] and not errors.skipped:
+            raise UserError(f"{name}: found no row, expected {_what('items')}")
+        found.sources += about
+    items = found.rows.items
+    for key, _ in told[2]:
+        items.setdefault(key, len(items))
+    if said := found.rows.read_float_keys():
+        found.understood["keys"] = said
+    attributes = empty_columns(ITEM_COLUMNS, len(items))
+    if about:
+        given.pop("item", None)
+        found.understood["items"] = fill_items(*told, items, attributes, given)
+    return found.raw_data("new rows", {}, attributes, errors)
+
+
+@dataclasses.dataclass
+class _Read:
+    """What is read of a table of interactions, nothing where there is none."""
+
+    rows: RowCollector = dataclasses.field(default_factory=RowCollector)
+    columns: dict[str, str] = dataclasses.field(default_factory=lambda: {"item": "item_id"})
+    sources: list[Source] = dataclasses.field(default_factory=list)
+    understood: dict[str, str] = dataclasses.field(default_factory=dict)
+    line: Sequence[int] = ()
+    starts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def raw_data(
+        self,
+        name: str,
+        user_columns: dict[str, list[str | None]],
+        item_columns: dict[str, list[str | None]],
+        errors: LineErrors,
+    ) -> RawData:
+        items = self.rows.items
+        numbered = all(key.isascii() and key.isdigit() for key in items)
+        return self.rows.raw_data(
+            name=name,
+            format="table",
+            user_columns=user_columns,
+            item_columns=item_columns,
+            time_unit=None if "timestamp" in self.columns else "position",
+            source_numbers=list(items) if numbered else None,
+            sources=[
+                describe_in_memory(each) if isinstance(each, pa.Table) else describe_source(each)
+                for each in self.sources
+            ],
+            errors=errors,
+            understood=self.understood,
+            line=self.line,
+            starts=self.starts,
+        )
+
+
+def _interactions(interactions: _Given, given: Mapping[str, str], errors: LineErrors) -> _Read:
+    """Read a table of interactions; UserError where it has no row."""
+    sources = _sources(interactions, "interactions")
     table = open_tables(sources, errors, _what("interactions"), given.values())
     columns = _chosen(table, given)
     rows, understood = RowCollector(), {"columns": _told(table, columns)}
     line, starts = _read_interactions(table.read([*columns.values()]), columns, rows, errors)
     if not len(rows) and not errors.skipped:
         raise UserError(f"{table.path}: found no row, expected {_what('interactions')}")
-    if told := rows.read_float_keys():
-        understood["keys"] = told
     if "timestamp" not in columns:
         understood["times"] = "no column of times: the order of the rows counts"
-    user_columns: dict[str, list[str | None]] = {}
-    attributes = empty_columns(ITEM_COLUMNS, len(rows.items))
-    if about := _sources(options.users, "users"):
-        given = column_map("user_columns", options.user_columns)
-        name, names, about_users = _about(about, "user", columns, given, errors)
-        user_columns, understood["users"] = user_attributes(name, names, about_users, rows.users)
-        if "name" in given and given["name"] in user_columns:
-            user_columns["name"] = user_columns.pop(given["name"])
-        sources += about
-    if about := _sources(options.items, "items"):
-        given = column_map("item_columns", options.item_columns)
-        name, names, about_items = _about(about, "item", columns, given, errors)
-        given.pop("item", None)
-        understood["items"] = fill_items(name, names, about_items, rows.items, attributes, given)
-        sources += about
-    numbered = all(key.isascii() and key.isdigit() for key in rows.items)
-    return rows.raw_data(
-        name=_name(options.interactions),
-        format="table",
-        user_columns=user_columns,
-        item_columns=attributes,
-        time_unit=None if "timestamp" in columns else "position",
-        source_numbers=list(rows.items) if numbered else None,
-        sources=[
-            describe_in_memory(each) if isinstance(each, pa.Table) else describe_source(each)
-            for each in sources
-        ],
-        errors=errors,
-        understood=understood,
-        line=line,
-        starts=starts,
-    )
+    return _Read(rows, columns, sources, understood, line, starts)
 
 
 def _what(rows: str) -> str:

@@ -1,0 +1,83 @@
+"""The measurement of cold items as a whole: what it trains on, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tiny_training import BATCH_SIZE, BINDINGS, FILES, STEPS
+
+from p5jax.core.errors import UserError
+from p5jax.data.cold_items import ColdItemsConfig, are_cold
+from p5jax.data.dataset import Dataset
+from p5jax.evaluation.cold_items import SHOWN
+from p5jax.jobs.cold_items import COLD_FOLDER, cold_items
+from p5jax.runs.run import Run
+from p5jax.serving.question import Question
+from p5jax.serving.recommender import Recommender
+
+MACROS = {"STEPS": STEPS, "BATCH_SIZE": BATCH_SIZE}
+
+
+def measured(world, out, config: ColdItemsConfig):
+    return cold_items(world, out, *FILES, config=config, bindings=BINDINGS, **MACROS)
+
+
+def test_without_a_cold_item_nothing_is_trained(world, tmp_path):
+    with pytest.raises(UserError, match="found no user with a cold test item, expected some"):
+        measured(world, tmp_path / "out", ColdItemsConfig(share=1e-6))
+    assert not (tmp_path / "out" / "run").exists()
+
+
+def test_another_measurement_is_refused(world, tmp_path):
+    COLD_FOLDER.write(tmp_path, {"dataset": world.fingerprint, "share": 0.2, "seed": 0})
+    with pytest.raises(UserError, match="found share = 0.2, expected 0.1; choose another folder"):
+        measured(world, tmp_path, ColdItemsConfig())
+
+
+@pytest.mark.check
+def test_ranks_are_those_of_the_lists_that_the_extended_run_gives(world, tmp_path):
+    config = ColdItemsConfig(share=0.25, interactions=(0, 2), limit=12)
+    rows = measured(world, tmp_path / "out", config)
+    assert [(row.interactions, row.method) for row in rows] == [
+        (told, method)
+        for told in (None, 0, 0, 0, 2, 2, 2)
+        for method in ("model", "popularity", "co-occurrence", "text")
+    ]
+    cold = {
+        key
+        for key, is_cold in zip(world.item_keys, are_cold(world, config), strict=True)
+        if is_cold
+    }
+    base = Dataset.load(tmp_path / "out" / "data")
+    assert cold.isdisjoint(base.item_keys)
+    among, everywhere = (
+        row
+        for row in rows
+        if row.interactions == 2 and row.method == "model" and "cold:" in row.what
+    )
+    recommender = Recommender.load(Run.load(tmp_path / "out" / "run-2"))
+    more = recommender.run.dataset
+    assert set(more.item_keys) == {*base.item_keys, *cold}
+    for row, candidates in ((among, tuple(sorted(cold))), (everywhere, None)):
+        for user, rank in zip(row.asked.users, row.ranks, strict=True):
+            index = world.user_index(user)
+            target = world.item_keys[world.target(index, "test")]
+            history = [world.item_keys[i] for i in world.history(index, "test")]
+            asked = Question(user, tuple(i for i in history if i in base.item_keys), candidates)
+            (found,) = recommender.recommend([asked], 10)
+            listed = [item.item for item in found.items]
+            assert target in cold
+            assert rank == (listed.index(target) if target in listed else np.inf)
+    document = json.loads((tmp_path / "out" / "cold_items.json").read_text())
+    assert len(document["figures"]) == len(rows)
+    table = pq.read_table(tmp_path / "out" / "users.parquet")
+    hits = table.filter(np.array(table["method"].to_pylist()) == "model")["rank"].to_numpy()
+    assert np.mean(hits >= 0) == pytest.approx(
+        np.average(
+            [row.metrics[SHOWN[0]][0] for row in rows if row.method == "model"],
+            weights=[len(row.ranks) for row in rows if row.method == "model"],
+        )
+    )
