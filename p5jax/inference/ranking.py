@@ -103,7 +103,7 @@ def rank(
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
     users = np.shape(encoder_input_tokens)[0]
     prompts = [
-        each._replace(tokens=np.asarray(each.tokens), given=_begun(each.given, users))
+        each._replace(tokens=np.asarray(each.tokens), given=begun_rows(each.given, users))
         for each in (Asked(encoder_input_tokens, trie, given), *others)
     ]
     blocked = _item_rows("exclude", exclude, users, trie)
@@ -213,7 +213,7 @@ def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | Non
     return given
 
 
-def _begun(given: ArrayLike | None, users: int) -> np.ndarray:
+def begun_rows(given: ArrayLike | None, users: int) -> np.ndarray:
     """What decoders read before an id [B, 1 + N]: the start token, then what is given."""
     rows = np.zeros((users, 0), np.int32) if given is None else np.asarray(given, np.int32)
     if rows.ndim != 2 or rows.shape[0] != users:

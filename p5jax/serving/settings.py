@@ -33,6 +33,33 @@ class BulkConfig(RankingConfig):
 BULK_DEFAULTS = BulkConfig()
 
 
+EXPORT_FORMATS = ("huggingface", "jax")
+
+
+@dataclass(frozen=True)
+class ProgramsConfig:
+    """Which programs of a run's ranking are exported; see serving.exported.export_programs."""
+
+    prompt: str = field(
+        default="",
+        metadata={"help": "prompt of the dataset's users, as recommend takes it (format jax)"},
+    )
+    beam: int = field(
+        default=64, metadata={"help": "width of the search, and the longest list (format jax)"}
+    )
+    batch_sizes: tuple[int, ...] = field(
+        default=(1, 16), metadata={"help": "users at a time, a program for each (format jax)"}
+    )
+
+    def __post_init__(self) -> None:
+        check(self, beam=SIZE, batch_sizes=SIZE)
+        if not self.batch_sizes:
+            raise UserError("ProgramsConfig.batch_sizes: found none, expected at least one")
+
+
+PROGRAM_DEFAULTS = ProgramsConfig()
+
+
 @dataclass(frozen=True)
 class Shard:
     """One of `count` equal shares of the parts of a ranking, numbered from 1."""
