@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 from p5jax.core.errors import UserError
 from p5jax.jobs.start import PathName
@@ -34,8 +35,9 @@ def export(
         raise UserError(f"file_format: found {file_format!r}, expected {expected}")
     if file_format == "jax" and drop_whole_words:
         raise UserError("drop_whole_words: found it with format jax, expected format huggingface")
-    if file_format == "huggingface" and programs != PROGRAM_DEFAULTS:
-        raise UserError(f"found {programs} with format huggingface, expected format jax")
+    for name, value in asdict(programs).items():
+        if file_format == "huggingface" and value != getattr(PROGRAM_DEFAULTS, name):
+            raise UserError(f"{name}: found {value!r} with format huggingface, expected format jax")
     opened = run if isinstance(run, Run) else Run.load(run)
     if file_format == "jax":
         export_programs(Ranker(opened), out, programs)

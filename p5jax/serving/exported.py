@@ -88,7 +88,7 @@ def export_programs(
     longest = run.family_config.max_source
     history = int(np.diff(prompts["history_start"]).max())
     shapes: dict[str, Any] = {
-        "rows": sorted(set(config.batch_sizes)),
+        "rows": sorted({1, config.batch_size}),
         "lengths": [*(length for length in _LENGTHS if length < longest), longest],
         "begun": prompts["begun"].shape[1],
         "excluded": history + _MORE_EXCLUDED,

@@ -205,18 +205,20 @@ def _padded(rows: list[np.ndarray], fill: int) -> np.ndarray:
     return array
 
 
-def _main(users: list[str]) -> None:
+def _main(users: list[str]) -> int:
     try:
         programs = Programs()
         keys, logp, guaranteed = programs.recommend(users, min(10, len(programs.item_keys)))
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     titles = dict(zip(programs.item_keys, programs.titles, strict=True))
     for user, own, scores, certain in zip(users, keys, logp, guaranteed, strict=True):
         print(f"{user}{'' if certain else '  (not guaranteed)'}")
         for key, score in zip(own, scores.tolist(), strict=False):
             print(f"  {score:8.3f}  {key}  {titles[key] or ''}")
+    return 0
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    sys.exit(_main(sys.argv[1:]))

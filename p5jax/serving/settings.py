@@ -47,14 +47,12 @@ class ProgramsConfig:
     beam: int = field(
         default=64, metadata={"help": "width of the search, and the longest list (format jax)"}
     )
-    batch_sizes: tuple[int, ...] = field(
-        default=(1, 16), metadata={"help": "users at a time, a program for each (format jax)"}
+    batch_size: int = field(
+        default=16, metadata={"help": "users at a time, beside one alone (format jax)"}
     )
 
     def __post_init__(self) -> None:
-        check(self, beam=SIZE, batch_sizes=SIZE)
-        if not self.batch_sizes:
-            raise UserError("ProgramsConfig.batch_sizes: found none, expected at least one")
+        check(self, beam=SIZE, batch_size=SIZE)
 
 
 PROGRAM_DEFAULTS = ProgramsConfig()

@@ -24,9 +24,9 @@ from p5jax.serving.question import Case, Question
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ProgramsConfig
 
-K, USERS = 7, 10  # no multiple of the rows
+K, USERS = 7, 10
 # Fewer items than there are: some lists are guaranteed, and some are not.
-CONFIG = ProgramsConfig(beam=48, batch_sizes=(4,))
+CONFIG = ProgramsConfig(beam=48, batch_size=1)
 # As on a machine without p5jax and what it needs: all but jax and what jax needs.
 ALONE = """
 import sys
@@ -108,7 +108,7 @@ def test_the_folder_needs_no_p5jax(world, prompt, tmp_path):
     """Several lengths and rows, and a prompt whose answer begins with the history."""
     run = served_run(world, tmp_path / "run", prompt)
     out = tmp_path / "programs"
-    export(run, out, file_format="jax", programs=ProgramsConfig(beam=16, batch_sizes=(1, 32)))
+    export(run, out, file_format="jax", programs=ProgramsConfig(beam=16, batch_size=32))
     elsewhere = shutil.move(out, tmp_path / "elsewhere")
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE],
@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_refused(recommender, tmp_path, capsys):
     for given, message in (
         ({"file_format": "onnx"}, r"file_format: found 'onnx', expected huggingface or jax"),
         ({"file_format": "jax", "drop_whole_words": True}, r"drop_whole_words: .* format jax"),
-        ({"programs": CONFIG}, r"found ProgramsConfig.* format huggingface, expected format jax"),
+        ({"programs": CONFIG}, r"beam: found 48 with format huggingface, expected format jax"),
         ({"file_format": "jax", "programs": ProgramsConfig("2-99")}, r"2-99"),
     ):
         with pytest.raises(UserError, match=message):
