@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from p5jax.cli.command import Command, opened_in_session
 from p5jax.cli.options import (
+    REPLACES,
     add_gin,
     add_limit,
     add_mesh,
@@ -160,21 +161,39 @@ def _report(arguments: Namespace) -> None:
 
 
 def _export_options(parser: ArgumentParser) -> None:
+    from p5jax.serving.settings import EXPORT_FORMATS, ProgramsConfig
+
     used_run_options(parser)
-    add_out(parser)
+    add_out(parser, REPLACES.format("an export of the same format"))
+    parser.add_argument(
+        "--format",
+        dest="file_format",
+        default=EXPORT_FORMATS[0],
+        choices=EXPORT_FORMATS,
+        help="weights for Hugging Face's T5 (default), or programs that rank without p5jax",
+    )
     parser.add_argument(
         "--drop-whole-words",
         action="store_true",
-        help="leave out the whole-word table, which changes the answers",
+        help="leave out the whole-word table, which changes the answers (format huggingface)",
     )
+    add_options(parser, ProgramsConfig)
 
 
 def _export(arguments: Namespace) -> None:
     from p5jax.jobs.export import export
     from p5jax.runs.run import Run
+    from p5jax.serving.settings import ProgramsConfig
 
+    programs = from_options(ProgramsConfig, arguments)
     run = Run.load(arguments.folder, step=arguments.from_step)
-    export(run, arguments.out, drop_whole_words=arguments.drop_whole_words)
+    export(
+        run,
+        arguments.out,
+        file_format=arguments.file_format,
+        drop_whole_words=arguments.drop_whole_words,
+        programs=programs,
+    )
     show(f"wrote {arguments.out}")
 
 
@@ -195,7 +214,7 @@ COMMANDS = (
     Command("report", "Write a self-contained HTML report of a run", _report_options, _report),
     Command(
         "export",
-        "Write the weights for Hugging Face's T5 (safetensors)",
+        "Write weights for Hugging Face's T5, or programs that rank without p5jax",
         _export_options,
         _export,
     ),

@@ -8,7 +8,7 @@ Letters: B users, S source length, N given tokens, C candidates, E excluded item
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ _GIVEN = (2, 8, 16, 32, 64)  # few widths, since each is compiled
 _EXACT_ITEMS = 64  # tails are cheap beside the nodes, and a second search is not
 _FLAT_ITEMS = 2  # times k: of ids of one token each, where the tails are all the work
 _WIDEN = 4  # a search without a guarantee is repeated this many times wider
+Values = TypeVar("Values", jax.Array, np.ndarray)
 
 
 class Ranking(NamedTuple):
@@ -102,7 +103,7 @@ def rank(
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
     users = np.shape(encoder_input_tokens)[0]
     prompts = [
-        each._replace(tokens=np.asarray(each.tokens), given=_begun(each.given, users))
+        each._replace(tokens=np.asarray(each.tokens), given=begun_rows(each.given, users))
         for each in (Asked(encoder_input_tokens, trie, given), *others)
     ]
     blocked = _item_rows("exclude", exclude, users, trie)
@@ -117,22 +118,14 @@ def rank(
     def search_one(
         prompt: Asked, rows: np.ndarray, width: Width, asked: np.ndarray | None
     ) -> Found:
-        # float32 means float32: accelerators would multiply with fewer bits.
-        precision = "highest" if model.config.dtype == "float32" else "default"
         sources, begins, taken = (
             place_rows(params, np.asarray(each)[rows])
             for each in (prompt.tokens, prompt.given, blocked)
         )
         among = None if asked is None else place_rows(params, asked)
-        available = available_before(prompt.trie, taken, among)
-        # The whole pool is asked for: so one program serves lists of any length.
-        with jax.default_matmul_precision(precision):
-            found = search_trie(
-                *(model, params, sources, begins, prompt.trie, available),
-                width.items,
-                width,
-                likelihood,
-            )
+        found = search_prompt(
+            *(model, params, sources, begins, prompt.trie, taken, width), among, likelihood
+        )
         found = to_host(found)
         return Found(*(np.asarray(leaf)[: len(rows)] for leaf in found))
 
@@ -169,6 +162,33 @@ def rank(
     return ranking
 
 
+def search_prompt(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    begun: jax.Array,
+    trie: Trie,
+    exclude: jax.Array,
+    width: Width,
+    candidates: jax.Array | None = None,
+    likelihood: str = "vocabulary",
+) -> Found:
+    """What one search of a prompt's answers finds: all that `rank` asks of the devices.
+
+    tokens, exclude, candidates, likelihood: as for `rank`; begun [B, N]: what decoders read before
+    an id, the start token first, padded with -1 at its beginning.
+    """
+    available = available_before(trie, exclude, candidates)
+    # float32 means float32: accelerators would multiply with fewer bits.
+    precision = "highest" if model.config.dtype == "float32" else "default"
+    # The whole pool is asked for: so one program serves lists of any length.
+    with jax.default_matmul_precision(precision):
+        found: Found = search_trie(
+            model, params, tokens, begun, trie, available, width.items, width, likelihood
+        )
+    return found
+
+
 def id_trie(family: Family, prompt_id: str, vocabulary: Vocabulary, method: str) -> Trie:
     """The trie of the item ids as a prompt's answer writes them, for a method.
 
@@ -193,7 +213,7 @@ def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | Non
     return given
 
 
-def _begun(given: ArrayLike | None, users: int) -> np.ndarray:
+def begun_rows(given: ArrayLike | None, users: int) -> np.ndarray:
     """What decoders read before an id [B, 1 + N]: the start token, then what is given."""
     rows = np.zeros((users, 0), np.int32) if given is None else np.asarray(given, np.int32)
     if rows.ndim != 2 or rows.shape[0] != users:
@@ -238,9 +258,17 @@ def ranking_of(found: Found, k: int, dtype: str) -> Ranking:
     missing = ((0, 0), (0, max(0, k - items.shape[1])))
     items = np.pad(items[:, :k], missing, constant_values=-1)
     logp = np.pad(logp[:, :k], missing, constant_values=-np.inf)
-    last = logp[:, -1]
-    rounding = _ROUNDING[dtype] * (1 + np.abs(np.nan_to_num(last, neginf=0)))
-    return Ranking(items, logp, (last > bound + rounding) | np.isneginf(bound))
+    return Ranking(items, logp, guaranteed(logp[:, -1], bound, dtype))
+
+
+def guaranteed(last: Values, bound: Values, dtype: str) -> Values:
+    """Whether lists whose last item has the log-probability `last` miss no better one.
+
+    bound: no item that a list may miss is above it; of one shape, or broadcast. True where nothing
+    can be missing. dtype: of the model's activations, whose rounding counts.
+    """
+    certain: Values = (last - _ROUNDING[dtype] * (1 + abs(last)) > bound) | (bound == -np.inf)
+    return certain
 
 
 def score_items(

@@ -32,6 +32,31 @@ class BulkConfig(RankingConfig):
 BULK_DEFAULTS = BulkConfig()
 
 
+EXPORT_FORMATS = ("huggingface", "jax")
+
+
+@dataclass(frozen=True)
+class ProgramsConfig:
+    """Which programs of a run's ranking are exported; see serving.exported.export_programs."""
+
+    prompt: str = field(
+        default="",
+        metadata={"help": "prompt of the dataset's users, as recommend takes it (format jax)"},
+    )
+    beam: int = field(
+        default=64, metadata={"help": "width of the search, and the longest list (format jax)"}
+    )
+    batch_size: int = field(
+        default=16, metadata={"help": "users at a time, beside one alone (format jax)"}
+    )
+
+    def __post_init__(self) -> None:
+        check(self, beam=SIZE, batch_size=SIZE)
+
+
+PROGRAM_DEFAULTS = ProgramsConfig()
+
+
 @dataclass(frozen=True)
 class ServeConfig:
     """How a run is served over HTTP; see serving.http.server.serve."""

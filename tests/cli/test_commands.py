@@ -40,7 +40,7 @@ from p5jax.ppr.soft.comparison import compare_prompts
 from p5jax.ppr.tuning import MODES
 from p5jax.reports.run_report import write_report
 from p5jax.serving.recommender import Recommender
-from p5jax.serving.settings import BulkConfig, ServeConfig
+from p5jax.serving.settings import BulkConfig, ProgramsConfig, ServeConfig
 from p5jax.training.checkpoints import Damaged
 from p5jax.triggers.ablation import ablate
 from p5jax.triggers.evaluation import evaluate_triggers
@@ -85,7 +85,7 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "explain": (["run", "--user=u", "--item=i"], [Recommender.explain, Recommender.load]),
     "generate": (["run", "--text=t"], [Recommender.load]),
     "report": (["run"], [write_report]),
-    "export": (["run", OUT], [export]),
+    "export": (["run", OUT], [ProgramsConfig(), export]),
     "triggers search": (SEARCH, [SearchConfig("direct"), opened]),
     "triggers evaluate": (["run", "t"], [evaluate_triggers, opened]),
     "triggers ablate": (

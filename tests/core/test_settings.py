@@ -67,6 +67,7 @@ LIMITS = {
     " batch_size=size validation_share=share_within_0_and_1",
     "PretrainConfig": "validation_users=count",
     "ProfileConfig": "bins=two_or_more max_categories=size",
+    "ProgramsConfig": "beam=size batch_size=size",
     "PromptConfig": "length=size hidden=count attribute_dim=size",
     "RankingConfig": "beam=size",
     "RecipeConfig": "",
