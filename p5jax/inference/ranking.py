@@ -15,9 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
+from p5jax.inference.allowed import allowed_items, few_widths
 from p5jax.inference.averaging import averaged, together
 from p5jax.inference.mixing import Beside, mixed
-from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
+from p5jax.inference.search import LIKELIHOODS, Found, Width, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
@@ -121,14 +122,14 @@ def rank(
         precision = "highest" if model.config.dtype == "float32" else "default"
         sources, begins, taken = (
             place_rows(params, np.asarray(each)[rows])
-            for each in (prompt.tokens, prompt.given, blocked)
+            for each in (prompt.tokens, prompt.given, few_widths(blocked))
         )
-        among = None if asked is None else place_rows(params, asked)
-        available = available_before(prompt.trie, taken, among)
+        among = None if asked is None else place_rows(params, few_widths(asked))
+        allowed = allowed_items(prompt.trie, taken, among)
         # The whole pool is asked for: so one program serves lists of any length.
         with jax.default_matmul_precision(precision):
             found = search_trie(
-                *(model, params, sources, begins, prompt.trie, available),
+                *(model, params, sources, begins, prompt.trie, allowed),
                 width.items,
                 width,
                 likelihood,
