@@ -41,17 +41,23 @@ def synthetic_ids(count: int, codes: int = 256) -> np.ndarray:
     return np.pad(tokens, ((0, 0), (0, 1)), constant_values=EOS)
 
 
-def random_model(size: str, dtype: str) -> tuple[Any, Any]:
-    """A T5 of a size of `training.SIZES`, with random weights."""
-    import jax
-
-    from p5jax.models.t5 import T5Config, Transformer, init_params
+def sized_model(size: str, dtype: str) -> Any:
+    """A T5 of a size of `training.SIZES`, without dropout."""
+    from p5jax.models.t5 import T5Config, Transformer
 
     vocab, width, heads, head, mlp, layers = SIZES[size]
     vocab = max(vocab, FIRST + 256 * BYTES + 1)
     sizes = (vocab, width, heads, layers, layers, head, mlp)
-    model = Transformer(T5Config(*sizes, dtype=dtype, whole_words=False))
-    return model, jax.jit(partial(init_params, model))(jax.random.key(0))
+    return Transformer(T5Config(*sizes, dropout_rate=0.0, dtype=dtype, whole_words=False))
+
+
+def random_params(model: Any) -> Any:
+    """Random weights of a model, on the device."""
+    import jax
+
+    from p5jax.models.t5 import init_params
+
+    return jax.jit(partial(init_params, model))(jax.random.key(0))
 
 
 def model_alone(beam: int) -> Any:
@@ -146,9 +152,8 @@ def main() -> None:
     import jax
 
     load = warn_if_busy()
-    model, params = random_model(
-        args.size, "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    )
+    model = sized_model(args.size, "float32" if jax.default_backend() == "cpu" else "bfloat16")
+    params = random_params(model)
     print(describe(available_cores()))
     found = []
     for items in args.items:
