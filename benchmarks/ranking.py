@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from hardware import available_cores, describe, warn_if_busy
+from training import SIZES
 
 FREE, CONSTRAINED = "torch free beam", "torch trie beam"
 RANKERS: dict[str, dict[str, Any]] = {
@@ -62,8 +63,8 @@ def id_tokens(args: argparse.Namespace) -> list[list[int]]:
     ]
 
 
-def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
-    """Write a T5-small that has learnt what an id is; both frameworks read it."""
+def export_weights(folder: Path, ids: list[list[int]], steps: int, size: str = "small") -> None:
+    """Write a T5 that has learnt what an id is; both frameworks read it."""
     import jax
     import optax
 
@@ -72,7 +73,9 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
     from p5jax.training.step import loss_fn
 
-    model = Transformer(T5Config(vocab_size=32128, whole_words=False))
+    vocab, width, heads, head, mlp, layers = SIZES[size]
+    sizes = (vocab, width, heads, layers, layers, head, mlp)
+    model = Transformer(T5Config(*sizes, whole_words=False))
     params = init_params(model, jax.random.key(0))
     tx, _ = make_optimizer(OptimizerConfig("adafactor", 2e-2, weight_decay=0.0), steps)
     state = tx.init(params)
@@ -88,7 +91,7 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int) -> None:
     for number in range(steps):
         drawn = targets[rng.integers(len(ids), size=_ROWS)]
         batch = {
-            "encoder_input_tokens": rng.integers(3, 32000, (_ROWS, 8)).astype(np.int32),
+            "encoder_input_tokens": rng.integers(3, vocab - 128, (_ROWS, 8)).astype(np.int32),
             "decoder_input_tokens": np.pad(drawn, ((0, 0), (1, 0)))[:, :-1],
             "decoder_target_tokens": drawn,
             "decoder_loss_weights": (drawn > 0) / np.maximum((drawn > 0).sum(1, keepdims=True), 1),
@@ -106,7 +109,9 @@ def torch_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -
     import transformers
 
     torch.set_num_threads(available_cores())
-    model = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    model: Any = loaded.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
     longest, real = max(map(len, ids)), {tuple(tokens) for tokens in ids}
     root: dict[int, Any] = {}
     for tokens in ids:
@@ -121,7 +126,7 @@ def torch_ranker(folder: Path, ids: list[list[int]], args: argparse.Namespace) -
         return list(node) or [0]  # a finished text is padded
 
     def rank(name: str, tokens: np.ndarray) -> str:
-        source = torch.from_numpy(tokens).long()
+        source = torch.from_numpy(tokens).long().to(device)
         with torch.no_grad():
             texts = model.generate(
                 input_ids=source,

@@ -43,7 +43,11 @@ from p5jax.pipeline.samples import tokenise
 from p5jax.pipeline.windows import Windows
 
 NAMES = ("vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers")
-SIZES = {"small": (32128, 512, 8, 64, 2048, 6), "tiny": (512, 64, 4, 16, 128, 2)}
+SIZES = {
+    "base": (32128, 768, 12, 64, 3072, 12),
+    "small": (32128, 512, 8, 64, 2048, 6),
+    "tiny": (512, 64, 4, 16, 128, 2),
+}
 EOS, FIRST_PIECE = 1, 3
 DROPOUT, RATE, DECAY, CLIP = 0.1, 1e-3, 0.01, 1.0
 # Source tokens at percentiles of the five families' P5 prompts (Musical Instruments, T5's
@@ -81,7 +85,8 @@ def draw_examples(count: int, lengths: str, vocab: int) -> list[SimpleNamespace]
     long = (rng.random(count) < LONG_TARGETS) & (source < 300)  # a candidate list asks for an id
     target = np.where(long, rng.integers(20, 31, count), rng.integers(3, 13, count))
     pairs = zip(source, target, strict=True)
-    return [SimpleNamespace(inputs=draw(s), targets=draw(t)) for s, t in pairs]
+    answer = {"given": "", "listed": 0}
+    return [SimpleNamespace(inputs=draw(s), targets=draw(t), **answer) for s, t in pairs]
 
 
 def make_plans(args: argparse.Namespace) -> tuple[dict[str, Plan], int]:
@@ -137,8 +142,13 @@ def _positions(batch: Batch) -> int:
     return token_statistics(batch).padded
 
 
-def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
-    """Return a function that trains transformers' T5 in PyTorch on one batch."""
+def torch_step(
+    size: tuple[int, ...], cores: int, device: str = "cpu", compiled: bool = False
+) -> Callable[[Batch], None]:
+    """Return a function that trains transformers' T5 in PyTorch on one batch.
+
+    compiled: by torch.compile, the products in bfloat16.
+    """
     import torch
     import transformers
 
@@ -148,15 +158,18 @@ def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     torch.set_num_threads(cores)
     shape: dict[str, Any] = dict(zip(NAMES, size, strict=True), decoder_start_token_id=0)
     config = transformers.T5Config(**shape, dropout_rate=DROPOUT, use_cache=False)
-    model = transformers.T5ForConditionalGeneration(config)
+    model = transformers.T5ForConditionalGeneration(config).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    forward = torch.compile(model) if compiled else model
 
     def step(batch: Batch) -> None:
-        source = torch.from_numpy(batch["encoder_input_tokens"]).long()
-        target = torch.from_numpy(batch["decoder_target_tokens"]).long()
+        source = torch.from_numpy(batch["encoder_input_tokens"]).long().to(device)
+        target = torch.from_numpy(batch["decoder_target_tokens"]).long().to(device)
         labels = target.masked_fill(target == 0, -100)
-        loss = model(input_ids=source, attention_mask=(source != 0).long(), labels=labels).loss
+        with torch.autocast(device, torch.bfloat16, enabled=compiled):
+            mask = (source != 0).long()
+            loss = forward(input_ids=source, attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -166,7 +179,9 @@ def torch_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     return step
 
 
-def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
+def p5jax_step(
+    size: tuple[int, ...], cores: int, dtype: str = "float32"
+) -> Callable[[Batch], None]:
     """Return a function that trains p5jax's T5 on one batch; XLA takes all cores by itself."""
     from p5jax.parallel import runtime
 
@@ -181,7 +196,7 @@ def p5jax_step(size: tuple[int, ...], cores: int) -> Callable[[Batch], None]:
     vocab, width, heads, head, mlp, layers = size
     word_starts = np.packbits(np.random.default_rng(0).random(vocab) < 0.6).tobytes()
     sizes = (vocab, width, heads, layers, layers, head, mlp)
-    config = T5Config(*sizes, dropout_rate=DROPOUT, word_starts=word_starts)
+    config = T5Config(*sizes, dropout_rate=DROPOUT, word_starts=word_starts, dtype=dtype)
     model, mesh = Transformer(config), make_mesh(MeshConfig(data=1, model=1))
     params = init_params(model, jax.random.key(0))
     tx, _ = make_optimizer(OptimizerConfig("adamw", RATE, weight_decay=DECAY, clip=CLIP), 10_000)

@@ -46,9 +46,9 @@ class TorchLoop:
         import transformers
 
         torch.set_num_threads(threads)
-        self.torch = torch
-        loaded = transformers.T5ForConditionalGeneration.from_pretrained(folder)
-        self.model: Any = loaded.eval().requires_grad_(False)
+        self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
+        loaded: Any = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+        self.model = loaded.eval().requires_grad_(False).to(self.device)
         self.ids = [tuple(tokens) for tokens in ids]
         self.item_of = {tokens: item for item, tokens in enumerate(self.ids)}
         self.following: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
@@ -60,7 +60,7 @@ class TorchLoop:
     def gradient(self, tokens: np.ndarray, targets: np.ndarray, places: np.ndarray) -> np.ndarray:
         """The summed loss gradient at one place of each prompt: [D]."""
         torch = self.torch
-        source, labels = torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()
+        source, labels = (torch.from_numpy(x).long().to(self.device) for x in (tokens, targets))
         embedded = self.model.get_input_embeddings()(source).requires_grad_()
         logits = self.model(
             inputs_embeds=embedded,
@@ -71,14 +71,14 @@ class TorchLoop:
             logits.transpose(1, 2), labels.masked_fill(labels == 0, -100), reduction="none"
         )
         (nll.sum(dim=1) / (labels != 0).sum(dim=1)).sum().backward()
-        return embedded.grad.numpy()[np.arange(len(tokens)), places].sum(axis=0)
+        return embedded.grad.cpu().numpy()[np.arange(len(tokens)), places].sum(axis=0)
 
     def values(
         self, tokens: np.ndarray, items: np.ndarray, exclude: np.ndarray, beam: int, free: bool
     ) -> np.ndarray:
         """HR@5 + NDCG@5 of one batch of prompts [B]; `free` may write what is no item."""
         torch = self.torch
-        source = torch.from_numpy(tokens).long()
+        source = torch.from_numpy(tokens).long().to(self.device)
         banned = [self._banned(row) for row in exclude]
 
         def allowed(row: int, prefix: Any) -> list[int]:

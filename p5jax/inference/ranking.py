@@ -15,9 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from p5jax.core.errors import UserError
+from p5jax.inference.allowed import allowed_items, few_widths
 from p5jax.inference.averaging import averaged, together
 from p5jax.inference.mixing import Beside, mixed
-from p5jax.inference.search import LIKELIHOODS, Found, Width, available_before, search_trie
+from p5jax.inference.search import LIKELIHOODS, Found, Width, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
@@ -120,9 +121,9 @@ def rank(
     ) -> Found:
         sources, begins, taken = (
             place_rows(params, np.asarray(each)[rows])
-            for each in (prompt.tokens, prompt.given, blocked)
+            for each in (prompt.tokens, prompt.given, few_widths(blocked))
         )
-        among = None if asked is None else place_rows(params, asked)
+        among = None if asked is None else place_rows(params, few_widths(asked))
         found = search_prompt(
             *(model, params, sources, begins, prompt.trie, taken, width), among, likelihood
         )
@@ -178,13 +179,13 @@ def search_prompt(
     tokens, exclude, candidates, likelihood: as for `rank`; begun [B, N]: what decoders read before
     an id, the start token first, padded with -1 at its beginning.
     """
-    available = available_before(trie, exclude, candidates)
+    allowed = allowed_items(trie, exclude, candidates)
     # float32 means float32: accelerators would multiply with fewer bits.
     precision = "highest" if model.config.dtype == "float32" else "default"
     # The whole pool is asked for: so one program serves lists of any length.
     with jax.default_matmul_precision(precision):
         found: Found = search_trie(
-            model, params, tokens, begun, trie, available, width.items, width, likelihood
+            model, params, tokens, begun, trie, allowed, width.items, width, likelihood
         )
     return found
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from p5jax.inference.allowed import Allowed
 from p5jax.inference.rows import Decoder, begin, decode_rows, in_parts, keep, log_likelihood
 from p5jax.inference.steps import read_source
 from p5jax.inference.trie import Level, Trie
@@ -73,7 +74,7 @@ class _Pool(NamedTuple):
 class _Edges(NamedTuple):
     """What edges lead to, all [B, N]: an item or -1, a node or -1, and the log-probability.
 
-    -inf where nothing is available.
+    -inf where nothing is allowed.
     """
 
     item: jax.Array
@@ -88,7 +89,7 @@ def search_trie(
     tokens: jax.Array,
     given: jax.Array,
     trie: Trie,
-    available: jax.Array,
+    allowed: Allowed,
     k: int,
     width: Width,
     likelihood: str = "vocabulary",
@@ -96,7 +97,7 @@ def search_trie(
     """Search the trie for each source and each beginning of an answer.
 
     tokens [B, S]; given [B, N]: what the decoder reads before an id, the start token first,
-    padded with -1 at its beginning; available [B, I+1] as `available_before`.
+    padded with -1 at its beginning; allowed: the items to find.
     """
     source = read_source(model, params, tokens)
     decoder = Decoder(model, params, source, likelihood, width.floats)
@@ -115,7 +116,7 @@ def search_trie(
         logp, grown = _enter(decoder, trie, level, kept, rows, first)
         first = None
         kept, past = keep(kept, grown, rows.past, level.length)
-        edges = _edges(trie, level, available, rows.node, logp)
+        edges = _edges(trie, level, allowed, rows.node, logp)
         pool, lost = _join(width, pool, edges, past)
         bound = jnp.maximum(bound, lost)
         if next_level:
@@ -163,9 +164,7 @@ def _edges_of(trie: Trie, level: Level, node: jax.Array) -> tuple[jax.Array, jax
     return jnp.where(real, edge, 0), real
 
 
-def _edges(
-    trie: Trie, level: Level, available: jax.Array, node: jax.Array, logp: jax.Array
-) -> _Edges:
+def _edges(trie: Trie, level: Level, allowed: Allowed, node: jax.Array, logp: jax.Array) -> _Edges:
     """Where the edges of nodes [B, R] with log-probabilities [B, R, W] lead to."""
     users = node.shape[0]
     edge, real = _edges_of(trie, level, node)
@@ -174,8 +173,7 @@ def _edges(
     rank = trie.item_rank[item]
     first = jnp.where(child < 0, rank, trie.node_first[below])
     last = jnp.where(child < 0, rank + 1, trie.node_last[below])
-    count = jnp.take_along_axis(available, last, 1) - jnp.take_along_axis(available, first, 1)
-    alive = real.reshape(users, -1) & (count > 0)
+    alive = real.reshape(users, -1) & (allowed.between(first, last) > 0)
     return _Edges(item, below, jnp.where(alive, logp.reshape(users, -1), -jnp.inf))
 
 
@@ -244,21 +242,3 @@ def _best(pool: _Pool, k: int) -> tuple[jax.Array, jax.Array]:
     _, item, logp = lax.sort((-pool.logp, pool.item, pool.logp), dimension=1, num_keys=2)
     item = jnp.where(jnp.isfinite(logp), item, -1)
     return item[:, :k], logp[:, :k]
-
-
-@jax.jit
-def available_before(
-    trie: Trie, exclude: jax.Array, candidates: jax.Array | None = None
-) -> jax.Array:
-    """How many items may be recommended of those ranked below r by the trie: [B, I+1] int32.
-
-    exclude [B, E], candidates [B, C] (None: the catalogue): item indices padded with -1.
-    """
-    users, total = exclude.shape[0], trie.num_items
-    rows, rank = jnp.arange(users)[:, None], jnp.asarray(trie.item_rank)
-    allowed = jnp.full((users, total + 1), candidates is None)
-    if candidates is not None:
-        allowed = allowed.at[rows, jnp.where(candidates < 0, total, rank[candidates])].set(True)
-    allowed = allowed.at[rows, jnp.where(exclude < 0, total, rank[exclude])].set(False)
-    counts = jnp.cumsum(allowed[:, :-1], axis=1, dtype=jnp.int32)
-    return jnp.pad(counts, ((0, 0), (1, 0)))

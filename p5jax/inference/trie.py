@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import jax
 import numpy as np
@@ -186,8 +187,8 @@ def _padded(token_sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.nd
     if lengths.min() == 0:
         raise UserError(f"item {int(lengths.argmin())}: found an empty id, expected some tokens")
     tokens_IxL = np.full((len(lengths), int(lengths.max())), -1, np.int64)
-    tokens_IxL[np.arange(tokens_IxL.shape[1]) < lengths[:, None]] = np.concatenate(
-        [np.asarray(sequence, np.int64) for sequence in token_sequences]
+    tokens_IxL[np.arange(tokens_IxL.shape[1]) < lengths[:, None]] = np.fromiter(
+        chain.from_iterable(token_sequences), np.int64, int(lengths.sum())
     )
     padding = (tokens_IxL == PAD_ID).any(axis=1)
     if padding.any():

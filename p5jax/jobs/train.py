@@ -43,6 +43,7 @@ from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
 from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig
+from p5jax.training.utilisation import t5_work
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
         ],
         fsdp=mesh_config.fsdp,
         begun=partial(_keep, run),
+        work=partial(t5_work, run.model.config),
     )
     return run
 

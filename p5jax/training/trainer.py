@@ -25,12 +25,14 @@ from p5jax.training.freezing import EVERYTHING
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 from p5jax.training.plan import planned
 from p5jax.training.resuming import newest_whole
-from p5jax.training.step import Objective, Steps
+from p5jax.training.step import DeviceBatch, Objective, Steps
+from p5jax.training.utilisation import utilisation
 from p5jax.training.writers import RunWriters
 
 CHECKPOINT_FOLDER = "checkpoints"
 _PROGRESS = ("step", "window", "best", "validated", "metrics")  # what a checkpoint keeps of a loop
 Validate = Callable[[Any, int], Mapping[str, float]]
+Work = Callable[[DeviceBatch], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -95,30 +97,28 @@ def train(
     fsdp: bool = False,
     trainable: Sequence[str] = EVERYTHING,
     begun: Callable[[], object] | None = None,
+    work: Work = lambda batch: {},
     stream: TextIO | None = None,
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
 
-    `objective` says what is minimised (see training.step; for a T5, its `batch_sums`). Only the
-    parameters whose paths `trainable` matches change (see training.freezing), the others keep
-    every bit. Writes run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints
-    resumes from the latest that is whole, bit for bit as if it had not stopped; its `fingerprint`
-    (JSON-able: what the run depends on) must be the one it was started with, but for more steps
-    (training.plan). `validation_batches` (this process's rows) give validation/loss and, where the
-    objective scores, validation/accuracy, and `validate(params, step)` others. `fsdp`: MeshConfig.
-    `begun` is called once nothing more can refuse the run, before anything of it is written.
-    Interrupted after SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not
-    finite, naming the step; the last good checkpoint stays.
+    `objective` says what is minimised (see training.step). Only the parameters whose paths
+    `trainable` matches change (see training.freezing), the others keep every bit. Writes
+    run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints resumes from the
+    latest that is whole, bit for bit as if it had not stopped; its `fingerprint` (JSON-able: what
+    the run depends on) must be the one it was started with, but for more steps (training.plan).
+    `validation_batches` (this process's rows) give validation/loss and, where the objective
+    scores, validation/accuracy, and `validate(params, step)` others. `fsdp`: MeshConfig. `work`
+    says how many `positions` and `flops` a batch takes (training.utilisation). `begun` is called
+    once nothing more can refuse the run, before anything of it is written. Interrupted after
+    SIGINT or SIGTERM, with a checkpoint saved. UserError when the loss is not finite, naming the
+    step; the last good checkpoint stays.
     """
     folder = Path(run_dir) / CHECKPOINT_FOLDER
     made_from, length = planned(folder, fingerprint or {}, optimizer, config.steps)
     tx, schedule = make_optimizer(optimizer, length)
     steps = Steps(
-        objective,
-        tx,
-        mesh,
-        axes,
-        params,
+        *(objective, tx, mesh, axes, params),
         seed=config.seed,
         accumulate=optimizer.accumulate,
         fsdp=fsdp,
@@ -129,7 +129,8 @@ def train(
         Checkpoints(folder, config.keep) as c,
         distributed.together(),  # innermost: closing checkpoints would wait for a lost process
     ):
-        loop = _Loop(config, steps, schedule, iterator, c, made_from, validate, validation_batches)
+        parts = (config, steps, schedule, iterator, c, made_from, validate, validation_batches)
+        loop = _Loop(*parts, work)
         loop.begin(params, begun or (lambda: None))
         del params
         primary = distributed.is_primary()
@@ -152,6 +153,7 @@ class _Loop:
     fingerprint: Mapping[str, Any]
     validate: Validate | None
     validation_batches: Sequence[Batch]
+    work: Work
     writers: RunWriters = field(init=False)
     state: Any = None
     step: int = 0
@@ -224,6 +226,8 @@ class _Loop:
         distributed.reached(f"after step {self.step}")
         self._absorb()
         self._pending = self.step, sums
+        for batch in batches:
+            self._add(self.work(batch))
         self._add({"seconds": time.monotonic() - started})
 
     def _next(self) -> Batch:
@@ -279,10 +283,11 @@ class _Loop:
         }
         if "scored" in w:
             record["train/accuracy"] = w["hits"] / max(w["scored"], 1.0)
-        for name in ("examples", "tokens"):
+        for name in ("examples", "tokens", "positions"):
             if name in w:
                 record[f"train/{name}_per_step"] = w[name] / w["steps"]
                 record[f"train/{name}_per_second"] = w[name] / seconds
+        record |= utilisation(w, seconds, self.steps.mesh.size)
         self.metrics.update(record)
         self.writers.record(self.step, record)
         left = (self.config.steps - self.step) * seconds / w["steps"]

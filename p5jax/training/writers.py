@@ -50,7 +50,12 @@ class ProgressLine:
             f"{metrics['train/examples_per_second']:.1f} examples/s  "
         )
         if "train/tokens_per_second" in metrics:
-            text += f"{_thousands(metrics['train/tokens_per_second'])} tokens/s  "
+            text += f"{_thousands(metrics['train/tokens_per_second'])} tokens/s"
+            if "train/positions_per_second" in metrics:
+                text += f" ({_thousands(metrics['train/positions_per_second'])} with padding)"
+            text += "  "
+        if "train/mfu" in metrics:
+            text += f"{metrics['train/mfu']:.1%} MFU  "
         text += f"{_duration(seconds_left)} left"
         if self._in_place:
             self.stream.write("\r" + text.ljust(self._width))

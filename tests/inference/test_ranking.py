@@ -13,8 +13,9 @@ from small_model import log_probabilities, padded, small_model, token_log_probab
 
 from p5jax.core.errors import UserError
 from p5jax.data.item_ids import IdSource, assign_item_ids, id_tokens
+from p5jax.inference.allowed import allowed_items
 from p5jax.inference.ranking import rank, ranking_of, score_all, score_items
-from p5jax.inference.search import Found, Width, available_before, search_trie
+from p5jax.inference.search import Found, Width, search_trie
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import init_params
 from p5jax.text.vocabulary import Vocabulary
@@ -226,6 +227,20 @@ def test_of_candidates_only_those_are_ranked_and_a_beam_of_their_number_is_exact
         assert ranking.items[user].tolist() == expected + [-1] * (8 - len(expected))
 
 
+def test_items_excluded_again_and_again_are_excluded_once(params, sources, truth):
+    """All but five of the items, each three times in any order, among other padding."""
+    rng = np.random.default_rng(6)
+    exclude, left = np.full((len(sources), 200), -1, np.int32), truth.copy()
+    for user, row in enumerate(exclude):
+        gone = np.repeat(rng.permutation(len(IDS))[5:], 3)
+        row[rng.permutation(200)[: len(gone)]] = gone
+        left[user, gone] = -np.inf
+    ranking = rank(MODEL, params, sources, TRIE, 8, beam=8, exclude=exclude)
+    assert ((ranking.items >= 0).sum(axis=1) == 5).all()
+    assert ranking.exact.all()
+    check(ranking, left, 8)
+
+
 @pytest.mark.check
 def test_a_narrow_search_fills_k_when_the_catalogue_allows(params, sources):
     # Everything but three items is excluded: a beam of 3 must find them wherever they are.
@@ -269,9 +284,9 @@ def test_likelihood_over_the_children_is_renormalised_at_each_branching(params, 
 
 def test_rows_in_parts_score_as_in_one_piece(params, sources, truth):
     width = Width(TRIE.widest, len(IDS), floats=3 * len(sources) * VOCABULARY)
-    available = available_before(TRIE, np.full((len(sources), 1), -1, np.int32))
+    allowed = allowed_items(TRIE, np.full((len(sources), 1), -1, np.int32))
     start = np.zeros((len(sources), 1), np.int32)
-    found = search_trie(MODEL, params, sources, start, TRIE, available, len(IDS), width)
+    found = search_trie(MODEL, params, sources, start, TRIE, allowed, len(IDS), width)
     expected = np.take_along_axis(truth, np.asarray(found.items), axis=1)
     assert (np.sort(found.items, axis=1) == np.arange(len(IDS))).all()
     np.testing.assert_allclose(found.logp, expected, atol=1e-4)

@@ -1,0 +1,1 @@
+"""The parts of accelerator.py: each has `cells(place)`."""
