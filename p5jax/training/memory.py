@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -70,14 +71,21 @@ def _state_bytes(
     config: T5Config, optimizer: OptimizerConfig, data: int, model: int, fsdp: bool
 ) -> tuple[int, int]:
     """Parameters and optimizer state, float32, as laid out on one device of the mesh."""
-    transformer = Transformer(replace(config, word_starts=b"0"))  # any: no shape depends on it
-    params = jax.eval_shape(lambda key: init_params(transformer, key), jax.random.key(0))
-    axes = param_axes(transformer)
+    # Any word starts and type of activations will do: no shape depends on them.
+    params, axes = _shapes_and_axes(replace(config, word_starts=b"0", dtype="float32"))
     mesh: Any = AbstractMesh((data, model), (DATA, MODEL))  # no need of the devices themselves
     shardings = param_shardings(mesh, axes, params, fsdp)
     tx, _ = make_optimizer(optimizer, total_steps=1)
     state = jax.eval_shape(tx.init, params)
     return _bytes(params, shardings), _bytes(state, state_shardings(mesh, state, params, shardings))
+
+
+@cache
+def _shapes_and_axes(config: T5Config) -> tuple[Any, Any]:
+    """The parameters' shapes and their logical axes; kept, since tracing a large model is slow."""
+    transformer = Transformer(config)
+    shapes = jax.eval_shape(lambda key: init_params(transformer, key), jax.random.key(0))
+    return shapes, param_axes(transformer)
 
 
 def _bytes(tree: Any, shardings: Any) -> int:

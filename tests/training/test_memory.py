@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import device_memory
 import jax
 import pytest
-from step_measurement import compiled_memory
+from device_memory import compiled_memory
 
 from p5jax.core.errors import UserError
 from p5jax.models.t5 import T5Config, Transformer, init_params
@@ -19,7 +19,8 @@ from p5jax.training.memory import StepMemory, step_memory
 from p5jax.training.optimizer import OptimizerConfig
 
 TESTS = Path(__file__).resolve().parent
-GUIDE = TESTS.parents[1] / "launch" / "README.md"
+ROOT = TESTS.parents[1]
+GUIDE = ROOT / "launch" / "README.md"
 TINY = {
     "vocab_size": 512,
     "emb_dim": 64,
@@ -35,6 +36,16 @@ GATED = {"mlp_activations": ("gelu", "linear"), "logits_via_embedding": False}
 
 def temporary(memory: StepMemory) -> int:
     return max(memory.gradients, memory.activations + memory.logits)
+
+
+def on_four_devices(code: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "PYTHONPATH": f"{TESTS}:{ROOT / 'benchmarks'}:{ROOT}",
+    }
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 # What decides: gradients, source activations, logits.
@@ -66,17 +77,11 @@ def test_estimate_on_a_mesh_of_four_devices(mesh):
     """A device's part: state to the byte, the rest to 15 %."""
     code = f"""
 import json
-from step_measurement import compiled_memory
+from device_memory import compiled_memory
 from test_memory import TINY, T5Config
 print(json.dumps(compiled_memory(T5Config(**TINY), "adamw", 32, 64, 32, {mesh})))
 """
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS.parents[1]}",
-    }
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = on_four_devices(code)
     assert done.returncode == 0, done.stderr
     arguments, buffers = json.loads(done.stdout)
     data, model = mesh
@@ -84,6 +89,33 @@ print(json.dumps(compiled_memory(T5Config(**TINY), "adamw", 32, 64, 32, {mesh}))
     batch = 4 * 32 * (64 + 3 * 32) // data
     assert found.parameters + found.optimizer == arguments - batch - 12
     assert temporary(found) == pytest.approx(buffers, rel=0.15)
+
+
+def test_state_is_the_bytes_of_the_arrays_on_a_mesh():
+    """What a device of a mesh 2 x 2 holds of a real state, with fsdp and without."""
+    code = """
+from functools import partial
+import jax
+from test_memory import TINY, OptimizerConfig, T5Config, Transformer, init_params, step_memory
+from p5jax.models.t5 import param_axes
+from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.training.optimizer import make_optimizer
+from p5jax.training.step import Steps, batch_sums
+model, chosen = Transformer(T5Config(**TINY)), OptimizerConfig()
+params = init_params(model, jax.random.key(0))
+for fsdp in (False, True):
+    steps = Steps(partial(batch_sums, model), make_optimizer(chosen, 10)[0],
+                  make_mesh(MeshConfig(2, 2)), param_axes(model), params, seed=0, fsdp=fsdp)
+    state, held = steps.init(params), {}
+    state["state"].pop("step")  # the trainer's own counter
+    for name, tree in (("parameters", state["target"]), ("optimizer", state["state"])):
+        shards = [s for leaf in jax.tree.leaves(tree) for s in leaf.addressable_shards]
+        held[name] = {sum(s.data.nbytes for s in shards if s.device == d) for d in jax.devices()}
+    found = step_memory(model.config, chosen, 8, 64, 32, data=2, model=2, fsdp=fsdp)
+    assert held == {"parameters": {found.parameters}, "optimizer": {found.optimizer}}, held
+"""
+    done = on_four_devices(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.check
@@ -128,47 +160,16 @@ def test_mesh_that_does_not_divide_the_model():
         step_memory(T5Config(**TINY), OptimizerConfig(), 8, 64, 32, data=3, fsdp=True)
 
 
-# ---- the guide's table ----
-
-SIZES = {
-    "mini": T5Config(32128, 256, 4, 4, 4, 64, 1024),
-    "small": T5Config(32128, 512, 8, 6, 6, 64, 2048),
-    "base": T5Config(32128, 768, 12, 12, 12, 64, 3072),
-    "large": T5Config(32128, 1024, 16, 24, 24, 64, 4096),
-}
-GIB = 2**30
+# ---- the guide's tables ----
 
 
-def guide_row(name: str) -> str:
-    """State of both optimizers, one row in both types, and the rows that fit some devices."""
-    config = SIZES[name]
-    narrow = T5Config(**(vars(config) | {"dtype": "bfloat16"}))
-    adamw, adafactor = (
-        step_memory(config, OptimizerConfig(name=optimizer), 1, 512, 128)
-        for optimizer in ("adamw", "adafactor")
-    )
-    one = step_memory(narrow, OptimizerConfig(), 1, 512, 128)
-    state = one.parameters + one.optimizer
-    per_row = one.activations + one.logits
-    cells = [
-        name,
-        f"{adamw.parameters / 4e6:.0f} M",
-        f"{(adamw.parameters + adamw.optimizer) / GIB:.2f}",
-        f"{(adafactor.parameters + adafactor.optimizer) / GIB:.2f}",
-        f"{(adamw.activations + adamw.logits) / 2**20:.0f}",
-        f"{per_row / 2**20:.0f}",
-    ]
-    for device in (16, 24, 32, 40, 80):
-        left = 0.75 * device * GIB - state
-        cells.append(str(int(left // per_row)) if left >= one.gradients else "-")
-    return f"| {' | '.join(cells)} |"
-
-
+@pytest.mark.parametrize("table", [device_memory.one_device, device_memory.of_a_mesh])
 @pytest.mark.parametrize(
     "name",
-    ["mini", "small", *(pytest.param(n, marks=pytest.mark.check) for n in ("base", "large"))],
+    [
+        pytest.param(name, marks=() if name in ("tiny", "mini") else pytest.mark.check)
+        for name in device_memory.SIZES
+    ],
 )
-def test_guide_shows_what_the_estimate_says(name):
-    written = re.search(rf"^\| {name} .*$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert written
-    assert written[0] == guide_row(name)
+def test_the_guide_shows_what_the_benchmark_prints(name, table):
+    assert table(name) in GUIDE.read_text(encoding="utf-8").splitlines()
