@@ -41,11 +41,18 @@ class Extension:
     counts: dict[str, int]
 
     @staticmethod
-    def of(dataset: Dataset, raw: RawData, skip_bad_lines: bool = False) -> Extension:
+    def of(
+        dataset: Dataset,
+        raw: RawData,
+        skip_bad_lines: bool = False,
+        *,
+        same_source: bool = False,
+    ) -> Extension:
         """Put raw rows behind those of a dataset.
 
         Of a user and an item only the first interaction counts, as in every dataset: a known one,
-        or else the earliest. Rows without times stand behind what is known of their user.
+        or else the earliest. Rows without times stand behind what is known of their user, unless
+        they are of the same source as the dataset, whose order then says where.
         UserError for ratings outside the dataset's scale, times in another unit than its own, and
         where nothing is new.
         """
@@ -65,7 +72,8 @@ class Extension:
                 f"{dataset.path}: found nothing that is new, expected interactions or items that it"
                 " does not have"
             )
-        interactions, known = _joined(dataset, raw, rows, user, item)
+        times = raw.timestamp[rows] if same_source else _times(dataset, raw, rows, user)
+        interactions, known = _joined(dataset, raw.rating[rows], user, item, times)
         counts |= {"users": users.num_rows, "items": items.num_rows, "interactions": len(rows)}
         sequences = _sequences(interactions, known, len(user_of))
         new = NewItems(dataset, item_texts(items), sequences)
@@ -168,17 +176,18 @@ def _items(raw: RawData, keys: list[str], first: int) -> pa.Table:
 
 
 def _joined(
-    dataset: Dataset, raw: RawData, rows: np.ndarray, user: np.ndarray, item: np.ndarray
+    dataset: Dataset, source: np.ndarray, user: np.ndarray, item: np.ndarray, time: np.ndarray
 ) -> tuple[pa.Table, np.ndarray]:
-    """All interactions in order, and which of them no held-out one is: bool [N]."""
-    source, scale = raw.rating[rows], _scale(dataset)
-    stars = scale.stars(source) if scale else np.full(len(rows), np.nan, np.float32)
+    """All interactions in order, the new ones with ratings of the source, and which of them are
+    not held out: bool [N]."""
+    scale = _scale(dataset)
+    stars = scale.stars(source) if scale else np.full(len(source), np.nan, np.float32)
     columns: dict[str, Any] = {
         "user": user,
         "item": item,
         "rating": pa.array(stars, pa.float32(), mask=np.isnan(stars)),
-        "timestamp": _times(dataset, raw, rows, user),
-        "split": np.full(len(rows), TRAIN, np.int8),
+        "timestamp": time,
+        "split": np.full(len(source), TRAIN, np.int8),
     }
     if SOURCE_RATING in dataset.interactions.column_names:
         columns[SOURCE_RATING] = pa.array(source, pa.float32(), mask=np.isnan(source))

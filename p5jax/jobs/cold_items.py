@@ -77,7 +77,7 @@ def cold_items(
     rows = _measured(warm.format("before"), None, run, others, config, known)
     for count in config.interactions:
         distributed.report(f"{int(cold.sum())} items join, {count} interactions of each are told")
-        extension = Extension.of(run.dataset, told_later(data, cold, count))
+        extension = Extension.of(run.dataset, told_later(data, cold, count), same_source=True)
         write_extended(run, extension, out / f"run-{count}")
         more, known = Run.load(out / f"run-{count}"), extension.new_items.sequences
         joined = np.arange(run.dataset.num_items, more.dataset.num_items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,9 +89,14 @@ def test_what_is_told_are_the_first_training_interactions(small, warm, count):
     told = zip(raw.user.tolist(), raw.item.tolist(), strict=True)
     assert [(raw.user_keys[u], raw.item_keys[i]) for u, i in told] == first
     assert raw.item_keys == [dataset.item_keys[item] for item in np.flatnonzero(cold)]
-    more = Extension.of(warm, raw)
+    positions = replace(raw, time_unit="position")  # of the source: its order says where
+    more = Extension.of(warm, positions, same_source=True)
     assert more.counts["items"] == cold.sum()
     assert more.counts["interactions"] == len(first)
+    keys = [*warm.item_keys, *more.items["key"].to_pylist()]
+    for user, sequence in zip(warm.user_keys, more.new_items.sequences, strict=False):
+        own = [item for item in keyed(dataset)[user] if item in {keys[i] for i in sequence}]
+        assert [keys[item] for item in sequence] == own
 
 
 def test_held_out_rows_are_in_nothing_that_is_told(small):
