@@ -54,7 +54,7 @@ def test_quick_tour(run_notebook):
 
 def test_own_data(run_notebook, capsys):
     names = run_notebook("own_data")
-    assert "broken.inter:2: found 3 fields, expected 2" in capsys.readouterr().out
+    assert "broken.csv:2: found 3 cells, expected 2" in capsys.readouterr().out
     hit_rates = by_label(names["results"], "HR@10")
     assert hit_rates["prompt 2-3 (seen)"] > 2 * hit_rates["popularity"]
     dataset, ranked = names["dataset"], names["ranked"]

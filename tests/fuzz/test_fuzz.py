@@ -33,11 +33,12 @@ FILES = {
 
 @pytest.mark.check
 def test_a_minute_of_damaged_files(tmp_path):
-    found = campaign.campaign(tmp_path, seconds=60, inputs=10**9, workers=2, seed=SEED)
-    assert len(found) > 200
+    # A minute on two idle cores, and the same work where others share them.
+    found = campaign.campaign(tmp_path, seconds=600, inputs=1500, workers=2, seed=SEED)
+    assert len(found) >= 1500
     assert len({record["kind"] for record in found}) >= 18
     failed = [record for record in found if record["outcome"] not in ("accepted", "refused")]
-    assert not failed, campaign.summary(found, 60)
+    assert not failed, campaign.summary(found, 600)
 
 
 @pytest.mark.check

@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' own worlds
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from campaign import keep
+from campaign import keep, processor_seconds
 from comparison import first_difference
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -63,7 +63,11 @@ class Opener:
         (place / file).unlink()
         (place / file).write_bytes(content)
         current = {"kind": kind.name, "file": file, "input": str(place / file)}
-        now = {"since": time.time(), "gigabytes": _resident()}
+        now = {
+            "since": time.time(),
+            "processor_seconds": processor_seconds(os.getpid()),
+            "gigabytes": _resident(),
+        }
         _write(self.current, json.dumps(current | now))
         outcome, what = opened(kind, place)
         self.current.unlink(missing_ok=True)

@@ -302,12 +302,20 @@ def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.check
-def test_all_programs_are_compiled_before_it_is_ready(run, world):
+def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
     config = ServeConfig(beam=16, rows=2, seconds=60.0)
     service = Service(Recommender(run), lambda: Recommender(run), config)
+    asked_early, warm = threading.Event(), Engine.warm
+
+    def late(engine, *passed):
+        asked_early.wait(60)
+        return warm(engine, *passed)
+
+    monkeypatch.setattr(Engine, "warm", late)
     with running(service) as found:
         assert found.call("GET", "/readyz")[0] == 503
         assert found.post("/v1/recommend", user=world.user_keys[0])[0] == 503
+        asked_early.set()
         while found.call("GET", "/readyz")[0] == 503:
             threading.Event().wait(0.2)
         compiled = search_trie._cache_size()
