@@ -22,7 +22,8 @@ OUT-work.
     recipes      Beauty and Toys trained and evaluated; the weights in bfloat16
     replacement  one trigger token replaced, beside the PyTorch loop of triggers.py
 
-`--tiny` does all of it in about a minute on a CPU, at sizes that say nothing about speed.
+`--tiny` does all of it in some minutes on a CPU, most of them compiling; nothing is learned of
+speed.
 """
 
 from __future__ import annotations

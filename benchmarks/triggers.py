@@ -153,6 +153,8 @@ class Replacement:
             seed=args.seed,
         )
         self.problem, self.beam, self.call = Problem(run, config), beam, call
+        if any(self.problem.validation.given):
+            raise SystemExit("RUN: its answers begin with items, which the PyTorch loop cannot do")
         self.prompt = self.problem.initial_prompt()
         self.before = self.problem.values(self.prompt)
         self.times: dict[str, list[float]] = defaultdict(list)

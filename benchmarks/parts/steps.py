@@ -67,8 +67,8 @@ def timed_window(step: Callable[[Any], None], size: str, way: str, rows: int) ->
     seconds = flops = taken = 0.0
     for batch, weight in parts:
         step(batch)  # compiles
-        times = []
-        for _ in range(5):
+        times: list[float] = []
+        while len(times) < 5 and sum(times) < 2.0:
             started = time.perf_counter()
             step(batch)
             times.append(time.perf_counter() - started)
