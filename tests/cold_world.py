@@ -34,14 +34,17 @@ def dataset_of(
         **dict.fromkeys(("title", "brand", "categories", "price"), nothing),
         "item_id": pa.array(numbers, pa.string()),
     }
+    from_end = np.concatenate([np.arange(length)[::-1] for length in lengths])
     interactions = {
         "user": pa.array(np.repeat(np.arange(count), lengths), pa.int32()),
         "item": pa.array([item for sequence in sequences for item in sequence], pa.int32()),
         "timestamp": pa.array([t for length in lengths for t in range(length)], pa.int64()),
+        "split": pa.array(np.select([from_end == 0, from_end == 1], [2, 1], 0), pa.int8()),
     }
     tables = {"users": users, "items": items, "interactions": interactions, "reviews": {}}
     manifest = {
         "name": "cold",
+        "protocol": {},
         "item_ids": {"scheme": "sequential", "leaky": False},
         "tables": dict.fromkeys(tables, "in memory"),
     }

@@ -33,7 +33,6 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 EXTENDED = "extended"  # a key of the protocol of datasets that were extended
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
-
 DATASET_FOLDER = OutputFolder(
     "dataset folder", "manifest.json", 1, "p5jax data prepare", contents=Manifest
 )
@@ -122,8 +121,7 @@ class Dataset:
         return items
 
     def target(self, user: int, split: str) -> int:
-        """Return the item that a user of `held_out_users` is asked about: the first of `split`
-        ("validation" or "test")."""
+        """Return what a user of `held_out_users` is asked about: the first item of `split`."""
         return int(self.sequence_items[self.known_until(split)[user]])
 
     @cached_property

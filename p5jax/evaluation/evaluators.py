@@ -6,7 +6,7 @@ answers. Everything is written per user, so that two runs can be compared by a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,11 @@ def default_prompts(family: Family, split: str) -> tuple[str, ...]:
 
     When the data lacks what the usual seen prompts need, the first seen one that it can fill.
     """
-    usable = [
-        id for id, t in family.templates.items() if not t.zero_shot and family.size(split, id)
-    ]
+    return _shown(family, [id for id in family.templates if family.size(split, id)])
+
+
+def _shown(family: Family, fillable: Collection[str]) -> tuple[str, ...]:
+    usable = [id for id, t in family.templates.items() if not t.zero_shot and id in fillable]
     unseen = [id for id in usable if not family.templates[id].seen]
     seen = [id for id in FAMILIES[family.name].usual if id in usable and id not in unseen]
     if not seen:
@@ -89,9 +91,10 @@ def default_prompts(family: Family, split: str) -> tuple[str, ...]:
     return (*seen, *unseen)
 
 
-def next_item_prompt(family: Family, split: str) -> str:
+def next_item_prompt(family: Family) -> str:
     """The first of the default prompts that asks for an item of the whole catalogue."""
-    shown = default_prompts(family, split)
+    says = family.source.can_say  # not what is held out: new users are asked about, too
+    shown = _shown(family, [id for id, template in family.templates.items() if says(template)])
     return next((id for id in shown if kind_of(family.template(id)) == "catalogue"), shown[0])
 
 

@@ -118,7 +118,7 @@ def choose_memory(
     family = run.families.get("sequential")
     if family is None:
         raise UserError(f"{run.path}: has no sequential prompts, expected some to choose with")
-    template = family.template(prompt or next_item_prompt(family, SPLIT))
+    template = family.template(prompt or next_item_prompt(family))
     if kind_of(template) != "catalogue":
         raise UserError(f"prompt {template.id}: found no prompt that asks for a next item")
     indices = chosen_indices(family.size(SPLIT, template.id), limit, config.seed)

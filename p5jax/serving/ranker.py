@@ -130,7 +130,7 @@ class Ranker:
         if self.triggers or prompts:
             asked = prompts or (None,)
             return tuple(self.own_prompt("sequential", each, otherwise="") for each in asked)
-        return (next_item_prompt(self.family("sequential"), "test"),)
+        return (next_item_prompt(self.family("sequential")),)
 
     def catalogue_prompts(self) -> list[str]:
         """Return the prompts that ask for an item of the whole catalogue, the usual one first."""
