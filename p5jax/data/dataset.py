@@ -126,7 +126,7 @@ class Dataset:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The row after each user's last one of training, of validation and of test: int64 [3, U].
+        """The row after each user's last one of training, of validation and of test, int64 [3, U].
 
         A part begins where the one before it ends, training at `offsets`.
         """
@@ -167,7 +167,7 @@ class Dataset:
 
     @cached_property
     def training_lengths(self) -> np.ndarray:
-        """How many training rows each user has: int64 [U]."""
+        """How many training rows each user has, int64 [U]."""
         lengths: np.ndarray = self.ends[TRAIN] - self.offsets[:-1]
         return lengths
 
