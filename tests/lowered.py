@@ -35,7 +35,7 @@ from p5jax.triggers.gradients import Gradients, add_gradients, best_tokens, slot
 
 PLATFORMS = ("cuda", "tpu")
 WORDS, ROWS, SOURCE, TARGET, ITEMS = 512, 8, 64, 16, 300  # no shape decides what can be lowered
-MESHES = {"1x1": MeshConfig(1, 1), "2x4": MeshConfig(2, 4), "fsdp": MeshConfig(8, 1, fsdp=True)}
+MESHES = {"1x1": MeshConfig(1, 1), "4x2": MeshConfig(4, 2), "fsdp": MeshConfig(8, 1, fsdp=True)}
 
 
 def lowered(function: Callable[..., Any], *shapes: Any) -> export.Exported:
@@ -169,9 +169,9 @@ PROGRAMS: dict[str, Callable[[Transformer], export.Exported]] = {
     "trigger gradients": trigger_gradients,
 }
 ON_MESHES: dict[str, Callable[[Transformer], export.Exported]] = {
-    "train step, data x model": partial(train_step, mesh="2x4"),
+    "train step, data x model": partial(train_step, mesh="4x2"),
     "train step, fsdp": partial(train_step, mesh="fsdp"),
-    "certified search, data x model": partial(search, mesh="2x4"),
+    "certified search, data x model": partial(search, mesh="4x2"),
 }
 
 if __name__ == "__main__":
