@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from p5jax.core.errors import UserError
 from p5jax.core.settings import COUNT, PROPER_SHARE, SIZE, check
 from p5jax.data.building import EVENTS_NEEDED, build_dataset
 from p5jax.data.dataset import SOURCE_RATING, TRAIN, Dataset
+from p5jax.data.held_out import own_interactions
 from p5jax.data.readers.raw import ITEM_COLUMNS, TEXT, RawData
 
 
@@ -143,15 +143,10 @@ def _column(table: pa.Table, name: str, rows: np.ndarray) -> list[str | None]:
 
 def _said(dataset: Dataset) -> dict[str, pa.ChunkedArray]:
     """Headline and text of each interaction, null where it has no review."""
-    table, reviews = dataset.interactions, dataset.reviews
-
-    def pairs(rows: pa.Table) -> np.ndarray:
-        users = rows["user"].to_numpy().astype(np.int64)
-        return np.asarray(users * dataset.num_items + rows["item"].to_numpy())
-
-    row_of = {pair: row for row, pair in enumerate(pairs(reviews).tolist())}
-    found: list[Any] = [row_of.get(pair) for pair in pairs(table).tolist()]
-    rows = pa.array(found, pa.int64())
+    reviews = dataset.reviews
+    found = np.full(dataset.interactions.num_rows, -1)
+    found[own_interactions(dataset)] = np.arange(reviews.num_rows)
+    rows = pa.array(found, pa.int64(), mask=found < 0)
     return {
         name: pa.chunked_array([reviews[name].combine_chunks().take(rows).cast(TEXT)])
         for name in ("headline", "text")

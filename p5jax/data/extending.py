@@ -19,9 +19,7 @@ from p5jax.data.ratings import WIDEST, RatingScale
 from p5jax.data.readers.lines import LineErrors
 from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
 from p5jax.data.readers.times import UNKNOWN
-
-POSITION = "position"  # the unit of times that are none: the order of a source's rows
-_STEPS = {"second": 1, "millisecond": 10**3, "microsecond": 10**6, "nanosecond": 10**9}
+from p5jax.data.time_split import PER_SECOND, POSITION
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +205,12 @@ def _times(dataset: Dataset, raw: RawData, rows: np.ndarray, user: np.ndarray) -
         order = np.argsort(np.argsort(time, kind="stable"))
         behind: np.ndarray = last[user] + 1 + order
         return behind
-    if unit != raw.time_unit and not {unit, raw.time_unit} <= _STEPS.keys():
+    if unit != raw.time_unit and not {unit, raw.time_unit} <= PER_SECOND.keys():
         raise UserError(
             f"{raw.sources[0]['path']}: found times in {_units(raw.time_unit)}, expected"
             f" {_units(unit)}, as {dataset.path} has them"
         )
-    steps, found = _STEPS.get(unit, 1), _STEPS.get(raw.time_unit, 1)
+    steps, found = PER_SECOND.get(unit, 1), PER_SECOND.get(raw.time_unit, 1)
     scaled: np.ndarray = np.asarray(
         time * (steps // found) if steps > found else time // (found // steps)
     )
@@ -220,7 +218,7 @@ def _times(dataset: Dataset, raw: RawData, rows: np.ndarray, user: np.ndarray) -
 
 
 def _units(unit: str) -> str:
-    return f"{unit}s" if unit in _STEPS else f"an {unit}" if unit == UNKNOWN else unit
+    return f"{unit}s" if unit in PER_SECOND else f"an {unit}" if unit == UNKNOWN else unit
 
 
 def _sequences(interactions: pa.Table, known: np.ndarray, num_users: int) -> list[np.ndarray]:

@@ -20,7 +20,8 @@ LEAVE_ONE_OUT = "leave-one-out"
 Cuts = tuple[int, int]
 _EXPECTED = f"{LEAVE_ONE_OUT}, shares as time:.8/.1/.1 or moments as time:2016-01-01,2016-07-01"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_PER_SECOND = {"second": 1, "millisecond": 10**3, "microsecond": 10**6, "nanosecond": 10**9}
+POSITION = "position"  # the unit of times that are none: the order of a source's rows
+PER_SECOND = {"second": 1, "millisecond": 10**3, "microsecond": 10**6, "nanosecond": 10**9}
 _PARTS = ("training", "validation", "test")
 
 
@@ -58,7 +59,7 @@ class TimeSplit:
 
         UserError when the source has no times, does not tell dates, or a part would be empty.
         """
-        if unit == "position":
+        if unit == POSITION:
             raise UserError("split: found a source without times, expected some to split by")
         if self.moments:
             first, second = (_moment(text, unit) for text in self.moments)
@@ -85,9 +86,9 @@ class TimeSplit:
 
 def in_words(time: int, unit: str) -> str:
     """Return a time as a date of UTC where its unit tells dates, else as the number."""
-    if unit not in _PER_SECOND:
+    if unit not in PER_SECOND:
         return f"{time:,}"
-    seconds = time // _PER_SECOND[unit]
+    seconds = time // PER_SECOND[unit]
     try:
         moment = _EPOCH + datetime.timedelta(seconds=seconds)
     except OverflowError:
@@ -125,7 +126,7 @@ def _moment(text: str, unit: str) -> int:
     if text.removeprefix("-").isdecimal() and text.isascii():
         return int(text)
     moment = datetime.datetime.fromisoformat(text)
-    if unit not in _PER_SECOND:
+    if unit not in PER_SECOND:
         raise UserError(
             f"split: found {shown(text)}, but this source does not tell dates (its times are in"
             f" {unit}), expected shares or numbers such as its times"
@@ -133,4 +134,4 @@ def _moment(text: str, unit: str) -> int:
     moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
     passed = moment - _EPOCH
     microseconds = (passed.days * 86_400 + passed.seconds) * 10**6 + passed.microseconds
-    return -(-microseconds * _PER_SECOND[unit] // 10**6)  # the first time of the unit from then on
+    return -(-microseconds * PER_SECOND[unit] // 10**6)  # the first time of the unit from then on

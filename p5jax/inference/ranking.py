@@ -107,7 +107,7 @@ def rank(
         each._replace(tokens=np.asarray(each.tokens), given=begun_rows(each.given, users))
         for each in (Asked(encoder_input_tokens, trie, given), *others)
     ]
-    blocked = _item_rows("exclude", exclude, users, trie)
+    blocked = few_widths(_item_rows("exclude", exclude, users, trie))
     chosen = None if candidates is None else _item_rows("candidates", candidates, users, trie)
     kept = max(beam, k)
     searched = METHODS[method]
@@ -121,7 +121,7 @@ def rank(
     ) -> Found:
         sources, begins, taken = (
             place_rows(params, np.asarray(each)[rows])
-            for each in (prompt.tokens, prompt.given, few_widths(blocked))
+            for each in (prompt.tokens, prompt.given, blocked)
         )
         among = None if asked is None else place_rows(params, few_widths(asked))
         found = search_prompt(

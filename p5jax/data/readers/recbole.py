@@ -21,6 +21,7 @@ from p5jax.data.readers.raw import (
     describe_source,
     empty_columns,
 )
+from p5jax.data.time_split import POSITION
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 USER, ITEM, RATING = "user_id", "item_id", "rating"
@@ -81,7 +82,7 @@ def read_recbole(folder: Path, *, name: str | None = None, skip_bad_lines: bool 
         format="recbole",
         user_columns=user_columns,
         item_columns=attributes,
-        time_unit="position" if time is None else None,
+        time_unit=POSITION if time is None else None,
         source_numbers=list(rows.items) if numbered else None,
         sources=[describe_source(path) for path in sources],
         errors=errors,

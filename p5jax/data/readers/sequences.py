@@ -19,6 +19,7 @@ from p5jax.data.readers.raw import (
     describe_source,
     empty_columns,
 )
+from p5jax.data.time_split import POSITION
 
 DIGITS = 18  # of a number, at most
 TABLE_COLUMNS = 6  # number, key, title, brand, categories, price
@@ -87,7 +88,7 @@ def read_sequences(
         format="sequences",
         user_columns={},
         item_columns=columns,
-        time_unit="position",
+        time_unit=POSITION,
         source_numbers=[str(number) for number in item_numbers],
         sources=[describe_source(path) for path in (sequences, datamaps, items) if path],
         errors=errors,

@@ -35,6 +35,7 @@ from p5jax.data.readers.raw import (
 )
 from p5jax.data.readers.table_file import TableFile, TableRow
 from p5jax.data.readers.times import Time
+from p5jax.data.time_split import POSITION
 
 OTHER_KEYS = ("id",)  # names of the key in a table about users or items
 _Given = FilePath | Sequence[FilePath] | ArrowTable
@@ -123,7 +124,7 @@ class _Read:
             format="table",
             user_columns=user_columns,
             item_columns=item_columns,
-            time_unit=None if "timestamp" in self.columns else "position",
+            time_unit=None if "timestamp" in self.columns else POSITION,
             source_numbers=list(items) if numbered else None,
             sources=[
                 describe_in_memory(each) if isinstance(each, pa.Table) else describe_source(each)
