@@ -26,14 +26,14 @@ class Children:
 
     Prefix 0 is the empty one. Of an id the tokens alone are in it, not what ends it.
 
-    - `place` [V] int32: an id token's number, the same for all tokens that are none;
-    - `edges` [E] int32, ascending: prefix * (greatest place + 1) + the token's place; `led_to`
+    - `number` [V] int32: an id token's number, the same for all tokens that are none;
+    - `edges` [E] int32, ascending: prefix * (greatest number + 1) + the token's number; `led_to`
       [E] int32: the prefix that is one token longer, 0 where that is a whole id;
     - `flags` [N, V/32] uint32: bit v % 32 of word v // 32 says whether token v may follow;
     - `longest`: the tokens of the longest prefix.
     """
 
-    place: np.ndarray
+    number: np.ndarray
     edges: np.ndarray
     led_to: np.ndarray
     flags: np.ndarray
@@ -48,20 +48,20 @@ class Children:
             for length in range(1, len(path)):
                 prefixes.setdefault(path[:length], len(prefixes))
         known = sorted({token for path in paths for token in path})
-        place = np.full(vocabulary, len(known), np.int32)
-        place[known] = np.arange(len(known))
+        number = np.full(vocabulary, len(known), np.int32)
+        number[known] = np.arange(len(known))
         flags = np.zeros((len(prefixes), vocabulary // BITS), np.uint32)
         edges: dict[int, int] = {}
         for path in paths:
             for length, token in enumerate(path):
                 prefix = prefixes[path[:length]]
-                key = prefix * (len(known) + 1) + int(place[token])
+                key = prefix * (len(known) + 1) + int(number[token])
                 edges[key] = prefixes.get(path[: length + 1], 0)
                 flags[prefix, token // BITS] |= np.uint32(1 << token % BITS)
         keys = sorted(edges)
         led_to = np.array([edges[key] for key in keys], np.int32)
         longest = max(map(len, prefixes))
-        return Children(place, np.array(keys, np.int32), led_to, flags, longest)
+        return Children(number, np.array(keys, np.int32), led_to, flags, longest)
 
     def among(self, fed: jax.Array, targets: jax.Array) -> jax.Array:
         """Return which tokens each target is one of, as flags: [B, T, V/32] uint32.
@@ -77,20 +77,20 @@ class Children:
     def _prefixes(self, fed: jax.Array) -> jax.Array:
         """The prefix that has been read at each position: [B, T] int32."""
         edges, led_to = jnp.asarray(self.edges), jnp.asarray(self.led_to)
-        place, places = jnp.asarray(self.place)[fed], jnp.max(self.place) + 1
+        number, base = jnp.asarray(self.number)[fed], jnp.max(self.number) + 1
         prefix = jnp.zeros_like(fed)
         # A token tells its level, so it leads on from no prefix but the one it stands behind; the
         # positions need not be walked one by one: each round makes one more level right.
         for _ in range(self.longest):
             before = jnp.pad(prefix, ((0, 0), (1, 0)))[:, :-1]
-            key = before * places + place
+            key = before * base + number
             at = jnp.minimum(jnp.searchsorted(edges, key), len(edges) - 1)
             prefix = jnp.where(edges[at] == key, led_to[at], 0)
         return prefix
 
 
 jax.tree_util.register_dataclass(
-    Children, data_fields=["place", "edges", "led_to", "flags"], meta_fields=["longest"]
+    Children, data_fields=["number", "edges", "led_to", "flags"], meta_fields=["longest"]
 )
 
 
