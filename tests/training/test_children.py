@@ -17,6 +17,7 @@ from p5jax.models.t5 import Transformer, init_params
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.children import Children, children_of
 from p5jax.training.step import batch_sums, token_loss
+from p5jax.triggers.gradients import example_nll
 
 V, EOS, COMMA = 64, 1, 9
 
@@ -129,6 +130,14 @@ def test_an_items_log_probability_is_minus_the_loss_of_its_id(model):
     # What a weight of one row adds to the sum is the row's own loss.
     own = jax.jit(jax.grad(loss))(np.ones(rows["decoder_target_tokens"].shape, np.float32))
     expected = -np.asarray(own).sum(axis=1).reshape(2, len(CATALOGUE))
+    # The gradients of a trigger search are of the same loss.
+    (made, params), tokens = model, rows["encoder_input_tokens"]
+    embedded = made.apply({"params": params}, tokens, method="embed")
+    said, scored = rows["decoder_target_tokens"], rows["decoder_target_tokens"] > EOS
+    mean = jax.jit(example_nll, static_argnums=0)(
+        made, params, embedded, tokens, said, scored, children
+    )
+    np.testing.assert_allclose(-mean * scored.sum(axis=1), expected.ravel(), atol=1e-5)
     trie = Trie.build([(*id, EOS) for id in CATALOGUE])
     ranking = rank(*model, sources, trie, len(CATALOGUE), "exact")
     found = np.take_along_axis(expected, ranking.items, axis=1)
