@@ -127,13 +127,16 @@ def split_of(name: str, split: str) -> str:
 def transformer(name: str) -> Transformer:
     """The module for a registered task or mixture: gin's T5Config sizes, the mixture's vocabulary.
 
-    UserError when there is no such mixture or a size is of the wrong type.
+    UserError when there is no such mixture, a size is of the wrong type, or the model's loss is not
+    over the vocabulary, as t5x's is.
     """
     vocabulary = vocabulary_of(name).vocabulary
     starts = np.packbits(vocabulary.word_starts).tobytes()
-    return Transformer(
-        config.build(T5Config, vocab_size=vocabulary.padded_size, word_starts=starts)
-    )
+    sizes = config.build(T5Config, vocab_size=vocabulary.padded_size, word_starts=starts)
+    if sizes.likelihood != "vocabulary":
+        found = f"T5Config.likelihood: found {sizes.likelihood!r}"
+        raise UserError(f"{found}, expected 'vocabulary', over which t5x has its loss")
+    return Transformer(sizes)
 
 
 class EncoderDecoderModel(models.EncoderDecoderModel):

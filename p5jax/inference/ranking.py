@@ -1,7 +1,8 @@
 """Items in the order of the probability that a T5 gives their ids.
 
-An item's log-probability is that of its id's tokens and what ends it under the model's
-full-vocabulary softmax, so it is comparable between items, users and methods.
+An item's log-probability is that of its id's tokens and what ends it under the model's softmax, so
+it is comparable between items, users and methods. The softmax is the one of the training: over the
+full vocabulary, or over the tokens that continue an id of the catalogue (T5Config.likelihood).
 Letters: B users, S source length, N given tokens, C candidates, E excluded items, I items.
 """
 
@@ -18,11 +19,12 @@ from p5jax.core.errors import UserError
 from p5jax.inference.allowed import allowed_items, few_widths
 from p5jax.inference.averaging import averaged, together
 from p5jax.inference.mixing import Beside, mixed
-from p5jax.inference.search import LIKELIHOODS, Found, Width, search_trie
+from p5jax.inference.search import Found, Width, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import PAD_ID, Transformer
+from p5jax.models.t5_config import LIKELIHOODS
 from p5jax.parallel.placing import place_rows, place_whole, to_host
 from p5jax.prompts.families import Family
 from p5jax.text.vocabulary import Vocabulary
@@ -73,7 +75,7 @@ def rank(
     exact: bool = _DEFAULTS.exact,
     exclude: ArrayLike | None = None,
     candidates: ArrayLike | None = None,
-    likelihood: str = "vocabulary",
+    likelihood: str | None = None,
     beside: Beside | None = None,
     others: Sequence[Asked] = (),
 ) -> Ranking:
@@ -87,8 +89,8 @@ def rank(
     one that `id_trie` makes for the method.
     given [B, N]: the tokens that each answer begins with, which the id follows, padded with -1 at
     their beginning. exclude [B, E] and candidates [B, C] are items padded with -1; with candidates
-    only these are ranked, and a beam of C ranks them all. likelihood: `vocabulary`, the model's
-    own, or `children`, renormalised at each token over those that continue an id of the catalogue.
+    only these are ranked, and a beam of C ranks them all. likelihood: `vocabulary` or `children`,
+    renormalised at each token over those that continue an id of the trie; None: the model's own.
     beside: what the model's probabilities are mixed with; the ranking is then by the mixed scores.
     Its items are scored by the model exactly, and all others are under the search's bound.
     others: further prompts of the same users; an item's probability is then the mean of what all
@@ -100,7 +102,7 @@ def rank(
     RankingConfig(method, beam, exact)  # refuses what is unknown
     if k < 1:
         raise UserError(f"k: found {k}, expected at least 1")
-    if likelihood not in LIKELIHOODS:
+    if likelihood not in (None, *LIKELIHOODS):
         raise UserError(f"likelihood: found {likelihood!r}, expected {', '.join(LIKELIHOODS)}")
     users = np.shape(encoder_input_tokens)[0]
     prompts = [
@@ -172,7 +174,7 @@ def search_prompt(
     exclude: jax.Array,
     width: Width,
     candidates: jax.Array | None = None,
-    likelihood: str = "vocabulary",
+    likelihood: str | None = None,
 ) -> Found:
     """What one search of a prompt's answers finds: all that `rank` asks of the devices.
 
@@ -180,6 +182,7 @@ def search_prompt(
     an id, the start token first, padded with -1 at its beginning.
     """
     allowed = allowed_items(trie, exclude, candidates)
+    likelihood = likelihood or model.config.likelihood
     # float32 means float32: accelerators would multiply with fewer bits.
     precision = "highest" if model.config.dtype == "float32" else "default"
     # The whole pool is asked for: so one program serves lists of any length.
@@ -325,12 +328,15 @@ def score_all(
     trie: Trie,
     given: ArrayLike | None = None,
 ) -> np.ndarray:
-    """The log-probability of every item for each source [B, S]: [B, I] float32.
+    """The log-probability of every answer of a trie for each source [B, S]: [B, I] float32.
 
-    given: what answers begin with, as for `rank`.
+    It is over the full vocabulary, as words are trained. given: what answers begin with, as for
+    `rank`.
     """
-    count = trie.num_items
-    ranking = rank(model, params, encoder_input_tokens, trie, count, "exact", given=given)
+    tokens, count = encoder_input_tokens, trie.num_items
+    ranking = rank(
+        model, params, tokens, trie, count, "exact", given=given, likelihood="vocabulary"
+    )
     logp = np.full_like(ranking.logp, -np.inf)
     user, position = np.nonzero(ranking.items >= 0)
     logp[user, ranking.items[user, position]] = ranking.logp[user, position]

@@ -27,8 +27,6 @@ from p5jax.inference.trie import Level, Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 
-LIKELIHOODS = ("vocabulary", "children")
-
 
 class Width(NamedTuple):
     """How much a search keeps: nodes of a level, and items whose tails are scored.

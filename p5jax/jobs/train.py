@@ -39,9 +39,10 @@ from p5jax.text.vocabulary import Vocabulary
 from p5jax.training import trainer
 from p5jax.training.checkpoints import reading
 from p5jax.training.checksums import PROGRESS, compared
+from p5jax.training.children import children_of
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
-from p5jax.training.step import batch_sums
+from p5jax.training.step import ObjectiveConfig, batch_sums
 from p5jax.training.trainer import TrainConfig
 from p5jax.training.utilisation import t5_work
 
@@ -64,7 +65,8 @@ class ValidationConfig:
 
 CONFIGS = (
     *(RunConfig, FamilyConfig, T5Config, PipelineConfig),
-    *(OptimizerConfig, MeshConfig, TrainConfig, ValidationConfig, StartConfig, RecipeConfig),
+    *(OptimizerConfig, ObjectiveConfig, MeshConfig, TrainConfig, ValidationConfig),
+    *(StartConfig, RecipeConfig),
 )
 
 
@@ -80,14 +82,20 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     configure(CONFIGS, gin_files, bindings, macros)
     validation, pipeline = config.build(ValidationConfig), config.build(PipelineConfig)
     optimizer, training = config.build(OptimizerConfig), config.build(TrainConfig)
-    start = config.build(StartConfig)
+    start, objective = config.build(StartConfig), config.build(ObjectiveConfig)
     check_metric(training.best_metric, _metrics(validation, config.build(RunConfig).dataset))
     mesh_config = config.build(MeshConfig)
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
     run = configured_run(mesh)
+    children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
     trainer.train(
-        partial(batch_sums, run.model),
+        partial(
+            batch_sums,
+            run.model,
+            children=children,
+            label_smoothing=objective.label_smoothing,
+        ),
         _initial_params(run, start, training.seed),
         param_axes(run.model),
         train_iterator(run.families, run.vocabulary, pipeline, *share),
@@ -95,7 +103,7 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
         mesh,
         training,
         run.path,
-        fingerprint=_fingerprint(run, pipeline, optimizer, training, start),
+        fingerprint=_fingerprint(run, pipeline, optimizer, objective, training, start),
         validate=_rank_validator(run, validation) if validation.rank_users else None,
         validation_batches=[
             process_slice(batch, *share)
@@ -153,7 +161,9 @@ def _model_config(run_config: RunConfig) -> T5Config:
         sizes,
         dropout_rate=wanted.dropout_rate,
         decoder_dropout_rate=wanted.decoder_dropout_rate,
+        output_dropout_rate=wanted.output_dropout_rate,
         dtype=wanted.dtype,
+        likelihood=wanted.likelihood,
         whole_words=wanted.whole_words or sizes.whole_words,
     )
 
@@ -207,6 +217,7 @@ def _fingerprint(
     run: Run,
     pipeline: PipelineConfig,
     optimizer: OptimizerConfig,
+    objective: ObjectiveConfig,
     training: TrainConfig,
     start: StartConfig,
 ) -> dict[str, Any]:
@@ -214,6 +225,7 @@ def _fingerprint(
     parts: dict[str, Any] = {
         "PipelineConfig": asdict(pipeline),
         "OptimizerConfig": asdict(optimizer),
+        "ObjectiveConfig": asdict(objective),
         "TrainConfig": training.identity(),
         "StartConfig": asdict(start),
     }

@@ -8,6 +8,8 @@ from p5jax.core.errors import UserError
 from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, at_least, check
 from p5jax.models.layers import ACTIVATIONS
 
+LIKELIHOODS = ("vocabulary", "children")
+
 
 @dataclass(frozen=True)
 class T5Config:
@@ -35,6 +37,9 @@ class T5Config:
     float32_attention_logits: bool = True
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    # Of a token of an item id, in training and in rankings: over the whole vocabulary, or over the
+    # tokens that can continue the id. See training.children; modules know nothing of it.
+    likelihood: str = "vocabulary"
 
     def __post_init__(self) -> None:
         sizes = ("emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers", "head_dim")
@@ -49,6 +54,7 @@ class T5Config:
             dtype=("float32", "bfloat16"),
             relpos_buckets=at_least(4),  # fewer would leave no bucket for a direction's distances
             relpos_max_distance=SIZE,
+            likelihood=LIKELIHOODS,
         )
         if not self.mlp_activations:
             raise UserError("T5Config.mlp_activations: found none, expected at least one")

@@ -153,7 +153,7 @@ def made_from(ranker: Ranker, config: BulkConfig) -> dict[str, Any]:
         "dataset": run.dataset.fingerprint,
         "leaky_item_ids": run.dataset.leaky,
         "params": params_fingerprint(run.params),
-        "likelihood": "vocabulary",
+        "likelihood": run.model.config.likelihood,
         "triggers": triggers.fingerprint if triggers else None,
         **asdict(config),
         "memory": None if memory is None else _remembered(memory),

@@ -110,7 +110,8 @@ class Recommender(Ranker):
 
         A user is a key of the dataset, or a Question: a history, candidates, items to exclude.
         The prompt holds the history, as much as prompts had in training. The log-probability
-        is the model's, over the full vocabulary, for the item's id and the end of sequence.
+        is the model's, over the full vocabulary (or T5Config.likelihood), for the item's id and
+        the end of sequence.
         `method`, `beam` and `exact` are as in inference.ranking.rank; `exclude` names items that
         nobody is to get. Without `prompts` it is the one of the triggers, or else the first that
         an evaluation shows (L-1 or 2-3); of several the probabilities are averaged. The run's

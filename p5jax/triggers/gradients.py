@@ -17,7 +17,8 @@ from jax import lax
 from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
-from p5jax.training.step import token_nll
+from p5jax.training.children import Children
+from p5jax.training.step import token_loss
 from p5jax.triggers.open_prompts import OpenPrompts
 
 _BATCH = 16
@@ -40,11 +41,12 @@ def example_nll(
     tokens: jax.Array,
     targets: jax.Array,
     scored: jax.Array,
+    children: Children | None = None,
 ) -> jax.Array:
     """The mean negative log-likelihood of each example's target tokens [B] (PAP-REC, Eq. 3).
 
     embedded [B, S, D]: the embeddings of tokens [B, S]; targets [B, T], padded with 0; scored
-    [B, T]: which of them count.
+    [B, T]: which of them count; children: as in the model's training.
     """
     encoded = model.apply(
         {"params": params}, embedded, tokens, enable_dropout=False, method="encode_embedded"
@@ -53,7 +55,8 @@ def example_nll(
     logits = model.apply(
         {"params": params}, encoded, tokens, fed, targets, enable_dropout=False, method="decode"
     )
-    nll, _ = token_nll(logits, targets)
+    among = None if children is None else children.among(fed, targets)
+    nll = token_loss(logits, targets, among).nll
     return (nll * scored).sum(axis=1) / jnp.maximum(scored.sum(axis=1), 1)
 
 
@@ -65,6 +68,7 @@ def slot_gradients(
     positions: jax.Array,
     targets: jax.Array,
     scored: jax.Array,
+    children: Children | None = None,
 ) -> jax.Array:
     """Each example's loss gradient at its slots' embeddings: [B, P, D] float32.
 
@@ -73,7 +77,7 @@ def slot_gradients(
     embedded = model.apply({"params": params}, tokens, method="embed")
 
     def loss(embedded: jax.Array) -> jax.Array:
-        return example_nll(model, params, embedded, tokens, targets, scored).sum()
+        return example_nll(model, params, embedded, tokens, targets, scored, children).sum()
 
     gradient = jax.grad(loss)(embedded).astype(jnp.float32)  # [B, S, D]
     return jnp.take_along_axis(gradient, positions[:, :, None], axis=1)
@@ -98,10 +102,12 @@ def total_gradients(
     slots: np.ndarray,
     users: int,
     own: int,
+    children: Children | None = None,
 ) -> Gradients[np.ndarray]:
     """The loss gradients of N prompts with trigger tokens `slots` [N, P], summed in one pass.
 
-    users: how many the dataset has; own: how many of the slots are each user's own.
+    users: how many the dataset has; own: how many of the slots are each user's own; children: as in
+    the model's training.
     """
     width = params["token_embedder"]["embedding"].shape[1]
     total = Gradients(
@@ -117,6 +123,7 @@ def total_gradients(
             place_rows(params, prompts.positions[rows]),
             place_rows(params, prompts.targets[rows]),
             place_rows(params, prompts.scored[rows]),
+            children,
         )
         owners = np.full(len(part), -1, np.int32)  # rows that fill the batch have none
         owners[: len(batch)] = np.where(batch >= 0, prompts.users[rows], -1)

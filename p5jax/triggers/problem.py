@@ -136,7 +136,8 @@ class Problem:
         """The loss gradients at a prompt's slots, of all examples and of each user's."""
         run, own = self.run, self.config.layout.user_tokens
         slots = prompt.slots(examples.users)
-        return total_gradients(run.model, run.params, examples, slots, run.dataset.num_users, own)
+        users, children = run.dataset.num_users, self.surrogate.children
+        return total_gradients(run.model, run.params, examples, slots, users, own, children)
 
     def candidates(self, gradients: np.ndarray, current: np.ndarray, passed: int = 0) -> np.ndarray:
         """The tokens to try where the gradient is [N, D] and the token is [N]: [N, K].

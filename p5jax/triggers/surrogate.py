@@ -17,6 +17,7 @@ from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Family
 from p5jax.runs.run import Run
+from p5jax.training.children import Children, children_of
 from p5jax.triggers.gradients import example_nll
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.open_prompts import OpenPrompts
@@ -28,6 +29,7 @@ class Surrogate:
 
     def __init__(self, run: Run, family: Family, config: SurrogateConfig):
         self.run, self.config = run, config
+        self.children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
         self._asks_for_text = family.name == "explanation"
         # No sum over examples is below it.
         self.least = 0.0 if config.criterion == "metric" else -np.inf
@@ -56,7 +58,8 @@ class Surrogate:
             targets, scored = (
                 place_rows(run.params, each[rows]) for each in (prompts.targets, prompts.scored)
             )
-            losses: np.ndarray = to_host(_nll(run.model, run.params, sources, targets, scored))
+            found = _nll(run.model, run.params, sources, targets, scored, self.children)
+            losses: np.ndarray = to_host(found)
             return -losses[: len(rows)]
         if self._asks_for_text:
             return self._text_values(tokens, [prompts.answers[row] for row in rows])
@@ -94,7 +97,12 @@ def list_values(items: np.ndarray, targets: np.ndarray, coefficient: float) -> n
 
 @partial(jax.jit, static_argnames="model")
 def _nll(
-    model: Transformer, params: Params, tokens: jax.Array, targets: jax.Array, scored: jax.Array
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    targets: jax.Array,
+    scored: jax.Array,
+    children: Children | None,
 ) -> jax.Array:
     embedded: Any = model.apply({"params": params}, tokens, method="embed")
-    return example_nll(model, params, embedded, tokens, targets, scored)
+    return example_nll(model, params, embedded, tokens, targets, scored, children)

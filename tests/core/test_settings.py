@@ -57,6 +57,7 @@ LIMITS = {
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
     "NewRowsOptions": "",
+    "ObjectiveConfig": "label_smoothing=share_below_1",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",
@@ -123,6 +124,7 @@ CHOSEN = {
     *("OptimizerConfig.schedule", "PipelineConfig.batching", "PprConfig.users", "TuneConfig.loss"),
     *("PredictionConfig.mode", "RankingConfig.method", "SurrogateConfig.criterion"),
     *("SurrogateConfig.method", "T5Config.dtype", "T5Config.mlp_activations", "TuneConfig.kind"),
+    "T5Config.likelihood",
     *("TrainConfig.best_mode", "TuneConfig.mode", "StudyConfig.ablate", "Layout.position"),
     *("Layout.user_place", "PrepareOptions.item_ids", "SyntheticOptions.item_ids"),
     *("AmazonOptions.item_ids", "RecboleOptions.item_ids", "SequencesOptions.item_ids"),

@@ -185,3 +185,16 @@ def test_registering_takes_the_sampling_that_gin_says(world, vocabulary_folder):
     for task in seqio.get_mixture_or_task(name).tasks:
         found = examples_of(task).family.source.config
         assert (found.max_source, found.num_candidates) == (CONFIG.max_source, 20)
+
+
+def test_a_loss_that_t5x_does_not_have_is_refused(world, vocabulary_folder):
+    folders = (
+        f"DATASET = '{world.path}'",
+        f"VOCABULARY = '{vocabulary_folder}'",
+        "MODEL_DIR = 'm'",
+    )
+    own = ("T5Config.likelihood = 'children'", "p5jax.tasks.register.name = 'likelihood'")
+    parse("pretrain", *folders, *own)
+    name = bound("train/DatasetConfig.mixture_or_task_name")
+    with pytest.raises(UserError, match="T5Config.likelihood: found 'children', expected 'vocab"):
+        t5x.transformer(name)

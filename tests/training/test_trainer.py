@@ -25,7 +25,7 @@ from toy_training import (
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.training.checkpoints import available_steps, find_step, restore_params
-from p5jax.training.step import batch_sums, loss_fn, token_nll
+from p5jax.training.step import batch_sums, loss_fn, token_loss
 from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 
@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.extras
-def test_token_nll_is_torchs_cross_entropy():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_tokens_is_torchs_cross_entropy(smoothing):
     torch = pytest.importorskip("torch", reason="needs torch (make test-extras)")
     rng = np.random.default_rng(0)
     logits = (rng.normal(size=(3, 5, 11)) * 30).astype(np.float32)
@@ -44,12 +45,16 @@ def test_token_nll_is_torchs_cross_entropy():
     weights = rng.random((3, 5)).astype(np.float32)
     theirs = torch.tensor(logits, requires_grad=True)
     nll = torch.nn.functional.cross_entropy(
-        theirs.reshape(-1, 11), torch.tensor(targets).reshape(-1), reduction="none"
+        theirs.reshape(-1, 11),
+        torch.tensor(targets).reshape(-1),
+        reduction="none",
+        label_smoothing=smoothing,
     )
     (nll * torch.tensor(weights).reshape(-1)).sum().backward()
 
     def total(x):
-        ours, hit = token_nll(x, targets)
+        nll, uniform, hit = token_loss(x, targets)
+        ours = (1 - smoothing) * nll + smoothing * uniform
         return (ours * weights).sum(), (ours, hit)
 
     gradient, (ours, hit) = jax.grad(total, has_aux=True)(jnp.asarray(logits))
@@ -88,6 +93,23 @@ def test_rows_of_weight_zero_change_nothing():
     again, same = jax.value_and_grad(lambda p: loss_fn(Toy(), p, padded))(params)
     assert float(loss) == pytest.approx(float(again), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, same)
+
+
+def test_labels_are_smoothed_in_what_is_minimised_and_not_in_what_is_reported():
+    params, batch = toy_params(), next(Batches())
+    inputs = [batch[f"{name}_tokens"] for name in ("encoder_input", "decoder_input")]
+    logits = np.asarray(
+        Toy().apply({"params": params}, *inputs, inputs[1], enable_dropout=False), np.float64
+    )
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    shares = 0.8 * np.eye(log_p.shape[-1])[batch["decoder_target_tokens"]] + 0.2 / log_p.shape[-1]
+    smoothed = -((shares * log_p).sum(-1) * batch["decoder_loss_weights"]).sum()
+    plain = batch_sums(Toy(), params, batch, None)
+    total, sums = batch_sums(Toy(), params, batch, None, label_smoothing=0.2)
+    assert float(total) == pytest.approx(smoothed, rel=1e-5)
+    assert {name: float(value) for name, value in sums.items()} == {
+        name: float(value) for name, value in plain[1].items()
+    }
 
 
 # ---- the loop ----

@@ -26,6 +26,7 @@ from p5jax.ppr.soft.words import PrefixedTransformer, prefixed_sources, with_pre
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
+from p5jax.training.children import Children, children_of
 from p5jax.training.step import DeviceBatch, Objective, batch_sums
 from p5jax.triggers.initial import initial_tokens
 from p5jax.triggers.layout import Layout
@@ -114,7 +115,9 @@ class SoftBackbone:
         The batch has t5x's arrays and "users", int32 [B], whose prefixes stand before the sources.
         The frozen model is read as it is used, without dropout.
         """
-        return partial(_batch_sums, self.model, self.prompt, self.profiles.codes_UxM)
+        run = self.run
+        children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
+        return partial(_batch_sums, self.model, self.prompt, self.profiles.codes_UxM, children)
 
     @cached_property
     def prefixes(self) -> Callable[[Params], jax.Array]:
@@ -162,6 +165,7 @@ def _batch_sums(
     model: PrefixedTransformer,
     prompt: SoftPrompt,
     codes_UxM: np.ndarray,
+    children: Children | None,
     params: Params,
     batch: DeviceBatch,
     rng: jax.Array | None,
@@ -173,4 +177,5 @@ def _batch_sums(
     rows = jnp.arange(len(tokens))
     sources = prefixed_sources(tokens, rows, model.config.vocab_size, prompt.config.length)
     batch = {**batch, "encoder_input_tokens": sources}
-    return batch_sums(model, with_prefixes(params["t5"], prefix), batch, None)
+    t5 = with_prefixes(params["t5"], prefix)
+    return batch_sums(model, t5, batch, None, children=children)
