@@ -10,10 +10,11 @@ files below `--raw` that gin/results/beauty.gin and toys.gin name. Without `--ra
 synthetic dataset.
 
 The second command measures part after part, each in a process of its own, and writes OUT/NAME.json
-after every figure. A part is given its share of the minutes that are left; what does not fit is
-left for the next call, which goes on where this one stopped: what has its figures is not measured
-again. OUT has few files, of 16 MB at most; runs and checkpoints are in `--work`, by default
-OUT-work.
+after every figure, with the device and the versions. A part is given its share of the minutes that
+are left; what does not fit is left for the next call, which goes on where this one stopped: what
+has its figures is not measured again. OUT has few files, of 16 MB at most; runs and checkpoints are
+in `--work`, by default OUT-work. Where p5jax is not installed but what it needs is, set PYTHONPATH
+to the checkout.
 
     parity       logits, loss, gradient and rankings against `prepare`'s, packed against unpacked
     steps        training steps of p5jax, packed, by size and batch, with the share of the peak
@@ -22,8 +23,8 @@ OUT-work.
     recipes      Beauty and Toys trained and evaluated; the weights in bfloat16
     replacement  one trigger token replaced, beside the PyTorch loop of triggers.py
 
-`--tiny` does all of it in some minutes on a CPU, most of them compiling; nothing is learned of
-speed.
+`--tiny` does all of it in about five minutes of a CPU's time, most of them compiling; nothing is
+learned of speed.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from parts.cells import Place, measured, read
 PARTS = {
     "parity": 0.8,
     "steps": 1.5,
-    "rankings": 1.7,
-    "recipes": 4.0,
+    "rankings": 2.2,
+    "recipes": 3.5,
     "torch_steps": 1.2,
     "replacement": 0.8,
 }
@@ -59,14 +60,15 @@ def share(name: str, waiting: list[str], seconds: float) -> float:
 def run(place: Place, names: list[str], seconds: float) -> list[str]:
     """Measure parts within so many seconds; return those that are not done."""
     deadline = time.monotonic() + seconds
-    waiting = [name for name in names if not read(place.out / f"{name}.json")["complete"]]
-    undone = []
-    while waiting:
-        name = waiting[0]
-        given = share(name, waiting, deadline - time.monotonic())
-        waiting = waiting[1:]
-        if given < 1.0 or not _child(place, name, given, deadline):
-            undone.append(name)
+    undone = [name for name in names if not read(place.out / f"{name}.json")["complete"]]
+    for _ in range(2):  # time that is left at the end is for those that did not fit
+        waiting, undone = undone, []
+        while waiting:
+            name = waiting[0]
+            given = share(name, waiting, deadline - time.monotonic())
+            waiting = waiting[1:]
+            if given < 1.0 or not _child(place, name, given, deadline):
+                undone.append(name)
     return undone
 
 
@@ -96,7 +98,12 @@ def part(place: Place, name: str, seconds: float) -> bool:
     from hardware import available_cores, describe
 
     cells = importlib.import_module(f"parts.{name}").cells(place)
-    about = {"hardware": describe(available_cores()), "devices": _devices(), "tiny": place.tiny}
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "devices": _devices(),
+        "hardware": describe(available_cores()),
+        "tiny": place.tiny,
+    }
     return measured(cells, place.out / f"{name}.json", deadline, about)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from catalogue import random_params, sized_model, synthetic_ids
+from catalogue import popular, synthetic_ids
+from ranking import export_weights
 
 from parts.cells import Cell, Place
 
-FILE, ITEMS, CODES, BEAM, K, USERS = "parity.npz", 500, 16, 20, 10, 16
+FOLDER, FILE = "parity", "values.npz"
+ITEMS, CODES, BEAM, K, USERS = 500, 16, 20, 10, 16
 
 
 def _batch() -> dict[str, np.ndarray]:
@@ -50,63 +53,71 @@ def _values(model: Any, params: Any) -> dict[str, np.ndarray]:
     }
 
 
+def _ids() -> list[list[int]]:
+    ids: list[list[int]] = synthetic_ids(ITEMS, CODES).tolist()
+    return ids
+
+
 def _ranked(model: Any, params: Any, method: str) -> Any:
     from p5jax.inference.ranking import rank
     from p5jax.inference.trie import Trie
 
-    trie = Trie.build(synthetic_ids(ITEMS, CODES).tolist())
+    trie = Trie.build(_ids())
     exclude = np.arange(USERS * 9).reshape(USERS, 9) % ITEMS
     tokens = _batch()["encoder_input_tokens"]
     return rank(model, params, tokens, trie, K, method, beam=BEAM, exclude=exclude)
 
 
 def store_reference(data: Path) -> None:
-    """Write the parameters and what this machine makes of them to `data`."""
+    """Write a small model that has learned ids, and what this machine makes of it, to `data`."""
+    folder = data / FOLDER
+    export_weights(folder, popular(_ids()), 100, "tiny")
+    model, params = _model(folder, "float32")
+    ranking = _ranked(model, params, "exact")
+    found = _values(model, params) | {"items": ranking.items, "logp": ranking.logp}
+    np.savez(folder / FILE, **found)
+
+
+def _model(folder: Path, dtype: str) -> tuple[Any, Any]:
+    """The stored model without dropout, and its parameters on the device."""
     import jax
 
-    model = sized_model("tiny", "float32")
-    params = random_params(model)
-    ranking = _ranked(model, params, "exact")
-    leaves = {f"params{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(params))}
-    found = leaves | _values(model, params) | {"items": ranking.items, "logp": ranking.logp}
-    np.savez(data / FILE, **found)
+    from p5jax.models.checkpoints.hugging_face import import_hugging_face
+    from p5jax.models.t5 import Transformer
+
+    config, params = import_hugging_face(folder)
+    return Transformer(replace(config, dropout_rate=0.0, dtype=dtype)), jax.device_put(params)
 
 
 def cells(place: Place) -> list[Cell]:
     """Float32 and bfloat16 against the reference; packed against unpacked."""
-    with np.load(place.data / FILE) as file:
-        stored = dict(file)
-    found = [Cell("packed and unpacked", lambda _: _packed(stored), 5)]
+    folder = place.data / FOLDER
+    found = [Cell("packed and unpacked", lambda _: _packed(folder), 5)]
     for dtype in ("float32",) if place.tiny else ("float32", "bfloat16"):
         found += [
-            Cell(f"{dtype}, values", lambda _, d=dtype: _compared(stored, d), 10),
-            Cell(f"{dtype}, rankings", lambda _, d=dtype: _lists(stored, d), 15),
+            Cell(f"{dtype}, values", lambda _, d=dtype: _compared(folder, d), 10),
+            Cell(f"{dtype}, rankings", lambda _, d=dtype: _lists(folder, d), 15),
         ]
     return found
 
 
-def _params(stored: dict[str, np.ndarray]) -> Any:
-    import jax
-
-    from p5jax.models.t5 import init_params
-
-    model = sized_model("tiny", "float32")
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    leaves = [stored[f"params{n}"] for n in range(len(jax.tree.leaves(shapes)))]
-    return jax.device_put(jax.tree.unflatten(jax.tree.structure(shapes), leaves))
+def _stored(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / FILE) as file:
+        return dict(file)
 
 
-def _compared(stored: dict[str, np.ndarray], dtype: str) -> dict[str, Any]:
+def _compared(folder: Path, dtype: str) -> dict[str, Any]:
     """Greatest differences, in units of the greatest value."""
+    stored = _stored(folder)
     return {
         name: float(np.abs(value - stored[name]).max() / np.abs(stored[name]).max())
-        for name, value in _values(sized_model("tiny", dtype), _params(stored)).items()
+        for name, value in _values(*_model(folder, dtype)).items()
     }
 
 
-def _lists(stored: dict[str, np.ndarray], dtype: str) -> dict[str, Any]:
+def _lists(folder: Path, dtype: str) -> dict[str, Any]:
     """How far guaranteed lists are those of `exact`, and these the reference's."""
-    model, params = sized_model("tiny", dtype), _params(stored)
+    stored, (model, params) = _stored(folder), _model(folder, dtype)
     exact, certified = (_ranked(model, params, method) for method in ("exact", "certified"))
     sure = certified.exact
     return {
@@ -122,14 +133,14 @@ def _lists(stored: dict[str, np.ndarray], dtype: str) -> dict[str, Any]:
     }
 
 
-def _packed(stored: dict[str, np.ndarray]) -> dict[str, Any]:
+def _packed(folder: Path) -> dict[str, Any]:
     """The loss of the same examples, one in a row and several."""
     import jax
 
     from p5jax.pipeline.batching import Tokens, first_fit, packed_batch
     from p5jax.training.step import loss_fn
 
-    batch, model, params = _batch(), sized_model("tiny", "float32"), _params(stored)
+    batch, (model, params) = _batch(), _model(folder, "float32")
     examples = [
         Tokens(source[source > 0], target[target > 0])
         for source, target in zip(

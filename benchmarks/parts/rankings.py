@@ -11,7 +11,7 @@ from typing import Any
 import catalogue
 import numpy as np
 import ranking
-from catalogue import EOS, FIRST, synthetic_ids, timed
+from catalogue import EOS, FIRST, popular, synthetic_ids, timed
 from training import SIZES
 
 from parts.cells import Cell, Place
@@ -30,7 +30,7 @@ def kinds_of_ids(items: int, codes: int) -> dict[str, Ids]:
 
 
 def cells(place: Place) -> list[Cell]:
-    """p5jax's first, then transformers', then large catalogues."""
+    """p5jax's first, then large catalogues, then transformers'."""
     size, items, codes, users = ("tiny", 300, 16, 4) if place.tiny else ("small", 12_101, 256, 64)
     found = []
     kinds = kinds_of_ids(items, codes)
@@ -41,15 +41,15 @@ def cells(place: Place) -> list[Cell]:
             found.append(Cell(f"{name}, torch", partial(_theirs, weights, ids, users), 15))
     large = [3000] if place.tiny else [1_000_000, 10_000_000]
     for count in large:
-        least = count / 100_000  # most of it makes the trie
+        least = count / 250_000  # most of it makes the trie
         found.append(Cell(f"{count} items", partial(_large, count, size, users), 10 + least))
     return sorted(found, key=lambda cell: cell.name.endswith("torch"))
 
 
 def _weights(folder: Path, ids: Ids, size: str) -> Path:
-    """A checkpoint that writes ids, made once."""
+    """A checkpoint that writes ids, some far more often than others, made once."""
     if not (folder / "done").exists():
-        ranking.export_weights(folder, ids, 10 if size == "tiny" else 100, size)
+        ranking.export_weights(folder, popular(ids), 10 if size == "tiny" else 100, size)
         (folder / "done").touch()
     return folder
 

@@ -1,4 +1,4 @@
-"""The recipes of Beauty and Toys, larger and faster than a CPU would: metrics and weights."""
+"""The recipes of Beauty and Toys, larger and faster than a CPU would: weights and metrics."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ _EVALUATION = 30.0  # seconds that are kept for it
 
 
 def cells(place: Place) -> list[Cell]:
-    """One for each dataset that `prepare` has made; the time that is left is shared."""
+    """One for each dataset that `prepare` has made."""
     names = [name for name in RECIPES if (place.data / name).is_dir()]
-    return [
-        Cell(name, partial(_recipe, place, name, len(names) - n), 1 if place.tiny else 60)
-        for n, name in enumerate(names)
-    ]
+    seconds = 1 if place.tiny else 60
+    return [Cell(name, partial(_recipe, place, name), seconds) for name in names]
 
 
-def _recipe(place: Place, name: str, waiting: int, deadline: float) -> dict[str, Any]:
+def _recipe(place: Place, name: str, deadline: float) -> dict[str, Any]:
     import jax
 
     from p5jax.core.errors import Interrupted
@@ -50,10 +48,9 @@ def _recipe(place: Place, name: str, waiting: int, deadline: float) -> dict[str,
     if place.tiny:
         validation = {"ValidationConfig.rank_users": 8, "ValidationConfig.examples": 8}
         bindings |= validation | {"RunConfig.vocabulary_size": 200}
-    until = time.monotonic() + (deadline - time.monotonic()) / waiting - _EVALUATION
     # A signal is how a run is stopped in good order, with a checkpoint; the next call resumes it.
     timer = threading.Timer(
-        max(10.0, until - time.monotonic()), os.kill, (os.getpid(), signal.SIGTERM)
+        max(10.0, deadline - _EVALUATION - time.monotonic()), os.kill, (os.getpid(), signal.SIGTERM)
     )
     timer.start()
     started, finished = time.monotonic(), True
@@ -65,16 +62,15 @@ def _recipe(place: Place, name: str, waiting: int, deadline: float) -> dict[str,
         timer.cancel()
     trained = time.monotonic() - started
     run = Run.load(folder)
-    found: dict[str, Any] = {
+    weights = _keep_weights(run, place.out, name)  # before an evaluation that may be late
+    result = evaluate_family(run, "sequential", "L-1", "test", 20 if place.tiny else None)
+    return {
         "finished": finished,
         "step": available_steps(folder / "checkpoints")[-1],
         "training_seconds": trained,
+        "weights": weights,
+        "L-1": {"n": result.n, "metrics": result.metrics},
     }
-    limit = 20 if place.tiny else None
-    for prompt in ("L-1", "2-3"):
-        result = evaluate_family(run, "sequential", prompt, "test", limit)
-        found[prompt] = {"n": result.n, "metrics": result.metrics}
-    return found | {"weights": _keep_weights(run, place.out, name)}
 
 
 def _keep_weights(run: Any, out: Path, name: str) -> list[str]:

@@ -130,7 +130,7 @@ def choose_memory(
 def known_of(task: Task, memory: Memory) -> Known:
     """Ask the model of a task's users for its best items and for its opinion of the neighbours."""
     run, config, users = task.run, task.config, list[int]()
-    trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
+    trie = id_trie(task.family, task.template.id, run.vocabulary, config.method, run.params)
     parts: list[tuple[np.ndarray, ...]] = []
     for examples, tokens in task.batches():
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.

@@ -130,7 +130,10 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     is by mixed scores, and with other prompts by the mean of the prompts' probabilities.
     """
     run, config = task.run, task.config
-    trie = id_trie(task.family, task.template.id, run.vocabulary, config.method)
+    trie, *tries = (
+        id_trie(task.family, template.id, run.vocabulary, config.method, run.params)
+        for template in (task.template, *task.others)
+    )
     found = _Found(task)
     for examples, tokens in task.batches():
         # Rows that fill a last batch repeat a user: an empty prompt could be endless to certify.
@@ -150,7 +153,7 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
             exact=config.exact,
             exclude=exclude,
             beside=task.beside(users, exclude),
-            others=list(_others(task, users)),
+            others=list(_others(task, tries, users)),
         )
         for example, best, exact in zip(examples, ranking.items, ranking.exact, strict=False):
             position = np.flatnonzero(best == example.item)
@@ -160,22 +163,18 @@ def evaluate_catalogue(task: Task) -> FamilyResult:
     return found.result("catalogue")
 
 
-def _others(task: Task, users: list[int]) -> Iterator[Asked]:
+def _others(task: Task, tries: list[Trie], users: list[int]) -> Iterator[Asked]:
     """What the prompts that are averaged with the task's own ask about the same users [B]."""
     index = {user: number for number, user in enumerate(task.family.users(task.split).tolist())}
     run, longest = task.run, task.family.source.config.max_source
-    for template in task.others:
+    for template, trie in zip(task.others, tries, strict=True):
         examples = [
             task.family.example(task.split, index[user], prompt_id=template.id) for user in users
         ]
         tokens = padded([encoded_source(each, run.vocabulary, longest) for each in examples])
         if isinstance(run, ReadsUsers):
             tokens = run.sources(tokens, np.array(users, np.int32))
-        yield Asked(
-            tokens,
-            id_trie(task.family, template.id, run.vocabulary, task.config.method),
-            given_rows([each.given for each in examples], run.vocabulary),
-        )
+        yield Asked(tokens, trie, given_rows([each.given for each in examples], run.vocabulary))
 
 
 def evaluate_candidates(task: Task) -> FamilyResult:
@@ -184,7 +183,7 @@ def evaluate_candidates(task: Task) -> FamilyResult:
     Where a prompt lists none they are the frozen ones, which all prompts share.
     """
     run = task.run
-    trie = id_trie(task.family, task.template.id, run.vocabulary, "certified")
+    trie = id_trie(task.family, task.template.id, run.vocabulary, "certified", run.params)
     found = _Found(task)
     for examples, tokens in task.batches():
         examples = [_with_candidates(task, example) for example in examples]

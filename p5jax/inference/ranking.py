@@ -25,7 +25,7 @@ from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import PAD_ID, Transformer
 from p5jax.models.t5_config import LIKELIHOODS
-from p5jax.parallel.placing import place_rows, to_host
+from p5jax.parallel.placing import place_rows, place_whole, to_host
 from p5jax.prompts.families import Family
 from p5jax.text.vocabulary import Vocabulary
 
@@ -193,15 +193,18 @@ def search_prompt(
     return found
 
 
-def id_trie(family: Family, prompt_id: str, vocabulary: Vocabulary, method: str) -> Trie:
+def id_trie(
+    family: Family, prompt_id: str, vocabulary: Vocabulary, method: str, params: Params
+) -> Trie:
     """The trie of the item ids as a prompt's answer writes them, for a method.
 
-    A textbook beam takes one token at each step.
+    A textbook beam takes one token at each step. The trie is beside the parameters, so that
+    rankings need not copy it there.
     """
     collapse, source = not METHODS[method].textbook, family.source
-    if family.lists(prompt_id):
-        return Trie.of_texts(source.ended_ids, vocabulary, collapse, eos=False)
-    return Trie.of_texts(source.dataset.item_ids, vocabulary, collapse)
+    lists = family.lists(prompt_id)
+    ids = source.ended_ids if lists else source.dataset.item_ids
+    return place_whole(params, Trie.of_texts(ids, vocabulary, collapse, eos=not lists))
 
 
 def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | None:

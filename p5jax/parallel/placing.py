@@ -7,7 +7,7 @@ program of all its devices and processes: rows are split over `data`, results ga
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from p5jax.parallel.partitioning import DATA, batch_sharding, replicated
+
+Tree = TypeVar("Tree")
 
 
 def mesh_of(params: Any) -> Mesh | None:
@@ -39,6 +41,20 @@ def place_rows(params: Any, rows: ArrayLike) -> jax.Array:
     missing = -len(host) % mesh.shape[DATA]
     host = np.concatenate([host, np.repeat(host[:1], missing, axis=0)])
     return jax.make_array_from_callback(host.shape, batch_sharding(mesh), host.__getitem__)
+
+
+def place_whole(params: Any, tree: Tree) -> Tree:
+    """A tree of arrays, the same in every process, whole on every device that has parameters."""
+    mesh = mesh_of(params)
+
+    def placed(leaf: Any) -> jax.Array:
+        if mesh is None:
+            return jnp.asarray(leaf)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, replicated(mesh), host.__getitem__)
+
+    placed_tree: Tree = jax.tree.map(placed, tree)
+    return placed_tree
 
 
 def to_host(tree: Any) -> Any:

@@ -97,7 +97,7 @@ def export_programs(
     if ranker.memory is not None:
         report("note: the run's memory is no part of programs; their lists are the model's alone")
     with replaced_folder(out) as folder:
-        arrays = {name: getattr(trie, name) for name in _TRIE}
+        arrays: dict[str, Any] = {name: np.asarray(getattr(trie, name)) for name in _TRIE}
         weights = {name: np.asarray(x) for name, x in flatten_dict(run.params, sep="/").items()}
         program = _program(run.model, trie, config.beam)
         version = _write_programs(folder, program, (weights, arrays), shapes, report)

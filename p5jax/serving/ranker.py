@@ -117,7 +117,8 @@ class Ranker:
         family = self.family("sequential")
         key = family.lists(prompt), METHODS[method].textbook
         if key not in self._tries:
-            self._tries[key] = id_trie(family, prompt, self.run.vocabulary, method)
+            run = self.run
+            self._tries[key] = id_trie(family, prompt, run.vocabulary, method, run.params)
         return self._tries[key]
 
     def next_item_prompts(self, prompts: Sequence[str]) -> tuple[str, ...]:

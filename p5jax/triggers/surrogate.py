@@ -12,7 +12,6 @@ import numpy as np
 from p5jax.evaluation.metrics import text_columns
 from p5jax.inference.decoding import beam_search
 from p5jax.inference.ranking import given_rows, id_trie, rank
-from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
@@ -37,7 +36,7 @@ class Surrogate:
         self.coefficient = config.coefficient
         if self.coefficient < 0:
             self.coefficient = 0.1 if self._asks_for_text else 1.0
-        self._trie: Trie = id_trie(family, PROMPT_ID, run.vocabulary, config.method)
+        self._trie = id_trie(family, PROMPT_ID, run.vocabulary, config.method, run.params)
 
     def values(self, prompts: OpenPrompts, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """The value of prompts `rows` [M] with trigger tokens `slots` [M, P]: float64 [M].

@@ -55,10 +55,28 @@ def test_what_has_its_figures_is_not_measured_again(benchmarks, tmp_path, capsys
     assert ran == ["a", "b", "b", "c"]
     report = json.loads(file.read_text())
     assert report["complete"]
-    assert report["devices"] == ["toy"]
-    assert report["cells"]["a"]["value"] == 1
+    assert report["cells"]["a"].items() >= {"value": 1, "devices": ["toy"]}.items()
     assert measured(100)
     assert ran == ["a", "b", "b", "c"]
+
+
+def test_what_is_not_finished_goes_on_and_time_is_shared(benchmarks, tmp_path):
+    _, cells = benchmarks
+    given, file = {}, tmp_path / "part.json"
+
+    def cell(name, finished=True, least=0.0):
+        def run(deadline):
+            given[name] = deadline - time.monotonic()
+            return {"finished": finished}
+
+        return cells.Cell(name, run, least)
+
+    three = [cell("a", finished=False), cell("b"), cell("c", least=50)]
+    assert not cells.measured(three, file, time.monotonic() + 60, {})
+    assert given == pytest.approx({"a": 20, "b": 30, "c": 60}, abs=1)
+    given.clear()
+    assert cells.measured([cell("a"), *three[1:]], file, time.monotonic() + 60, {})
+    assert given == pytest.approx({"a": 60}, abs=1)
 
 
 def test_time_that_a_part_leaves_goes_to_those_that_wait(benchmarks):
@@ -121,7 +139,7 @@ def test_all_parts_run_on_a_cpu_and_the_second_call_does_nothing(tmp_path):
     values, lists = parity["float32, values"], parity["float32, rankings"]
     assert max(values["logits"], values["loss"], values["gradient"]) < 1e-5
     assert lists["rankings guaranteed by exact"] == lists["equal to the reference's"] == 16
-    assert lists["certified, items of exact"] == lists["certified"]
+    assert lists["certified, items of exact"] == lists["certified"] >= 8
     packing = parity["packed and unpacked"]
     assert packing["packed"] == pytest.approx(packing["unpacked"], rel=1e-5)
     files = [file.name for file in out.iterdir()]

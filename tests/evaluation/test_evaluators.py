@@ -31,6 +31,8 @@ from p5jax.evaluation.evaluators import (
 from p5jax.evaluation.ranking_evaluators import place_of
 from p5jax.evaluation.results import load_results
 from p5jax.evaluation.task import chosen_indices
+from p5jax.inference.ranking import id_trie
+from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer, init_params
 from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig, make_families
@@ -369,3 +371,11 @@ def test_smaller_limits_are_subsets(size, small, large):
     assert set(few) <= set(many) <= set(range(size))
     assert len(few) == min(small, size)
     assert (np.diff(few) > 0).all()
+
+
+def test_the_trie_of_ids_lies_beside_the_parameters(run):
+    trie = id_trie(run.families["sequential"], "2-1", run.vocabulary, "certified", run.params)
+    host = Trie.of_texts(run.dataset.item_ids, run.vocabulary)
+    for leaf, expected in zip(jax.tree.leaves(trie), jax.tree.leaves(host), strict=True):
+        assert isinstance(leaf, jax.Array)
+        np.testing.assert_array_equal(leaf, expected)

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, replicated
-from p5jax.parallel.placing import mesh_of, place_rows, to_host
+from p5jax.parallel.placing import mesh_of, place_rows, place_whole, to_host
 
 HERE = Path(__file__).parent
 PROGRAM = """
 import jax, numpy as np
 from small_model import log_probabilities, small_model
 from p5jax.inference.decoding import greedy
-from p5jax.parallel.placing import place_rows, to_host
+from p5jax.parallel.placing import place_rows, place_whole, to_host
 from p5jax.inference.ranking import rank
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import init_params, param_axes
@@ -47,8 +47,11 @@ mesh = make_mesh(MeshConfig(2, 2))
 params = jax.device_put(host, param_shardings(mesh, param_axes(model), host, fsdp=True))
 table = params["token_embedder"]["embedding"]
 assert table.addressable_shards[0].data.size == table.size // 4
-for method in ("certified", "exact"):
-    found = rank(model, params, sources, trie, 6, method, exclude=exclude)
+placed = place_whole(params, trie)
+for leaf in jax.tree.leaves(placed):
+    assert leaf.is_fully_replicated and leaf.sharding.device_set == table.sharding.device_set
+for method, ids in (("certified", placed), ("exact", trie)):
+    found = rank(model, params, sources, ids, 6, method, exclude=exclude)
     assert found.items.shape == (5, 6) and found.exact.all()
     assert (np.sort(found.items) == np.sort(np.argsort(-allowed)[:, :6])).all()
     np.testing.assert_allclose(found.logp, best, atol=1e-4)
@@ -80,6 +83,9 @@ def test_without_a_mesh_rows_go_to_the_first_device():
         placed = place_rows(params, rows)
         assert isinstance(placed, jax.Array)
         np.testing.assert_array_equal(placed, rows)
+        whole = place_whole(params, {"x": rows})["x"]
+        assert isinstance(whole, jax.Array)
+        np.testing.assert_array_equal(whole, rows)
     mesh = make_mesh(MeshConfig(1, -1))
     params = {"a": jax.device_put(np.ones(2), replicated(mesh))}
     assert mesh_of(params) == mesh
