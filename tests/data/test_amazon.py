@@ -238,7 +238,7 @@ BAD = {
     ),
     "user missing": (review_2014("nan", "a"), r"field 'reviewerID': found 'nan', expected a non-"),
     "no field": ({}, r"field 'reviewerID' is missing, found no field"),
-    "endless": ("[" * 9000, r"not JSON \(values within values without end\)"),
+    "endless": ("[" * 200_000, r"not JSON \(values within values without end\)"),
     "endless rating": (review_2014("u", "a", 10**400), r"field 'overall': found 1000"),
     "digits": ('{"overall": ' + "9" * 5000, r"not JSON \(Exceeds the limit"),
     "surrogate": (review_2014("\ud800", "a"), r"field 'reviewerID': found '.ud800'"),

@@ -109,10 +109,10 @@ def test_anything_else_is_one_line_at_once(tmp_path, case):
     data, message = BAD[case]
     path = write(tmp_path / "bad.pth", data, {"0": FLOATS.tobytes()})
     tracemalloc.start()
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError) as caught:
         read_state_dict(path)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 2e8
     tracemalloc.stop()
     assert f"found {message}" in str(caught.value)

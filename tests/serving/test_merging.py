@@ -27,7 +27,8 @@ class Invented:
     triggers = memory = None
 
     def __init__(self, dataset):
-        self.run = SimpleNamespace(dataset=dataset, params={"w": np.zeros(1)})
+        model = SimpleNamespace(config=SimpleNamespace(likelihood="vocabulary"))
+        self.run = SimpleNamespace(dataset=dataset, params={"w": np.zeros(1)}, model=model)
 
     def check_k(self, k):
         """Take any."""
