@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import socket
+import sys
 import threading
 
 import pytest
@@ -20,7 +22,7 @@ from p5jax.serving.http.app import LARGEST_BODY
 from p5jax.serving.http.engine import Engine
 from p5jax.serving.http.openapi import document
 from p5jax.serving.http.server import read_token
-from p5jax.serving.http.service import Service
+from p5jax.serving.http.service import Log, Service
 from p5jax.serving.question import Question
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ServeConfig
@@ -45,8 +47,7 @@ def serving(run):
     changed.setattr(Engine, "warm", lambda *given: None)
     service = Service(Recommender(run), lambda: Recommender(run), config, TOKEN)
     with running(service) as found:
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.1)
+        found.wait_until_ready()
         yield found
     changed.undo()
 
@@ -274,6 +275,14 @@ def test_metrics_and_logs_tell_of_requests_and_not_of_what_was_asked(serving, wo
     assert user not in json.dumps(lines)
 
 
+def test_a_log_that_is_full_or_gone_stops_nothing(monkeypatch):
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    monkeypatch.setattr(sys, "stderr", full)
+    Log().event("listening")
+    os.dup2(os.open("/dev/null", os.O_WRONLY), full.fileno())  # or closing it fails
+    full.close()
+
+
 def test_the_description_names_every_route_and_field(serving):
     _status, found, _ = serving.call("GET", "/openapi.json")
     assert found == json.loads(json.dumps(document()))
@@ -316,8 +325,7 @@ def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
         assert found.call("GET", "/readyz")[0] == 503
         assert found.post("/v1/recommend", user=world.user_keys[0])[0] == 503
         asked_early.set()
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.2)
+        found.wait_until_ready()
         compiled = search_trie._cache_size()
         for count in (1, 3, 9, 40):
             asked = {"history": world.item_keys[:count]}
@@ -333,8 +341,7 @@ def test_what_was_accepted_is_answered_before_the_end(run, world):
     service = Service(Recommender(run), lambda: Recommender(run), config)
     statuses: list[int] = []
     with running(service) as found:
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.2)
+        found.wait_until_ready()
         threads = [
             threading.Thread(
                 target=lambda: statuses.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -35,9 +36,10 @@ class Log:
     """A JSON object a line on the standard error stream; nothing that users wrote, unless asked."""
 
     def event(self, what: str, **told: Any) -> None:
-        """Write what happened."""
+        """Write what happened; answers go on where that cannot be written."""
         line = {"time": round(time.time(), 3), "event": what, **told}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(json.dumps(line), file=sys.stderr, flush=True)
 
     def request(
         self, method: str, path: str, status: int, seconds: float, asked: bytes | None
