@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,18 +102,18 @@ def running(service: Service):
 
 
 class Process(Caller):
-    """`p5jax serve` in a process of its own, which has the token and listens.
+    """A service in a process of its own, which listens and has the token.
 
     said: all that it has written, a line each.
     """
 
-    def __init__(self, *words: object, port: int = 0):
-        command = [sys.executable, "-m", "p5jax.cli.main", "serve", *map(str, words)]
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path | None = None):
         self.process = subprocess.Popen(
-            [*command, "--port", str(port)],
+            command,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"P5JAX_TOKEN": TOKEN},
+            env={**env, "P5JAX_TOKEN": TOKEN},
+            cwd=folder,
         )
         self.said: list[str] = []
         listening: queue.Queue[int] = queue.Queue()
@@ -128,6 +129,12 @@ class Process(Caller):
         self._reader.start()
         super().__init__(listening.get(timeout=120))
         assert self.port, self.said
+
+    @staticmethod
+    def of(*words: object, port: int = 0) -> Process:
+        """`p5jax serve` with these words."""
+        command = [sys.executable, "-m", "p5jax.cli.main", "serve", *map(str, words)]
+        return Process([*command, "--port", str(port)], os.environ)
 
     def ended(self, number: signal.Signals) -> int:
         """The exit status after a signal."""

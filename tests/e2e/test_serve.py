@@ -47,7 +47,7 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def service(run):
-    found = Process(run.path, *OPTIONS)
+    found = Process.of(run.path, *OPTIONS)
     found.wait_until_ready()
     yield found
     assert found.ended(signal.SIGTERM) == 0
@@ -203,7 +203,7 @@ def test_a_killed_service_leaves_nothing_behind(run):
     """It starts again on its port, and answers as before."""
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     asked = {"user": run.dataset.user_keys[5], "k": 5}
-    first = Process(run.path, *OPTIONS)
+    first = Process.of(run.path, *OPTIONS)
     first.wait_until_ready()
     expected = first.post("/v1/recommend", **asked)
     failed: list[str] = []
@@ -223,7 +223,7 @@ def test_a_killed_service_leaves_nothing_behind(run):
     for thread in threads:
         thread.join()
     assert len(failed) == 4
-    again = Process(run.path, *OPTIONS, port=first.port)
+    again = Process.of(run.path, *OPTIONS, port=first.port)
     again.wait_until_ready()
     assert again.post("/v1/recommend", **asked) == expected
     assert again.ended(signal.SIGTERM) == 0
@@ -232,7 +232,7 @@ def test_a_killed_service_leaves_nothing_behind(run):
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted(run):
     """Callers get an answer for each request that the log says was accepted."""
-    found = Process(run.path, *OPTIONS)
+    found = Process.of(run.path, *OPTIONS)
     found.wait_until_ready()
     keys = run.dataset.user_keys
     statuses: list[int] = []
@@ -263,7 +263,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(run):
 
 
 def test_sigterm_while_it_compiles_ends_it(run):
-    found = Process(run.path, *OPTIONS)
+    found = Process.of(run.path, *OPTIONS)
     assert found.ended(signal.SIGTERM) == 0
     assert json.loads(found.said[-1])["event"] == "stopped"
 
