@@ -45,7 +45,7 @@ class Engine:
             f"{name} {key}".casefold()
             for name, key in zip(run.dataset.user_names, run.dataset.user_keys, strict=True)
         ]
-        self.sizes = sorted({1, min(4, config.rows), config.rows})
+        self.sizes = sorted({1, *(-(-config.rows // part) for part in (4, 2, 1))})
 
     def warm(self, report: Report, wanted: Callable[[], bool]) -> None:
         """Compile what requests need: all rows, lengths of prompts and of beginnings of answers.
