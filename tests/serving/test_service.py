@@ -45,7 +45,7 @@ def serving(run):
     config = ServeConfig(beam=16, rows=2, queue=4, seconds=60.0)
     changed = pytest.MonkeyPatch()
     changed.setattr(Engine, "warm", lambda *given: None)
-    service = Service(Recommender(run), lambda: Recommender(run), config, TOKEN)
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config, TOKEN)
     with running(service) as found:
         found.wait_until_ready()
         yield found
@@ -114,6 +114,7 @@ def refusals(world):
         ({"user": user, "k": "5"}, "k: found '5', expected a whole number", "k"),
         ({"user": user, "kk": 5}, "found key 'kk'; did you mean k?", None),
         ({"user": 1.5}, "user: found 1.5, expected", "user"),
+        ({"user": user, "run": "b"}, "run: found 'b', expected run", "run"),
         ({"user": user, "prompts": ["2-9"]}, "'2-9' is not a sequential prompt", None),
         ({"user": user, "candidates": []}, "candidates: found no item", None),
         ({"user": user, "exclude": ["a"] * 1001}, "exclude: found 1001 items", "exclude"),
@@ -292,8 +293,28 @@ def test_the_description_names_every_route_and_field(serving):
     post = found["paths"]["/v1/recommend"]["post"]["requestBody"]
     fields = post["content"]["application/json"]["schema"]["properties"]
     assert set(fields) == {
-        *("user", "history", "candidates", "exclude", "prompts", "memory", "k", "exclude_history")
+        *("user", "history", "candidates", "exclude", "prompts", "memory", "run", "k"),
+        "exclude_history",
     }
+
+
+def test_two_runs_answer_each_for_itself(serving, run, world, tmp_path):
+    other = Recommender(served_run(world, tmp_path / "other", "2-1", max_source=64))
+    config = ServeConfig(beam=16, rows=2, seconds=60.0)
+    first, user = Recommender(run), world.user_keys[4]
+    with pytest.raises(UserError, match="found two runs named 'run', expected one"):
+        Service([first, first], list, config)
+    with running(Service([first, other], list, config)) as found:
+        found.wait_until_ready()
+        _, model, _ = found.call("GET", "/v1/model?run=other")
+        assert (model["run"], model["runs"]) == ("other", ["run", "other"])
+        of_first, of_other = (
+            [item["item"] for item in found.post("/v1/recommend", user=user, run=name)[1]["items"]]
+            for name in ("", "other")
+        )
+        (expected,) = other.recommend([user], beam=16)
+        assert of_other == [item.item for item in expected.items] != of_first
+        assert found.call("GET", "/v1/users?query=1&run=third")[0] == 422
 
 
 def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
@@ -313,7 +334,7 @@ def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 @pytest.mark.check
 def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
     config = ServeConfig(beam=16, rows=2, seconds=60.0)
-    service = Service(Recommender(run), lambda: Recommender(run), config)
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config)
     asked_early, warm = threading.Event(), Engine.warm
 
     def late(engine, *passed):
@@ -338,7 +359,7 @@ def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
 @pytest.mark.check
 def test_what_was_accepted_is_answered_before_the_end(run, world):
     config = ServeConfig(beam=16, rows=2, queue=8, seconds=60.0)
-    service = Service(Recommender(run), lambda: Recommender(run), config)
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config)
     statuses: list[int] = []
     with running(service) as found:
         found.wait_until_ready()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -18,10 +18,14 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Ask(Question):
-    """A question with what decides how it is answered; see serving.settings.BulkConfig."""
+    """A question with what decides how it is answered; see serving.settings.BulkConfig.
+
+    run: the name of one of the runs that are served, "" for the first.
+    """
 
     prompts: tuple[str, ...] = ()
     memory: bool = True
+    run: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,6 +36,7 @@ class Ask(Question):
             refuse_long(name, values)
         refuse_long("user", [self.user])
         refuse_long("prompts", self.prompts)
+        refuse_long("run", [self.run])
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,11 @@ class Generate:
     """The body of /v1/generate."""
 
     text: str
+    run: str = ""
 
     def __post_init__(self) -> None:
         refuse_long("text", [self.text], LONGEST_TEXT)
+        refuse_long("run", [self.run])
 
 
 # The last part of a route -> the body it takes, and what it answers.
@@ -106,14 +113,14 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def as_error(message: str, dataset: str = "") -> dict[str, Any]:
+def as_error(message: str, datasets: Iterable[str] = ()) -> dict[str, Any]:
     """Return a message as JSON, with the field, what was found and expected where it says so.
 
-    dataset: a path that is not told to those who ask.
+    datasets: paths that are not told to those who ask.
     """
     message = message.removeprefix("body: ")
-    if dataset:
-        message = message.replace(f"{dataset}: ", "")
+    for path in datasets:
+        message = message.replace(f"{path}: ", "")
     told: dict[str, str] = {}
     first = message.partition(":")[0]
     if first in _FIELDS:

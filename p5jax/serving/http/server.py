@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import h11
 import uvicorn
@@ -98,7 +98,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    first: Recommender, load: Callable[[], Recommender], config: ServeConfig, token: str = ""
+    first: Sequence[Recommender],
+    load: Callable[[], Sequence[Recommender]],
+    config: ServeConfig,
+    token: str = "",
 ) -> None:
     """Answer requests until a signal; UserError where the port cannot be had.
 
