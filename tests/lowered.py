@@ -122,7 +122,7 @@ def search(model: Transformer, method: str = "certified", mesh: str = "") -> exp
     width = Width(trie.widest, 64) if method == "exact" else Width(8, 8, method == "beam")
 
     def run(params: Any, tokens: Any, begun: Any, exclude: Any) -> Any:
-        return search_prompt(model, params, tokens, begun, trie, exclude, width)
+        return search_prompt(model, params, tokens, begun, trie, exclude, width).found
 
     rows = partial(rows_of, mesh=devices)
     return lowered(run, params_of(model, devices), rows(SOURCE), rows(3), rows(32))

@@ -87,6 +87,7 @@ def test_the_walk_of_a_newcomer(page, world):
     assert page.inner_text(".badge") in ("guaranteed", "not guaranteed")
     assert f"user_{world.num_users + 1}" in page.inner_text("#views .text")
     assert page.locator(".tokens span").count() > 5
+    assert "Search, step 1: of" in page.inner_text("#views")
     assert page.is_hidden("#memorised")  # the run has none
     shot(page, "recommended")
 

@@ -9,11 +9,13 @@ import os
 import socket
 import sys
 import threading
+from dataclasses import asdict
 
 import pytest
 from served import TOKEN, running, served_run
 
 from p5jax.core.errors import UserError
+from p5jax.inference.decoding import beam_search
 from p5jax.inference.search import search_trie
 from p5jax.memory.settings import MemorySettings
 from p5jax.runs.stored_memory import store_memory
@@ -91,6 +93,16 @@ def test_candidates_scores_and_views_are_those_in_python(world, serving, recomme
     assert view["prompt"] == "2-3"
     assert (view["known"], view["told"]) == (3, 3)
     assert all(world.item_ids[item] in view["text"] for item in range(3))
+    (told,) = recommender.views(Question(history=world.item_keys[:3]), beam=16)
+    assert view == json.loads(json.dumps(asdict(told)))
+    vocabulary = recommender.run.vocabulary
+    pieces = [[vocabulary.piece(t) for t in vocabulary.encode(id)] for id in world.item_ids]
+    assert view["steps"]  # decimal ids: several have a beginning in common
+    for step in view["steps"]:
+        assert step["entered"] <= min(16, step["prefixes"])
+        for prefix in step["best"]:
+            begun = [ids[: len(prefix["tokens"])] for ids in pieces]
+            assert begun.count(prefix["tokens"]) == prefix["items"] > 1
 
 
 def test_items_and_users_are_found_by_their_words(world, serving):
@@ -347,13 +359,17 @@ def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
         assert found.post("/v1/recommend", user=world.user_keys[0])[0] == 503
         asked_early.set()
         found.wait_until_ready()
-        compiled = search_trie._cache_size()
+        compiled = search_trie._cache_size(), beam_search._cache_size()
         for count in (1, 3, 9, 40):
             asked = {"history": world.item_keys[:count]}
             for more in ({}, {"memory": False}, {"candidates": world.item_keys[50:]}, {"k": 3}):
                 assert found.post("/v1/recommend", **asked, **more)[0] == 200
             assert found.post("/v1/score", **asked, items=world.item_keys[:count])[0] == 200
-        assert search_trie._cache_size() == compiled
+            assert found.post("/v1/explain", **asked)[0] == 200
+            asked = {"user": world.user_keys[count], "item": world.item_keys[count]}
+            assert found.post("/v1/explain", **asked)[0] == 200
+            assert found.post("/v1/generate", text="who? " * count)[0] == 200
+        assert (search_trie._cache_size(), beam_search._cache_size()) == compiled
 
 
 @pytest.mark.check

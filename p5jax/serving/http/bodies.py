@@ -61,7 +61,7 @@ class Score(Ask):
 
 @dataclass(frozen=True)
 class Explain(Ask):
-    """The body of /v1/explain: without an item only what the model reads is shown."""
+    """The body of /v1/explain: without an item only what is read and searched is shown."""
 
     item: Key | None = None
 
@@ -86,7 +86,7 @@ class Generate:
 BODIES: Mapping[str, tuple[type[Any], str]] = {
     "recommend": (Recommend, "The most probable next items of a user or a history"),
     "score": (Score, "Log-probabilities and ranks of items"),
-    "explain": (Explain, "What the model reads, and why an item fits"),
+    "explain": (Explain, "What the model reads, how ids are searched, and why an item fits"),
     "generate": (Generate, "The model's answer to any text"),
 }
 _FIELDS = {field.name for kind, _ in BODIES.values() for field in fields(kind)}
