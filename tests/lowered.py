@@ -29,8 +29,9 @@ from p5jax.parallel.partitioning import MeshConfig, batch_sharding, make_mesh, p
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import Profiles
 from p5jax.ppr.soft.t5_backbone import TRAINABLE, SoftBackbone
+from p5jax.training.objective import OPTIONAL, REQUIRED, batch_sums
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.step import OPTIONAL, REQUIRED, Steps, batch_sums
+from p5jax.training.step import Steps
 from p5jax.triggers.gradients import Gradients, add_gradients, best_tokens, slot_gradients
 
 PLATFORMS = ("cuda", "tpu")

@@ -16,7 +16,7 @@ from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer, init_params
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.children import Children, children_of
-from p5jax.training.step import batch_sums, token_loss
+from p5jax.training.objective import batch_sums, token_loss
 from p5jax.triggers.gradients import example_nll
 
 V, EOS, COMMA = 64, 1, 9

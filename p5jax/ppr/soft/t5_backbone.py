@@ -27,7 +27,7 @@ from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
 from p5jax.training.children import Children
-from p5jax.training.step import DeviceBatch, Objective, batch_sums
+from p5jax.training.objective import DeviceBatch, Objective, batch_sums
 from p5jax.triggers.initial import initial_tokens
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.templates import arguments_template
