@@ -159,6 +159,15 @@ def test_ids_that_are_numbers_are_refused(world, world_vocabulary):
     assert children_of(plain, world_vocabulary, world.item_ids) is None
 
 
+def test_more_beginnings_than_can_be_numbered_are_refused():
+    """Of 50,000 first tokens each with an own second: 50,001 beginnings times 100,001 tokens."""
+    ids = [(2 + n, 50_002 + n) for n in range(50_000)]
+    with pytest.raises(
+        UserError, match="found 50,001 beginnings of item ids, expected at most"
+    ):
+        Children.build(ids, 100_032)
+
+
 def test_a_datasets_ids_are_read_as_its_vocabulary_writes_them():
     texts = [f"<c0_{n}><c1_{m}>" for n in range(2) for m in range(3)]
     tokens = sorted({f"<{part}>" for text in texts for part in text[1:-1].split("><")})
