@@ -29,6 +29,7 @@ from p5jax.serving.question import Question
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ServeConfig
 
+WARM = Engine.warm  # which the fixture replaces for most tests
 CHOSEN = {"prompt": "2-3", "users": 3, "model": 0.1, "mixed": 0.2}
 
 
@@ -347,11 +348,11 @@ def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
     config = ServeConfig(beam=16, rows=2, seconds=60.0)
     service = Service([Recommender(run)], lambda: [Recommender(run)], config)
-    asked_early, warm = threading.Event(), Engine.warm
+    asked_early = threading.Event()
 
     def late(engine, *passed):
         asked_early.wait(60)
-        return warm(engine, *passed)
+        return WARM(engine, *passed)
 
     monkeypatch.setattr(Engine, "warm", late)
     with running(service) as found:

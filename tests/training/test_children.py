@@ -162,9 +162,7 @@ def test_ids_that_are_numbers_are_refused(world, world_vocabulary):
 def test_more_beginnings_than_can_be_numbered_are_refused():
     """Of 50,000 first tokens each with an own second: 50,001 beginnings times 100,001 tokens."""
     ids = [(2 + n, 50_002 + n) for n in range(50_000)]
-    with pytest.raises(
-        UserError, match="found 50,001 beginnings of item ids, expected at most"
-    ):
+    with pytest.raises(UserError, match="found 50,001 beginnings of item ids, expected at most"):
         Children.build(ids, 100_032)
 
 
