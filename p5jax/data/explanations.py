@@ -23,10 +23,12 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # What ASCII has between words becomes a space, but for the signs within words.
 _SPACED = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "'-"}
 # A sentence ends at its mark before a space, where the space was lost ("so.It"), or at a line end.
+# The forms begin with the mark, which `re` finds quickly; it belongs to its sentence.
 # `(?<!\s\s)`: a run of spaces is looked through from its first one alone, in linear time.
-SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
-)
+MARKS = ".!?"
+_MARK_END = rf"""[{MARKS}](?:["')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))"""
+MARK_END = re.compile(_MARK_END)
+MARK_OR_LINE_END = re.compile(_MARK_END + r"|\s(?<!\s\s)\s*(?<=\n)\s*")
 
 # A noun that opinions are about is mostly found in "the <adjective?> NOUN is/and/for …" or before
 # a punctuation mark.
@@ -81,10 +83,13 @@ OPINION_WORDS = frozenset(_OPINION.split())
 
 def words_in(text: str) -> list[str]:
     """Return what WORD finds in a text, several times faster where all of it is ASCII."""
-    if not text.isascii():
-        return WORD.findall(text)
-    found = text.translate(_SPACED).split()
-    if "'" not in text and "-" not in text:
+    return _words_of(text.translate(_SPACED)) if text.isascii() else WORD.findall(text)
+
+
+def _words_of(spaced: str) -> list[str]:
+    """Return the words of an ASCII text in which spaces are between them."""
+    found = spaced.split()
+    if "'" not in spaced and "-" not in spaced:
         return found
     words = list[str]()
     for word in found:
@@ -93,6 +98,18 @@ def words_in(text: str) -> list[str]:
         else:
             words += WORD.findall(word)
     return words
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Return where the sentences of a text begin and end, what is between them left out."""
+    spans, start = list[tuple[int, int]](), 0
+    ends = MARK_OR_LINE_END.finditer(text) if "\n" in text else MARK_END.finditer(text)
+    for end in ends:
+        first = end.start()
+        spans.append((start, first + (text[first] in MARKS)))
+        start = end.end()
+    spans.append((start, len(text)))
+    return spans
 
 
 def read_feature_words(path: Path) -> list[str]:
@@ -154,11 +171,13 @@ class PairFinder:
 
     def pair(self, text: str) -> tuple[str, str] | None:
         """Return (feature, sentence), or None when no sentence qualifies."""
-        best_value, best = (False, -1), None
-        for sentence in SENTENCE_END.split(text):
-            if len(sentence) < 2 * MIN_WORDS:  # too short for four words
+        best_value, best = (False, -1), ("", 0, 0)
+        # All at once where it is ASCII, which keeps its length in lower case.
+        spaced = text.lower().translate(_SPACED) if text.isascii() else None
+        for start, end in sentence_spans(text):
+            if end - start < 2 * MIN_WORDS:  # too short for four words
                 continue
-            words = words_in(sentence.lower())
+            words = _words_of(spaced[start:end]) if spaced else words_in(text[start:end].lower())
             if not MIN_WORDS <= len(words) <= MAX_WORDS:
                 continue
             held = self._features_of(words)
@@ -166,12 +185,13 @@ class PairFinder:
                 feature = max(held, key=self.rank.__getitem__)
                 value = (not OPINION_WORDS.isdisjoint(words), self.rank[feature])
                 if value > best_value:
-                    best_value, best = value, (feature, sentence)
-        return None if best is None else (best[0], " ".join(best[1].split()))
+                    best_value, best = value, (feature, start, end)
+        feature, start, end = best
+        return (feature, " ".join(text[start:end].split())) if feature else None
 
     def _features_of(self, words: list[str]) -> set[str] | frozenset[str]:
         held = self.words.intersection(words)
-        if self.openings.isdisjoint(words):
+        if not self.openings or self.openings.isdisjoint(words):
             return held
         grams = {
             " ".join(words[start : start + length])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from p5jax.data.explanations import (
     extract_feature_words,
     read_feature_words,
     sample_texts,
+    sentence_spans,
     words_in,
 )
 
@@ -46,6 +48,17 @@ FEATURES = ["sound", "price", "cable", "tone control"]
 )
 def test_pairs_by_hand(text, expected):
     assert PairFinder(FEATURES).pair(text) == expected
+
+
+# The rule in one pattern that looks back at each position: slower, and the same sentences.
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
+)
+
+
+@given(st.text(alphabet="aB.!?)]'\" \n\t\u00a0é", max_size=40))
+def test_sentences_end_as_the_rule_says(text):
+    assert [text[start:end] for start, end in sentence_spans(text)] == SENTENCE_END.split(text)
 
 
 @given(st.text(alphabet="aso un.d!?pri ce\n", max_size=80))
