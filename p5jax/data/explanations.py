@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.core.processes import in_processes
 from p5jax.data.readers.lines import LineErrors, read_lines, with_progress
 from p5jax.data.readers.raw import TEXT
 
@@ -136,11 +139,10 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
     as_noun: Counter[str] = Counter()
     anywhere: Counter[str] = Counter()
     reviews = 0
-    for text in texts:
-        reviews += 1
-        lowered = text.lower()
-        as_noun.update(set(NOUN.findall(lowered)))
-        anywhere.update(set(words_in(lowered)))
+    for part, (nouns, words) in in_processes(_counts, _batched(texts)):
+        reviews += len(part)
+        as_noun.update(nouns)
+        anywhere.update(words)
     least = max(3, reviews // 500)
     features = [
         (-count, word)
@@ -151,6 +153,22 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
         and word not in OPINION_WORDS
     ]
     return [word for _, word in sorted(features)[:MAX_FEATURES]]
+
+
+def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
+    source = iter(texts)
+    return iter(lambda: list(itertools.islice(source, BATCH)), [])
+
+
+def _counts(texts: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
+    """Return how many texts have each word as a noun, and how many have it at all."""
+    as_noun: Counter[str] = Counter()
+    anywhere: Counter[str] = Counter()
+    for text in texts:
+        lowered = text.lower()
+        as_noun.update(set(NOUN.findall(lowered)))
+        anywhere.update(set(words_in(lowered)))
+    return as_noun, anywhere
 
 
 class PairFinder:
@@ -206,14 +224,18 @@ def explanation_columns(
     texts: pa.ChunkedArray, features: list[str]
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return the columns (feature, sentence), null where a review has no pair, for texts [N]."""
-    finder = PairFinder(features)
-    feature_chunks, sentence_chunks = [], []
-    done = with_progress(batches(texts), "explanations", "reviews", BATCH)
-    for batch in done:
-        pairs = [(finder.pair(text) if text else None) or (None, None) for text in batch]
-        feature_chunks.append(pa.array([feature for feature, _ in pairs], TEXT))
-        sentence_chunks.append(pa.array([sentence for _, sentence in pairs], TEXT))
-    return pa.chunked_array(feature_chunks, TEXT), pa.chunked_array(sentence_chunks, TEXT)
+    find = functools.partial(_pairs, PairFinder(features))
+    done = with_progress(in_processes(find, batches(texts)), "explanations", "reviews", BATCH)
+    pairs = [found for _, found in done]
+    feature, sentence = ([each[n] for each in pairs] for n in (0, 1))
+    return pa.chunked_array(feature, TEXT), pa.chunked_array(sentence, TEXT)
+
+
+def _pairs(finder: PairFinder, texts: Sequence[str | None]) -> tuple[pa.Array, pa.Array]:
+    """Return the features and the sentences of texts."""
+    pairs = [(finder.pair(text) if text else None) or (None, None) for text in texts]
+    feature, sentence = ([pair[n] for pair in pairs] for n in (0, 1))
+    return pa.array(feature, TEXT), pa.array(sentence, TEXT)
 
 
 def sample_texts(texts: pa.ChunkedArray) -> Iterable[str]:
