@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
 from p5jax.core.processes import in_processes
 from p5jax.data.readers.lines import LineErrors, read_lines, with_progress
-from p5jax.data.readers.raw import TEXT
+from p5jax.data.readers.texts import TEXT
 
 MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
 MAX_FEATURES = 500
@@ -224,15 +225,29 @@ def explanation_columns(
     texts: pa.ChunkedArray, features: list[str]
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return the columns (feature, sentence), null where a review has no pair, for texts [N]."""
+    reviews = pa.table({"text": texts})
+    parts = (reviews.slice(start, BATCH) for start in range(0, max(1, len(texts)), BATCH))
+    table = pa.concat_tables(explained(parts, features))
+    return table["feature"], table["sentence"]
+
+
+def explained(tables: Iterable[pa.Table], features: list[str]) -> Iterator[pa.Table]:
+    """Yield tables of BATCH reviews or less with the columns feature and sentence behind theirs.
+
+    They are null where a review has no pair.
+    """
     find = functools.partial(_pairs, PairFinder(features))
-    done = with_progress(in_processes(find, batches(texts)), "explanations", "reviews", BATCH)
-    pairs = [found for _, found in done]
-    feature, sentence = ([each[n] for each in pairs] for n in (0, 1))
-    return pa.chunked_array(feature, TEXT), pa.chunked_array(sentence, TEXT)
+    # Each with a memory of its own, or it is sent together with all that it was cut from.
+    parts = (table.take(pa.array(np.arange(table.num_rows))) for table in tables)
+    for table, pairs in with_progress(in_processes(find, parts), "explanations", "reviews", BATCH):
+        for name, column in zip(("feature", "sentence"), pairs, strict=True):
+            table = table.append_column(name, column)
+        yield table
 
 
-def _pairs(finder: PairFinder, texts: Sequence[str | None]) -> tuple[pa.Array, pa.Array]:
-    """Return the features and the sentences of texts."""
+def _pairs(finder: PairFinder, reviews: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Return the features and the sentences of reviews."""
+    texts = reviews["text"].to_pylist()
     pairs = [(finder.pair(text) if text else None) or (None, None) for text in texts]
     feature, sentence = ([pair[n] for pair in pairs] for n in (0, 1))
     return pa.array(feature, TEXT), pa.array(sentence, TEXT)

@@ -16,11 +16,10 @@ import pyarrow as pa
 from p5jax.core.errors import UserError
 from p5jax.data.readers.cells import WARNING as WARNING
 from p5jax.data.readers.lines import LineErrors
+from p5jax.data.readers.texts import CHUNK, TEXT, Packed, Texts, text_rows
 from p5jax.data.readers.times import Time, Times
 
 ITEM_COLUMNS = ("title", "brand", "categories", "price")
-TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pass 2 GiB
-CHUNK = 50_000  # texts held as Python strings before they move to Arrow
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RawData:
     """Interactions in source order, N rows over U users and I items, before any filtering.
 
     user, item: int32 [N], numbered by first appearance; rating: float32 [N], NaN where the source
-    has none; timestamp: int64 [N] in `time_unit`; headline, text: Arrow strings [N].
+    has none; timestamp: int64 [N] in `time_unit`; texts: the headlines and texts [N].
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
     U or I values, None where unknown. line: uint32 [N], the line of each row in its source, 0 where
     it is not known. rating_scale: the lowest and the highest rating that the format has, if it says
@@ -48,8 +47,7 @@ class RawData:
     item: np.ndarray
     rating: np.ndarray
     timestamp: np.ndarray
-    headline: pa.ChunkedArray
-    text: pa.ChunkedArray
+    texts: Texts
     user_columns: dict[str, list[str | None]]
     item_columns: dict[str, list[str | None]]
     time_unit: str
@@ -61,6 +59,16 @@ class RawData:
     skipped_lines: int = 0
     understood: dict[str, str] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> pa.ChunkedArray:
+        """The headlines, Arrow strings [N], all in memory."""
+        return self.texts.take(np.arange(len(self.user)))["headline"]
+
+    @property
+    def text(self) -> pa.ChunkedArray:
+        """The texts, Arrow strings [N], all in memory."""
+        return self.texts.take(np.arange(len(self.user)))["text"]
 
 
 class RowCollector:
@@ -74,7 +82,7 @@ class RowCollector:
         self.rating, self.times = array("f"), Times()
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
-        self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
+        self.texts = Texts()
 
     def __len__(self) -> int:
         return len(self.user)
@@ -118,9 +126,10 @@ class RowCollector:
             self._flush()
 
     def _flush(self) -> None:
-        for name, values in (("headline", self._headlines), ("text", self._texts)):
-            self._chunks[name].append(pa.array(values, TEXT))
-            values.clear()
+        rows = text_rows(pa.array(self._headlines, TEXT), pa.array(self._texts, TEXT))
+        self.texts.append(Packed.of(rows))
+        self._headlines.clear()
+        self._texts.clear()
 
     def read_float_keys(self) -> str:
         """Read keys such as 12.0 as 12 where all users or all items are numbers; say so.
@@ -183,8 +192,7 @@ class RowCollector:
             item=np.array(self.item, np.int32),
             rating=np.array(self.rating, np.float32),
             timestamp=times.values,
-            headline=pa.chunked_array(self._chunks["headline"], TEXT),
-            text=pa.chunked_array(self._chunks["text"], TEXT),
+            texts=self.texts,
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
