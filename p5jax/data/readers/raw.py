@@ -71,6 +71,22 @@ class RawData:
         return self.texts.take(np.arange(len(self.user)))["text"]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
+
+    users, items: their keys; user, item: [N], numbers of these keys. times: [N], whole numbers.
+    """
+
+    users: list[str]
+    items: list[str]
+    user: array[int]
+    item: array[int]
+    rating: array[float]
+    times: array[int]
+    texts: list[Packed]
+
+
 class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
@@ -125,7 +141,36 @@ class RowCollector:
         if len(self._texts) >= CHUNK:
             self._flush()
 
+    def rows(self) -> Rows | None:
+        """Return the rows so far; None where some times are no whole numbers."""
+        self._flush()
+        times = self.times.numbers
+        if times is None:
+            return None
+        columns = self.user, self.item, self.rating, times
+        texts = [self.texts.batch(number) for number in range(self.texts.num_batches)]
+        return Rows([*self.users], [*self.items], *columns, texts)
+
+    def extend(self, rows: Rows) -> list[int] | None:
+        """Append rows; return the index of each of their users.
+
+        None, and nothing is appended, where the times so far are no numbers as theirs are.
+        """
+        if not self.times.extend(rows.times):
+            return None
+        self._flush()
+        users = [self.users.setdefault(key, len(self.users)) for key in rows.users]
+        items = [self.items.setdefault(key, len(self.items)) for key in rows.items]
+        self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
+        self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
+        self.rating.extend(rows.rating)
+        for texts in rows.texts:
+            self.texts.append(texts)
+        return users
+
     def _flush(self) -> None:
+        if not self._texts:
+            return
         rows = text_rows(pa.array(self._headlines, TEXT), pa.array(self._texts, TEXT))
         self.texts.append(Packed.of(rows))
         self._headlines.clear()

@@ -58,9 +58,9 @@ class Texts:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - kept, gone with this
-        self._places = list[tuple[int, int]]()  # of the batches: where they begin, and bytes
+        self._places = list[int]()  # where the batches begin
+        self._lengths, self._sizes = list[int](), list[int]()  # their bytes, packed and unpacked
         self._written = list[np.ndarray]()
-        self.size = 0  # bytes of all texts, unpacked
 
     @staticmethod
     def of(rows: pa.Table) -> Texts:
@@ -74,6 +74,11 @@ class Texts:
         return sum(map(len, self._written))
 
     @property
+    def size(self) -> int:
+        """The bytes of all texts, unpacked."""
+        return sum(self._sizes)
+
+    @property
     def num_batches(self) -> int:
         """How many batches there are."""
         return len(self._places)
@@ -85,16 +90,16 @@ class Texts:
 
     def append(self, rows: Packed) -> None:
         """Add rows behind the others."""
-        self._places.append((self._file.seek(0, 2), len(rows.stream)))
-        self._file.write(rows.stream)
+        self._places.append(self._file.seek(0, 2))
+        self._lengths.append(self._file.write(rows.stream))
+        self._sizes.append(rows.size)
         self._written.append(rows.written)
-        self.size += rows.size
 
     def batch(self, number: int) -> Packed:
-        """Return a batch, without its size."""
-        place, length = self._places[number]
-        self._file.seek(place)
-        return Packed(self._written[number], 0, self._file.read(length))
+        """Return a batch."""
+        self._file.seek(self._places[number])
+        stream = self._file.read(self._lengths[number])
+        return Packed(self._written[number], self._sizes[number], stream)
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """Return the headlines and texts of some rows [M], in their order."""

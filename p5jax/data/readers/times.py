@@ -71,6 +71,19 @@ class Times:
         else:
             self.whole.append(time)
 
+    @property
+    def numbers(self) -> array[int] | None:
+        """The times, where all are whole numbers."""
+        return self.whole if self._form in ("", "number") and not self._fractions else None
+
+    def extend(self, numbers: array[int]) -> bool:
+        """Add the times of the next rows, which are whole numbers; False where others are not."""
+        if numbers and self._form not in ("", "number"):
+            return False
+        self._form = "number" if numbers else self._form
+        self.whole.extend(numbers)
+        return True
+
     def parse(self, value: object, field: str) -> Time:
         """Return what a cell says, for `append`; BadLine when it is no time."""
         if type(value) is int and -LATEST < value < LATEST:
