@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 MOST = 8  # processes; one that reads for them all keeps about so many busy
+IDLE = 10  # seconds that a process waits for the next call
 AHEAD = 2  # parts for each process that are under way, at most
 
 Part = TypeVar("Part")
@@ -53,8 +54,14 @@ def in_processes(
             failed.append(error)
 
     ahead = AHEAD * process_count()
-    pool = Parallel(process_count(), return_as="generator", pre_dispatch=ahead, batch_size=1)
-    results = pool(tasks())
+    results = Parallel(
+        process_count(),
+        return_as="generator",
+        pre_dispatch=ahead,
+        batch_size=1,
+        backend="loky",
+        idle_worker_timeout=IDLE,
+    )(tasks())
     try:
         for result in results:
             yield started.popleft(), result

@@ -12,7 +12,7 @@ import pyarrow as pa
 from p5jax.data.dataset import COLUMNS, ROW_GROUP, TRAIN
 from p5jax.data.explanations import BATCH, EXTRACTED, SAMPLE, explained, extract_feature_words
 from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.texts import OrderedTexts
+from p5jax.data.readers.texts import SCHEMA, OrderedTexts
 
 SHARE = 8  # a part is this share of the memory that texts may take
 
@@ -73,26 +73,30 @@ class ReviewsTable:
                 texts = self._texts.part(number)["text"].take(here)
                 yield from (text for text in texts.to_pylist() if text)
 
+    def _without_copies(self, number: int, rows: slice) -> pa.Table:
+        part, copied = self._texts.part(number), self._copied[rows]
+        return part.filter(pa.array(~copied)) if copied.any() else part
+
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table's rows, ROW_GROUP at a time; a table without rows where there are none.
 
         The pieces of a column are as long whatever the parts are, for Parquet files differ by them.
         """
         kept = self._pairs.filter(pa.array(~self._copied))
-        texts = (
-            self._texts.part(number).filter(pa.array(~self._copied[rows]))
-            for number, rows in self._parts()
-        )
+        texts = (self._without_copies(*part) for part in self._parts())
         found = explained(_cut(texts, BATCH), self._words)
         at = 0
         for table in _cut(found, ROW_GROUP):
-            pieces = dict(zip(table.column_names, table.columns, strict=True))
-            whole = {name: pieces.pop(name).combine_chunks() for name in ("headline", "text")}
             rows = kept.slice(at, table.num_rows)
             at += table.num_rows
-            for name, column in (whole | pieces).items():
+            for name in table.column_names:
+                column = table[name]
+                if name in SCHEMA.names:
+                    column = column.combine_chunks()
                 rows = rows.append_column(name, column)
+            del table, column  # here and below: no group is kept while the next one is made
             yield rows
+            del rows
 
 
 def _ends(user: np.ndarray, most: int) -> list[int]:
@@ -120,11 +124,14 @@ def _cut(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     for table in tables:
         waiting.append(table)
         length += table.num_rows
+        del table
         while length >= rows:
             whole = pa.concat_tables(waiting)
-            yield whole.slice(0, rows)
+            waiting = [whole.slice(rows)]
+            whole = whole.slice(0, rows)
+            yield whole
+            del whole
             cut += 1
             length -= rows
-            waiting = [whole.slice(rows)]
     if length or not cut:
         yield pa.concat_tables(waiting)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,11 +64,13 @@ def write_dataset(
 def _write_reviews(file: Path, reviews: pa.Table | Iterable[pa.Table]) -> dict[str, int]:
     """Write the reviews; return how many there are, and how many have an explanation."""
     tables = iter((reviews,) if isinstance(reviews, pa.Table) else reviews)
-    first = next(tables)
+    table = next(tables)
     rows = explanations = 0
-    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-        for table in itertools.chain((first,), tables):
+    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        while table is not None:
             writer.write_table(table)
             rows += table.num_rows
             explanations += table.num_rows - table["sentence"].null_count
+            table = None  # or it stays in memory while the next one is made
+            table = next(tables, None)
     return {"reviews": rows, "explanations": explanations}
