@@ -18,14 +18,14 @@ from p5jax.data.dataset import SOURCE_RATING, TRAIN
 from p5jax.data.formats import MEMORY
 from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.times import ties
+from p5jax.data.readers.raw import WARNING, RawData
 from p5jax.data.reviews import ReviewsTable
 from p5jax.data.schemes import is_leaky, scheme_named
 from p5jax.data.time_split import LEAVE_ONE_OUT, Cuts, TimeSplit, split_entry
 from p5jax.data.writing import write_dataset
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
+MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 EVENTS_NEEDED = 3  # one each for training, validation and test, where one is left out
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
@@ -130,7 +130,7 @@ def build_dataset(
         item_ids=naming.entry(items.num_rows),
         understood={
             **raw.understood,
-            **ties(kept.user, raw.timestamp[kept.rows]),
+            **_ties(kept.user, raw.timestamp[kept.rows]),
             "ratings": found.told(raw.rating[kept.rows], errors.skipped),
         },
     )
@@ -264,6 +264,22 @@ def _interactions(raw: RawData, kept: _Kept, ratings: Ratings) -> pa.Table:
     if ratings.how != "left out" and not np.array_equal(source, stars, equal_nan=True):
         columns[SOURCE_RATING] = pa.array(source, pa.float32(), mask=np.isnan(source))
     return pa.table(columns)
+
+
+def _ties(user: np.ndarray, timestamp: np.ndarray) -> dict[str, str]:
+    """Say how many interactions [N] only the order of the source tells apart, if there are any.
+
+    They stand user by user in the order of time.
+    """
+    same = (np.diff(user) == 0) & (np.diff(timestamp) == 0)
+    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(user)
+    if not tied:
+        return {}
+    sentence = (
+        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
+        " the order of the source decides"
+    )
+    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
 
 
 def _ends_of_users(kept: _Kept, rows: np.ndarray) -> np.ndarray:
