@@ -27,7 +27,7 @@ def first_of_pairs(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) ->
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:
-    """Return the places of values [N] that occur more than once, int64, ascending."""
+    """Return the positions of values [N] that occur more than once, int64, ascending."""
     ordered = np.sort(values)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
