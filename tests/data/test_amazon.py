@@ -330,8 +330,8 @@ def test_gift_cards_metadata(shared):
 
 
 def in_small_blocks(monkeypatch):
-    """Files are read in blocks of a line or two, by two processes."""
-    monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", 300)
+    """Files are read in blocks of a line, by two processes."""
+    monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", 1)
     monkeypatch.setattr("p5jax.data.readers.lines.PIECE", 100)
     monkeypatch.setattr("p5jax.core.processes.process_count", lambda: 2)
 
