@@ -26,8 +26,9 @@ from p5jax.core.errors import UserError
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
 from p5jax.parallel.partitioning import logical_mesh
 from p5jax.training.memory import StepMemory, step_memory
+from p5jax.training.objective import batch_sums
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.step import Steps, batch_sums
+from p5jax.training.step import Steps
 
 GIB, MIB = 2**30, 2**20
 SOURCE, TARGET = 512, 128

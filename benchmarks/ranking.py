@@ -70,8 +70,8 @@ def export_weights(folder: Path, ids: list[list[int]], steps: int, size: str = "
 
     from p5jax.models.checkpoints.hugging_face import export_hugging_face
     from p5jax.models.t5 import T5Config, Transformer, init_params
+    from p5jax.training.objective import loss_fn
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-    from p5jax.training.step import loss_fn
 
     vocab, width, heads, head, mlp, layers = SIZES[size]
     sizes = (vocab, width, heads, layers, layers, head, mlp)

@@ -190,8 +190,9 @@ def p5jax_step(
 
     from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
     from p5jax.parallel.partitioning import MeshConfig, make_mesh, shard_batch
+    from p5jax.training.objective import batch_sums
     from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-    from p5jax.training.step import Steps, batch_sums
+    from p5jax.training.step import Steps
 
     vocab, width, heads, head, mlp, layers = size
     word_starts = np.packbits(np.random.default_rng(0).random(vocab) < 0.6).tobytes()

@@ -29,8 +29,9 @@ from p5jax.parallel.partitioning import MeshConfig, batch_sharding, make_mesh, p
 from p5jax.ppr.generator import PromptConfig
 from p5jax.ppr.profiles import Profiles
 from p5jax.ppr.soft.t5_backbone import TRAINABLE, SoftBackbone
+from p5jax.training.objective import OPTIONAL, REQUIRED, batch_sums
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
-from p5jax.training.step import OPTIONAL, REQUIRED, Steps, batch_sums
+from p5jax.training.step import Steps
 from p5jax.triggers.gradients import Gradients, add_gradients, best_tokens, slot_gradients
 
 PLATFORMS = ("cuda", "tpu")
@@ -94,8 +95,7 @@ def train_step(model: Transformer, mesh: str = "1x1", accumulate: int = 1) -> ex
 def soft_step(model: Transformer) -> export.Exported:
     """The step that trains a soft prefix against a frozen T5."""
     profiles = Profiles(("age", "gender"), np.zeros((9, 2), np.int32), (4, 3))
-    # A likelihood over the vocabulary reads neither the pieces nor the ids.
-    run = SimpleNamespace(model=model, vocabulary=None, dataset=SimpleNamespace(item_ids=()))
+    run = SimpleNamespace(model=model, children=None)  # its likelihood is over the vocabulary
     backbone = SoftBackbone(run, PromptConfig(2), profiles, "arguments")
     codes = profiles.codes_UxM[:1]
     soft = jax.eval_shape(lambda key: fresh_params(backbone.prompt, key, codes), jax.random.key(0))
@@ -122,7 +122,7 @@ def search(model: Transformer, method: str = "certified", mesh: str = "") -> exp
     width = Width(trie.widest, 64) if method == "exact" else Width(8, 8, method == "beam")
 
     def run(params: Any, tokens: Any, begun: Any, exclude: Any) -> Any:
-        return search_prompt(model, params, tokens, begun, trie, exclude, width)
+        return search_prompt(model, params, tokens, begun, trie, exclude, width).found
 
     rows = partial(rows_of, mesh=devices)
     return lowered(run, params_of(model, devices), rows(SOURCE), rows(3), rows(32))

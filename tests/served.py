@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import queue
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 import uvicorn
 from small_model import RUN_MODEL
 
@@ -19,6 +26,7 @@ from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
 from p5jax.serving.http.app import application
 from p5jax.serving.http.service import Service
+from p5jax.training.checkpoints import Checkpoints
 
 TOKEN = "open-sesame"
 
@@ -33,11 +41,19 @@ def served_run(dataset: Dataset, folder: Path, *prompts: str, max_source: int = 
     return run.with_params(params)
 
 
-class Running:
-    """A service in a thread, and what callers of it see."""
+def stored(run: Run) -> Run:
+    """The run, after its parameters are kept as a checkpoint in its folder."""
+    with Checkpoints(run.path / "checkpoints") as checkpoints:
+        state = {"target": run.params, "state": {"step": np.int32(5)}}
+        checkpoints.save(5, state, {"step": 5})
+    return run
 
-    def __init__(self, service: Service, listening: socket.socket):
-        self.service, self.port = service, listening.getsockname()[1]
+
+class Caller:
+    """What callers of a service on a port see."""
+
+    def __init__(self, port: int):
+        self.port = port
 
     def call(self, method: str, path: str, body=None, **headers):
         """The status, the value and the headers of an answer."""
@@ -58,6 +74,18 @@ class Running:
     def post(self, path: str, **body):
         return self.call("POST", path, body)[:2]
 
+    def wait_until_ready(self) -> None:
+        while self.call("GET", "/readyz")[0] == 503:
+            threading.Event().wait(0.1)
+
+
+class Running(Caller):
+    """A service in a thread."""
+
+    def __init__(self, service: Service, port: int):
+        super().__init__(port)
+        self.service = service
+
 
 @contextmanager
 def running(service: Service):
@@ -67,7 +95,50 @@ def running(service: Service):
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        yield Running(service, listening)
+        yield Running(service, listening.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join()
+
+
+class Process(Caller):
+    """A service in a process of its own, which listens and has the token.
+
+    said: all that it has written, a line each.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path | None = None):
+        self.process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**env, "P5JAX_TOKEN": TOKEN},
+            cwd=folder,
+        )
+        self.said: list[str] = []
+        listening: queue.Queue[int] = queue.Queue()
+
+        def read() -> None:
+            for line in self.process.stderr:
+                self.said.append(line)
+                if '"listening"' in line:
+                    listening.put(json.loads(line)["port"])
+            listening.put(0)
+
+        self._reader = threading.Thread(target=read)
+        self._reader.start()
+        super().__init__(listening.get(timeout=120))
+        assert self.port, self.said
+
+    @staticmethod
+    def of(*words: object, port: int = 0) -> Process:
+        """`p5jax serve` with these words."""
+        command = [sys.executable, "-m", "p5jax.cli.main", "serve", *map(str, words)]
+        return Process([*command, "--port", str(port)], os.environ)
+
+    def ended(self, number: signal.Signals) -> int:
+        """The exit status after a signal."""
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self._reader.join()
+        return status

@@ -17,8 +17,8 @@ from flax import linen as nn
 
 from p5jax.core.errors import Interrupted
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
+from p5jax.training.objective import batch_sums
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.step import batch_sums
 from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 

@@ -37,7 +37,7 @@ def _values(model: Any, params: Any) -> dict[str, np.ndarray]:
     """Logits, the loss and all of its gradient in a row."""
     import jax
 
-    from p5jax.training.step import REQUIRED, loss_fn
+    from p5jax.training.objective import REQUIRED, loss_fn
 
     batch = _batch()
     with jax.default_matmul_precision("highest"):
@@ -138,7 +138,7 @@ def _packed(folder: Path) -> dict[str, Any]:
     import jax
 
     from p5jax.pipeline.batching import Tokens, first_fit, packed_batch
-    from p5jax.training.step import loss_fn
+    from p5jax.training.objective import loss_fn
 
     batch, (model, params) = _batch(), _model(folder, "float32")
     examples = [

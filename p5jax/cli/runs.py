@@ -145,6 +145,9 @@ def _compare(arguments: Namespace) -> None:
 def _report_options(parser: ArgumentParser) -> None:
     _run_option(parser)
     parser.add_argument(
+        "beside", nargs="?", metavar="RUN_B", help="an evaluated run to set beside it"
+    )
+    parser.add_argument(
         "--triggers",
         nargs="+",
         action="extend",
@@ -157,7 +160,7 @@ def _report_options(parser: ArgumentParser) -> None:
 def _report(arguments: Namespace) -> None:
     from p5jax.reports.run_report import write_report
 
-    show(write_report(arguments.folder, arguments.triggers))
+    show(write_report(arguments.folder, arguments.triggers, arguments.beside))
 
 
 def _export_options(parser: ArgumentParser) -> None:

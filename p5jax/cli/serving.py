@@ -257,6 +257,9 @@ def _serve_options(parser: ArgumentParser) -> None:
     from p5jax.serving.settings import ServeConfig
 
     used_run_options(parser)
+    parser.add_argument(
+        "--beside", metavar="RUN", help="another run that is served too, to be compared on the page"
+    )
     add_options(parser, ServeConfig, skip=("prompts",))
     _prompts_option(parser)
     parser.add_argument(
@@ -269,6 +272,7 @@ def _serve_options(parser: ArgumentParser) -> None:
 
 
 def _serve(arguments: Namespace) -> None:
+    from p5jax.serving.recommender import Recommender
     from p5jax.serving.settings import ServeConfig
 
     try:
@@ -277,9 +281,15 @@ def _serve(arguments: Namespace) -> None:
         raise UserError(f"{error.name} is not installed; pip install 'p5jax[serve]'") from None
     token = read_token(arguments.token_file)
     config = from_options(ServeConfig, arguments)
-    first = _recommender(arguments)
-    warn_of_leak(first.run.dataset)
-    serve(first, lambda: _recommender(arguments), config, token)
+
+    def load() -> list[Recommender]:
+        beside = [arguments.beside] if arguments.beside else []
+        return [_recommender(arguments), *map(Recommender.load, beside)]
+
+    first = load()
+    for each in first:
+        warn_of_leak(each.run.dataset)
+    serve(first, load, config, token)
 
 
 COMMANDS = (

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from p5jax.evaluation.figures import figures
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ranking_columns
-from p5jax.evaluation.results import EXAMPLES_SHOWN, WITH_MEMORY, FamilyResult
+from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import ReadsUsers, Task
 from p5jax.inference.ranking import Asked, given_rows, id_trie, rank, score_all, score_items
 from p5jax.inference.trie import Trie
@@ -108,7 +108,7 @@ class _Found:
         task = self.task
         return ranking_result(
             task.family.name,
-            f"{task.label}{WITH_MEMORY if task.memory else ''}",
+            task.label,
             kind,
             np.array(self.users),
             np.array(self.targets),

@@ -18,6 +18,7 @@ from p5jax.core.folder import as_json
 from p5jax.core.kinds import Checksum, Count, FileName, refuse_other
 from p5jax.core.tables import read_parquet, write_parquet
 from p5jax.core.text_table import aligned
+from p5jax.data.families import FAMILIES
 from p5jax.evaluation.intervals import Interval, format_value
 
 SUMMARY = "summary.json"
@@ -217,9 +218,13 @@ def has_leaky_ids(folder: Path) -> bool:
 
 
 def load_results(folder: Path) -> list[FamilyResult]:
-    """Read what `write_results` wrote; UserError when it is absent, damaged or of another
-    version."""
-    return [_read(folder, row) for row in read_summary(folder)["results"]]
+    """Read what `write_results` wrote, in P5's order of families.
+
+    UserError when it is absent, damaged or of another version.
+    """
+    found = [_read(folder, row) for row in read_summary(folder)["results"]]
+    place = {family: number for number, family in enumerate(FAMILIES)}
+    return sorted(found, key=lambda result: place.get(result.family, len(place)))
 
 
 def _read(folder: Path, row: _Row) -> FamilyResult:

@@ -12,6 +12,7 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
 from p5jax.data.dataset import Dataset
+from p5jax.evaluation.results import WITH_MEMORY
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.inference.mixing import Beside
 from p5jax.memory.histories import Histories
@@ -70,8 +71,9 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What results call the prompt, or the prompts that are averaged."""
-        return AVERAGED.join(template.id for template in (self.template, *self.others))
+        """What results call the prompt, or the prompts that are averaged, and the memory."""
+        prompts = AVERAGED.join(template.id for template in (self.template, *self.others))
+        return f"{prompts}{WITH_MEMORY if self.memory else ''}"
 
     def batches(
         self,

@@ -19,7 +19,7 @@ from p5jax.core.errors import UserError
 from p5jax.inference.allowed import allowed_items, few_widths
 from p5jax.inference.averaging import averaged, together
 from p5jax.inference.mixing import Beside, mixed
-from p5jax.inference.search import Found, Width, search_trie
+from p5jax.inference.search import Found, Searched, Width, search_trie
 from p5jax.inference.settings import METHODS, RankingConfig
 from p5jax.inference.trie import Trie
 from p5jax.models.initial import Params
@@ -129,7 +129,7 @@ def rank(
         found = search_prompt(
             *(model, params, sources, begins, prompt.trie, taken, width), among, likelihood
         )
-        found = to_host(found)
+        found = to_host(found.found)
         return Found(*(np.asarray(leaf)[: len(rows)] for leaf in found))
 
     def search(rows: np.ndarray, width: Width, asked: np.ndarray | None) -> Found:
@@ -175,7 +175,7 @@ def search_prompt(
     width: Width,
     candidates: jax.Array | None = None,
     likelihood: str | None = None,
-) -> Found:
+) -> Searched:
     """What one search of a prompt's answers finds: all that `rank` asks of the devices.
 
     tokens, exclude, candidates, likelihood: as for `rank`; begun [B, N]: what decoders read before
@@ -187,7 +187,7 @@ def search_prompt(
     precision = "highest" if model.config.dtype == "float32" else "default"
     # The whole pool is asked for: so one program serves lists of any length.
     with jax.default_matmul_precision(precision):
-        found: Found = search_trie(
+        found: Searched = search_trie(
             model, params, tokens, begun, trie, allowed, width.items, width, likelihood
         )
     return found

@@ -53,6 +53,21 @@ class Found(NamedTuple):
     bound: jax.Array | np.ndarray
 
 
+class Entered(NamedTuple):
+    """The nodes of a level that were entered [B, R], and the log-probabilities of their prefixes,
+    less their last tokens' if several: [B, R], -inf where there was no further node to enter."""
+
+    node: jax.Array | np.ndarray
+    logp: jax.Array | np.ndarray
+
+
+class Searched(NamedTuple):
+    """What a search found, and what it entered on the way, level by level from the root."""
+
+    found: Found
+    entered: tuple[Entered, ...]
+
+
 class _Rows(NamedTuple):
     """Nodes [B, R] with the log-probability of their prefix, less their last tokens' if several."""
 
@@ -91,7 +106,7 @@ def search_trie(
     k: int,
     width: Width,
     likelihood: str = "vocabulary",
-) -> Found:
+) -> Searched:
     """Search the trie for each source and each beginning of an answer.
 
     tokens [B, S]; given [B, N]: what the decoder reads before an id, the start token first,
@@ -110,7 +125,9 @@ def search_trie(
         jnp.zeros((users, 0, deepest), jnp.int32),
     )
     bound, first = jnp.full(users, -jnp.inf), cast("jax.Array | None", given[:, -1])
+    entered: list[Entered] = []
     for level, next_level in zip(trie.levels, (*trie.levels[1:], None), strict=True):
+        entered.append(Entered(rows.node, rows.logp))
         logp, grown = _enter(decoder, trie, level, kept, rows, first)
         first = None
         kept, past = keep(kept, grown, rows.past, level.length)
@@ -122,7 +139,7 @@ def search_trie(
             bound = jnp.maximum(bound, lost)
     pool = _score_tails(decoder, trie, kept, pool)
     items, logp = _best(pool, min(k, pool.item.shape[1]))
-    return Found(items, logp, bound)
+    return Searched(Found(items, logp, bound), tuple(entered))
 
 
 def _enter(

@@ -39,10 +39,9 @@ from p5jax.text.vocabulary import Vocabulary
 from p5jax.training import trainer
 from p5jax.training.checkpoints import reading
 from p5jax.training.checksums import PROGRESS, compared
-from p5jax.training.children import children_of
+from p5jax.training.objective import ObjectiveConfig, batch_sums
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
-from p5jax.training.step import ObjectiveConfig, batch_sums
 from p5jax.training.trainer import TrainConfig
 from p5jax.training.utilisation import t5_work
 
@@ -88,14 +87,8 @@ def train(*gin_files: PathName, bindings: Bindings | None = None, **macros: obje
     mesh = make_mesh(mesh_config)
     share = process_share(mesh)
     run = configured_run(mesh)
-    children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
     trainer.train(
-        partial(
-            batch_sums,
-            run.model,
-            children=children,
-            label_smoothing=objective.label_smoothing,
-        ),
+        partial(batch_sums, run.model, children=run.children, config=objective),
         _initial_params(run, start, training.seed),
         param_axes(run.model),
         train_iterator(run.families, run.vocabulary, pipeline, *share),

@@ -184,7 +184,7 @@ class Decoder(nn.Module):
         max_decode_length: int | None,
         past_mask: Array | None,
     ) -> Array:
-        """[B, S, D] and [B*G, T] tokens -> logits [B*G, T, V] float32."""
+        """[B, S, D] and [B*G, T] tokens -> the last layer's states [B*G, T, D], normalised."""
         length = tokens.shape[1]
         past = 0 if past_mask is None else past_mask.shape[1]
         room, filled = (
@@ -213,12 +213,16 @@ class Decoder(nn.Module):
                 decode,
                 filled,
             )
-        y = self.output_dropout(self.decoder_norm(y), deterministic)
+        states: Array = self.output_dropout(self.decoder_norm(y), deterministic)
+        return states
+
+    def logits(self, states: Array) -> Array:
+        """The output projection: states [B*G, T, D] -> [B*G, T, V] float32."""
         if self.config.logits_via_embedding:
             # Scaling the D inputs rather than the V logits saves a pass over [B, T, V].
-            logits = self.embedder.attend(y * self.config.emb_dim**-0.5)
+            logits = self.embedder.attend(states * self.config.emb_dim**-0.5)
         else:
-            logits = self.logits_dense(y)
+            logits = self.logits_dense(states)
         return constrained(logits, "batch", "length", "vocab")
 
     def _cache(self, length: int, max_decode_length: int | None) -> tuple[int, Array | None]:

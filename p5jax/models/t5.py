@@ -136,6 +136,7 @@ class Transformer(nn.Module):
         decode: bool = False,
         max_decode_length: int | None = None,
         past_mask: Array | None = None,
+        project: bool = True,
     ) -> Array:
         """Logits [B*G, T, V] float32 of targets [B*G, T] given `encoded` [B, S, D].
 
@@ -145,6 +146,7 @@ class Transformer(nn.Module):
         call consumes the next token(s), [B*G, 1], and its cache (mutable=["cache"]).
         past_mask [B*G, A] bool: the targets follow A tokens of their own row, whose keys and values
         the `past` collection holds, the newest last; those that are False are not there.
+        project=False: the states [B*G, T, D] that `logits` takes, instead.
         """
         if decode and (encoder_segment_ids is not None or decoder_segment_ids is not None):
             raise ValueError("decode=True takes no packed rows: found segment ids")
@@ -153,7 +155,7 @@ class Transformer(nn.Module):
             if decoder_segment_ids is None:
                 raise ValueError("encoder_segment_ids need decoder_segment_ids")
             cross_mask = cross_mask & same_segment(decoder_segment_ids, encoder_segment_ids)
-        return self.decoder(
+        states = self.decoder(
             encoded,
             decoder_input_tokens,
             decoder_segment_ids,
@@ -163,6 +165,11 @@ class Transformer(nn.Module):
             max_decode_length,
             past_mask,
         )
+        return self.logits(states) if project else states
+
+    def logits(self, states: Array) -> Array:
+        """Logits [..., T, V] float32 of the decoder's last states [..., T, D]."""
+        return self.decoder.logits(states)
 
     def __call__(
         self,
@@ -176,8 +183,12 @@ class Transformer(nn.Module):
         *,
         enable_dropout: bool = True,
         decode: bool = False,
+        project: bool = True,
     ) -> Array:
-        """Logits [B, T, V] float32 of [B, S] sources and [B, T] shifted targets."""
+        """Logits [B, T, V] float32 of [B, S] sources and [B, T] shifted targets.
+
+        project=False: the states [B, T, D] that `logits` takes, instead.
+        """
         encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
         return self.decode(
             encoded,
@@ -189,6 +200,7 @@ class Transformer(nn.Module):
             decoder_positions,
             enable_dropout,
             decode,
+            project=project,
         )
 
 

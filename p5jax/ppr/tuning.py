@@ -23,7 +23,7 @@ from p5jax.ppr.backbone.pretraining import LOSSES
 from p5jax.ppr.cold.protocol import Cases, ColdStart, is_of_kind
 from p5jax.ppr.generator import masked_elements
 from p5jax.ppr.model import PromptedModel
-from p5jax.training.step import DeviceBatch, Objective
+from p5jax.training.objective import DeviceBatch, Objective
 
 
 class Mode(NamedTuple):

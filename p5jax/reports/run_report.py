@@ -13,6 +13,7 @@ from p5jax.core.kinds import built
 from p5jax.evaluation.results import SHOWN_METRICS, SUMMARY, FamilyResult, by_table, load_results
 from p5jax.memory.settings import MemorySettings
 from p5jax.reports.charts import curves
+from p5jax.reports.comparison_section import comparison_section
 from p5jax.reports.page import with_interval, write_page
 from p5jax.reports.triggers_section import triggers_section
 from p5jax.runs.run import Run
@@ -23,10 +24,16 @@ _SPLITS = ("test", "validation")
 
 
 def write_report(
-    run_dir: str | os.PathLike[str], triggers: Sequence[str | os.PathLike[str]] = ()
+    run_dir: str | os.PathLike[str],
+    triggers: Sequence[str | os.PathLike[str]] = (),
+    beside: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write RUN/report.html from the run's records and evaluations, and from folders of trigger
-    tokens found for it; return its path."""
+    tokens found for it; return its path.
+
+    beside: another run, which is set beside it with paired differences. UserError, and nothing is
+    written, where the two have no evaluated prompt or not the same examples in common.
+    """
     run = Run.load(run_dir)
     sections = [_overview(run), _curves(run)]
     for split in _SPLITS:
@@ -36,6 +43,9 @@ def write_report(
             sections += [_tables(results, split), _examples(results)]
     if len(sections) == 2:
         sections.append("<p class=note>Not evaluated yet: run p5jax evaluate.</p>")
+    if beside is not None:
+        other = Run.load(beside)
+        sections.append(comparison_section(run.path, other.path, _SPLITS))
     sections += [triggers_section(folder, run) for folder in triggers]
     path = run.path / "report.html"
     write_page(path, f"{run.dataset.name} · p5jax", sections)

@@ -29,6 +29,7 @@ from p5jax.runs.manifest import DatasetEntry, dataset_entry, load_dataset
 from p5jax.text.corpus import corpus
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.checkpoints import available_steps, restore_on_mesh
+from p5jax.training.children import Children, children_of
 from p5jax.training.trainer import CHECKPOINT_FOLDER
 
 
@@ -109,6 +110,11 @@ class Run:
         return make_families(
             self.dataset, self.templates, self.vocabulary, self.family_config, names
         )
+
+    @cached_property
+    def children(self) -> Children | None:
+        """What can continue an item id, if the likelihood runs over that alone; else None."""
+        return children_of(self.model.config, self.vocabulary, self.dataset.item_ids)
 
     @cached_property
     def params(self) -> Params:

@@ -157,7 +157,8 @@ def _program(model: Transformer, trie: Trie, beam: int) -> Program:
         weights: Arrays, arrays: Arrays, tokens: jax.Array, begun: jax.Array, exclude: jax.Array
     ) -> tuple[jax.Array, ...]:
         params, ids = unflatten_dict(weights, sep="/"), Trie(**arrays, levels=trie.levels)
-        found = search_prompt(model, params, tokens, begun, ids, exclude, Width(beam, beam))
+        width = Width(beam, beam)
+        found = search_prompt(model, params, tokens, begun, ids, exclude, width).found
         missing = ((0, 0), (0, beam - found.items.shape[1]))  # of a catalogue with few items
         items = jnp.pad(found.items, missing, constant_values=-1)
         logp = jnp.pad(found.logp, missing, constant_values=-jnp.inf)

@@ -182,7 +182,7 @@ class Ranker:
         if cases[0].candidates is not None:
             chosen = [case.candidates for case in cases if case.candidates is not None]
             candidates = padded(chosen, -1, self.levels.candidates)
-        first, *others = self._asked([asked[row] for row in rows], config)
+        first, *others = self.asked([asked[row] for row in rows], config)
         found = rank(
             self.run.model,
             self.run.params,
@@ -210,7 +210,7 @@ class Ranker:
         """
         rows = [asked[row] for row in np.resize(np.arange(len(asked)), config.batch_size).tolist()]
         cases = [row.case for row in rows]
-        first, *others = self._asked(rows, config)
+        first, *others = self.asked(rows, config)
         logp = score_items(
             self.run.model,
             self.run.params,
@@ -222,8 +222,8 @@ class Ranker:
         )
         return logp[: len(asked), : len(items)]
 
-    def _asked(self, rows: Sequence[Prompted], config: BulkConfig) -> Iterator[Asked]:
-        """Each prompt as arrays of all rows."""
+    def asked(self, rows: Sequence[Prompted], config: BulkConfig) -> Iterator[Asked]:
+        """Yield each prompt of `config` as arrays of all rows, with the ids that answer it."""
         for number, name in enumerate(config.prompts):
             prompts = [row.prompts[number] for row in rows]
             longest = max(len(prompt.tokens) for prompt in prompts)

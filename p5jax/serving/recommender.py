@@ -17,12 +17,12 @@ from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
-from p5jax.prompts.template import HISTORY_SEPARATORS
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
 from p5jax.serving.question import Case, Question
 from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
+from p5jax.serving.views import View, views_of
 from p5jax.triggers.prompt import load_triggers
 
 _ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
@@ -62,19 +62,6 @@ class Scored:
     title: str | None
     log_probability: float
     rank: int | None
-
-
-@dataclass(frozen=True)
-class View:
-    """What the model reads of a question: a prompt's text and tokens, how the answer begins, and
-    how many of the known items of the history are told."""
-
-    prompt: str
-    text: str
-    tokens: tuple[str, ...]
-    begins: str
-    known: int
-    told: int
 
 
 class Recommender(Ranker):
@@ -246,29 +233,17 @@ class Recommender(Ranker):
             for item, score in zip(asked, scores, strict=True)
         ]
 
-    def views(self, user: Key | Question, prompts: Sequence[str] = ()) -> list[View]:
-        """Return what the model reads when it is asked for a user's next items, for each prompt."""
+    def views(
+        self,
+        user: Key | Question,
+        prompts: Sequence[str] = (),
+        *,
+        beam: int = BULK_DEFAULTS.beam,
+    ) -> list[View]:
+        """Return what the model reads when it is asked for a user's next items, and where the
+        search asks it how ids go on, for each prompt."""
         (case,) = self.cases([_question(user)])
-        names = self.next_item_prompts(prompts)
-        family, vocabulary = self.family("sequential"), self.run.vocabulary
-        found = []
-        (asked,) = self.prompted([case], names)
-        for name, prompt in zip(names, asked.prompts, strict=True):
-            text = family.inputs_for(name, "item", case.user, history=case.history)
-            pieces = tuple(vocabulary.piece(token) for token in prompt.tokens)
-            told = self._told(name, text, prompt.given, case.history)
-            found.append(View(name, text, pieces, prompt.given, len(case.history), told))
-        return found
-
-    def _told(self, prompt: str, text: str, given: str, history: np.ndarray) -> int:
-        """How many of the last items a prompt's text or its answer's beginning holds."""
-        source, last = self.family("sequential").source, len(history)
-        for start in range(last):
-            rest = history[start:]
-            ids = HISTORY_SEPARATORS[0].join(source.fields.ids(rest))
-            if ids in text or (given and source.listed(rest) == given):
-                return last - start
-        return 0
+        return views_of(self, case, self.next_item_prompts(prompts), beam)
 
     def explain(self, user: Key | Question, item: Key, *, prompt: str | None = None) -> str:
         """Return the model's explanation of an item for a user, by beam search.
@@ -284,13 +259,11 @@ class Recommender(Ranker):
         # Without a title only a prompt that names the item's id can tell items apart.
         prompt = self.own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
         family = self.family("explanation")
-        return self._answer(
-            self.tokens(family.inputs_for(prompt, "explanation", case.user, item=i))
-        )
+        return self.answer(self.tokens(family.inputs_for(prompt, "explanation", case.user, item=i)))
 
     def generate(self, text: str) -> str:
         """Return the model's most probable answer to any text, by beam search."""
-        return self._answer(self.text_prompt(text))
+        return self.answer(self.text_prompt(text))
 
     def text_prompt(self, text: str) -> list[int]:
         """Return the tokens of any text as a prompt; triggers stand around the text, those of an
@@ -306,7 +279,8 @@ class Recommender(Ranker):
             text = self.triggers.around(text, vocabulary)
         return self.tokens(text)
 
-    def _answer(self, prompt: list[int]) -> str:
+    def answer(self, prompt: list[int]) -> str:
+        """Return the model's most probable text for a prompt's tokens, by beam search."""
         run = self.run
         tokens = padded([prompt], least=self.levels.fit(len(prompt)))
         sources = place_rows(run.params, tokens)

@@ -41,13 +41,22 @@ class Children:
 
     @staticmethod
     def build(ids: Sequence[Sequence[int]], vocabulary: int) -> Children:
-        """Make the prefixes of ids, as tokens without an end, in a padded vocabulary."""
+        """Make the prefixes of ids, as tokens without an end, in a padded vocabulary.
+
+        UserError for more prefixes than an edge's number, an int32, can tell apart.
+        """
         paths = [tuple(tokens) for tokens in ids]
         prefixes: dict[tuple[int, ...], int] = {(): 0}
         for path in paths:
             for length in range(1, len(path)):
                 prefixes.setdefault(path[:length], len(prefixes))
         known = sorted({token for path in paths for token in path})
+        most = np.iinfo(np.int32).max // (len(known) + 1)
+        if len(prefixes) > most:
+            raise UserError(
+                f"T5Config.likelihood: found {len(prefixes):,} beginnings of item ids, expected at"
+                f" most {most:,} for 'children'; ids of fewer levels have fewer"
+            )
         number = np.full(vocabulary, len(known), np.int32)
         number[known] = np.arange(len(known))
         flags = np.zeros((len(prefixes), vocabulary // BITS), np.uint32)

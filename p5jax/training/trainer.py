@@ -22,10 +22,11 @@ from p5jax.pipeline.batching import Batch
 from p5jax.pipeline.epochs import EpochIterator
 from p5jax.training.checkpoints import Checkpoints
 from p5jax.training.freezing import EVERYTHING
+from p5jax.training.objective import DeviceBatch, Objective
 from p5jax.training.optimizer import OptimizerConfig, make_optimizer
 from p5jax.training.plan import planned
 from p5jax.training.resuming import newest_whole
-from p5jax.training.step import DeviceBatch, Objective, Steps
+from p5jax.training.step import Steps
 from p5jax.training.utilisation import utilisation
 from p5jax.training.writers import RunWriters
 
@@ -102,7 +103,7 @@ def train(
 ) -> TrainResult:
     """Train `params` (with logical `axes`) for `config.steps` steps, or resume in `run_dir`.
 
-    `objective` says what is minimised (see training.step). Only the parameters whose paths
+    `objective` says what is minimised (see training.objective). Only the parameters whose paths
     `trainable` matches change (see training.freezing), the others keep every bit. Writes
     run_dir/{checkpoints, metrics.jsonl, tensorboard}. A run with checkpoints resumes from the
     latest that is whole, bit for bit as if it had not stopped; its `fingerprint` (JSON-able: what

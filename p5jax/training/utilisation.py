@@ -8,7 +8,7 @@ import jax
 
 from p5jax.models.flops import training_flops
 from p5jax.models.t5_config import T5Config
-from p5jax.training.step import DeviceBatch
+from p5jax.training.objective import DeviceBatch
 
 # Dense bfloat16 operations per second of one device, by the beginning of its `device_kind`, the
 # longer ones first; from the makers' data sheets.

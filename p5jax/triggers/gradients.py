@@ -18,7 +18,7 @@ from p5jax.models.initial import Params
 from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.training.children import Children
-from p5jax.training.step import token_loss
+from p5jax.training.objective import token_loss
 from p5jax.triggers.open_prompts import OpenPrompts
 
 _BATCH = 16

@@ -136,8 +136,8 @@ class Problem:
         """The loss gradients at a prompt's slots, of all examples and of each user's."""
         run, own = self.run, self.config.layout.user_tokens
         slots = prompt.slots(examples.users)
-        users, children = run.dataset.num_users, self.surrogate.children
-        return total_gradients(run.model, run.params, examples, slots, users, own, children)
+        users = run.dataset.num_users
+        return total_gradients(run.model, run.params, examples, slots, users, own, run.children)
 
     def candidates(self, gradients: np.ndarray, current: np.ndarray, passed: int = 0) -> np.ndarray:
         """The tokens to try where the gradient is [N, D] and the token is [N]: [N, K].

@@ -17,7 +17,7 @@ from p5jax.models.t5 import Transformer
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.prompts.families import Family
 from p5jax.runs.run import Run
-from p5jax.training.children import Children, children_of
+from p5jax.training.children import Children
 from p5jax.triggers.gradients import example_nll
 from p5jax.triggers.layout import PROMPT_ID
 from p5jax.triggers.open_prompts import OpenPrompts
@@ -29,7 +29,6 @@ class Surrogate:
 
     def __init__(self, run: Run, family: Family, config: SurrogateConfig):
         self.run, self.config = run, config
-        self.children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
         self._asks_for_text = family.name == "explanation"
         # No sum over examples is below it.
         self.least = 0.0 if config.criterion == "metric" else -np.inf
@@ -58,7 +57,7 @@ class Surrogate:
             targets, scored = (
                 place_rows(run.params, each[rows]) for each in (prompts.targets, prompts.scored)
             )
-            found = _nll(run.model, run.params, sources, targets, scored, self.children)
+            found = _nll(run.model, run.params, sources, targets, scored, run.children)
             losses: np.ndarray = to_host(found)
             return -losses[: len(rows)]
         if self._asks_for_text:

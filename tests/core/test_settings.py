@@ -57,7 +57,7 @@ LIMITS = {
     "LossConfig": "contrastive_weight=number_from_0 temperature=number_above_0",
     "MeshConfig": "data=mesh model=mesh",
     "NewRowsOptions": "",
-    "ObjectiveConfig": "label_smoothing=share_below_1",
+    "ObjectiveConfig": "label_smoothing=share_below_1 logits_length=count",
     "OptimizerConfig": "learning_rate=number_from_0 warmup_fraction=share"
     " weight_decay=number_from_0 b1=share_below_1 b2=share_below_1 eps=number_above_0"
     " clip=number_from_0 accumulate=size",

@@ -9,6 +9,8 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ppr_world import write_sequences
@@ -192,6 +194,54 @@ def test_report_is_one_self_contained_page(run, capsys):
     assert all(family in text for family in FAMILIES)
     assert "popularity" in text
     assert "among 12 candidates, asked one by one" in text
+
+
+def test_a_report_sets_a_run_beside_another(run, tmp_path, capsys):
+    """Family by family in P5's order; the numbers are computed here."""
+    better = tmp_path / "better & <b>"
+    shutil.copytree(run, better)
+    file = better / "evaluation" / "test" / "sequential_2-3.parquet"
+    table = pq.read_table(file)
+    hits = table["HR@10"].to_numpy()
+    ones = pa.array(np.ones(len(hits)), table.schema.field("HR@10").type)
+    pq.write_table(table.set_column(table.column_names.index("HR@10"), "HR@10", ones), file)
+    summary = better / "evaluation" / "test" / "summary.json"
+    told = json.loads(summary.read_text())
+    for result in told["results"]:
+        result.pop("checksum")  # of the file that is another one now
+    summary.write_text(json.dumps(told))
+    assert main(["report", str(run), str(better)]) == 0
+    text = Path(lines(capsys).strip()).read_text()
+    assert "better &amp; &lt;b&gt;" in text
+    assert "better &amp; <b>" not in text
+    section = text[text.index(" beside ") :]
+    assert f"<td>{hits.mean():.4f}<td>1.0000<td>{1 - hits.mean():+.4f} " in section
+    titles = re.findall(r"<h3>(\w+), test split", section)
+    assert titles == [family for family in FAMILIES if family in titles]
+    assert len(titles) > 1
+    written = (run / "report.html").read_bytes()
+    shutil.rmtree(better / "evaluation")
+    error = refused(capsys, "report", str(run), str(better))
+    assert "found no split that both are evaluated on; run p5jax evaluate" in error
+    assert (run / "report.html").read_bytes() == written
+
+
+def test_what_a_report_shows_is_text(run, tmp_path, capsys):
+    """Markup in what models and reviews say is inert."""
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J"
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for summary in copy.glob("evaluation/*/summary.json"):
+        told = json.loads(summary.read_text())
+        for result in told["results"]:
+            result["examples"] = [[evil] * 3]
+        summary.write_text(json.dumps(told))
+    assert main(["report", str(copy)]) == 0
+    page, text = _Page(), (copy / "report.html").read_text()
+    page.feed(text)
+    assert "&lt;script&gt;alert" in text
+    assert not {"script", "img"} & set(page.tags)
+    assert "\x1b" not in lines(capsys)
 
 
 @pytest.mark.extras

@@ -68,6 +68,10 @@ def test_sentences_fall_back(tmp_path):
     everything = [sentence for _, _, sentence in rows]
     assert with_feature[4] == found["typical_sentence_of_item"][4] in everything
     assert len(set(found["typical_sentence_of_item"][:3])) == 1
+    of_feature = found["typical_sentence_of_feature"]
+    assert of_feature[0] == of_feature[3] == with_feature[3]
+    assert of_feature[1] == "red strings make noise"
+    assert of_feature[2] == of_feature[4] in everything
 
 
 def test_as_many_words_as_suit_validation_headlines(world):

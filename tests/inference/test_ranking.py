@@ -286,7 +286,7 @@ def test_rows_in_parts_score_as_in_one_piece(params, sources, truth):
     width = Width(TRIE.widest, len(IDS), floats=3 * len(sources) * VOCABULARY)
     allowed = allowed_items(TRIE, np.full((len(sources), 1), -1, np.int32))
     start = np.zeros((len(sources), 1), np.int32)
-    found = search_trie(MODEL, params, sources, start, TRIE, allowed, len(IDS), width)
+    found = search_trie(MODEL, params, sources, start, TRIE, allowed, len(IDS), width).found
     expected = np.take_along_axis(truth, np.asarray(found.items), axis=1)
     assert (np.sort(found.items, axis=1) == np.arange(len(IDS))).all()
     np.testing.assert_allclose(found.logp, expected, atol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 
 from p5jax.models.flops import training_flops
 from p5jax.models.t5 import T5Config, Transformer, init_params
-from p5jax.training.step import loss_fn
+from p5jax.training.objective import loss_fn
 
 # Wide models, so that what XLA counts beside the products (norms, softmax, the bias) is small.
 WIDE = T5Config(

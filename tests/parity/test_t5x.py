@@ -16,7 +16,7 @@ from p5jax.core.config import gin_folder
 from p5jax.core.errors import UserError
 from p5jax.models.checkpoints.t5x import import_t5x
 from p5jax.training.checkpoints import restore_params
-from p5jax.training.step import loss_fn
+from p5jax.training.objective import loss_fn
 
 REASON = "needs t5x, which is installed by hand"
 pytestmark = pytest.mark.extras

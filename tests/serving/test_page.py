@@ -25,10 +25,11 @@ def page(world, tmp_path_factory):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if not CHROMIUM:
         pytest.skip("needs Debian's chromium")
-    folder = tmp_path_factory.mktemp("page") / "run"
-    run = served_run(world, folder, "2-3", "2-5", "3-1", "3-8", max_source=64)
+    folder = tmp_path_factory.mktemp("page")
+    run = served_run(world, folder / "run", "2-3", "2-5", "3-1", "3-8", max_source=64)
+    other = served_run(world, folder / "other", "2-1", "2-5", max_source=64)
     config = ServeConfig(beam=16, rows=2, seconds=300.0)
-    service = Service(Recommender(run), lambda: Recommender(run), config)
+    service = Service([Recommender(run), Recommender(other)], list, config)
     changed = pytest.MonkeyPatch()
     changed.setattr(Engine, "warm", lambda *given: None)  # compiles what is asked alone
     with running(service) as serving, playwright.sync_playwright() as opened:
@@ -57,6 +58,20 @@ def count(page, css: str, number: int) -> list[str]:
     return page.locator(css).all_inner_texts()
 
 
+def compare(page, run: str, prompt: str) -> None:
+    """Set the first run's first prompt beside another, of the same run or of the other one."""
+    options = page.locator(f"#other optgroup[label='run {run}'] option").all()
+    (value,) = (
+        option.get_attribute("value")
+        for option in options
+        if (option.text_content() or "").startswith(f"{prompt}:")
+    )
+    page.select_option("#other", value)
+    page.click("#go")
+    page.wait_for_selector(f"#lists h3 >> text='{run}, prompt {prompt}'")
+    assert count(page, "#lists h3", 2) == ["run, prompt 2-3", f"{run}, prompt {prompt}"]
+
+
 def test_the_walk_of_a_newcomer(page, world):
     page.wait_for_selector("#work", state="visible")
     assert f"{world.num_items} items" in page.inner_text("#about")
@@ -72,6 +87,7 @@ def test_the_walk_of_a_newcomer(page, world):
     assert page.inner_text(".badge") in ("guaranteed", "not guaranteed")
     assert f"user_{world.num_users + 1}" in page.inner_text("#views .text")
     assert page.locator(".tokens span").count() > 5
+    assert "Search, step 1: of" in page.inner_text("#views")
     assert page.is_hidden("#memorised")  # the run has none
     shot(page, "recommended")
 
@@ -83,16 +99,20 @@ def test_the_walk_of_a_newcomer(page, world):
     page.click("#go")
     assert count(page, "#lists h3", 2) == ["Before", "Now"]
     assert page.locator("#lists > div:first-child ol li").all_inner_texts() == first
-    page.select_option("#other", "2-5")
-    page.click("#go")
-    page.wait_for_selector("#lists h3 >> text='Prompt 2-5'")
-    assert count(page, "#lists h3", 2) == ["Prompt 2-3", "Prompt 2-5"]
+    compare(page, "run", "2-5")
     shot(page, "compared")
+    compare(page, "other", "2-1")
+    shot(page, "two_runs")
+    page.click("#lists > div:last-child ol li button")  # of the run that does not explain
+    page.wait_for_selector("#reason >> text='This model was not trained to explain.'")
 
     page.fill("#user", world.user_keys[7])
     page.wait_for_selector("#found button")
     page.keyboard.press("Enter")
     count(page, "#history li", len(world.sequence(7)))
+    assert "press Recommend" in page.inner_text("#hint")  # the lists are another one's
+    page.click("#go")
+    page.wait_for_selector("#hint", state="hidden")
     page.emulate_media(color_scheme="dark")
     shot(page, "dark")
     page.set_viewport_size({"width": 390, "height": 844})

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import socket
+import sys
 import threading
+from dataclasses import asdict
 
 import pytest
 from served import TOKEN, running, served_run
 
 from p5jax.core.errors import UserError
+from p5jax.inference.decoding import beam_search
 from p5jax.inference.search import search_trie
 from p5jax.memory.settings import MemorySettings
 from p5jax.runs.stored_memory import store_memory
@@ -20,11 +24,12 @@ from p5jax.serving.http.app import LARGEST_BODY
 from p5jax.serving.http.engine import Engine
 from p5jax.serving.http.openapi import document
 from p5jax.serving.http.server import read_token
-from p5jax.serving.http.service import Service
+from p5jax.serving.http.service import Log, Service
 from p5jax.serving.question import Question
 from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ServeConfig
 
+WARM = Engine.warm  # which the fixture replaces for most tests
 CHOSEN = {"prompt": "2-3", "users": 3, "model": 0.1, "mixed": 0.2}
 
 
@@ -43,10 +48,9 @@ def serving(run):
     config = ServeConfig(beam=16, rows=2, queue=4, seconds=60.0)
     changed = pytest.MonkeyPatch()
     changed.setattr(Engine, "warm", lambda *given: None)
-    service = Service(Recommender(run), lambda: Recommender(run), config, TOKEN)
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config, TOKEN)
     with running(service) as found:
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.1)
+        found.wait_until_ready()
         yield found
     changed.undo()
 
@@ -90,6 +94,16 @@ def test_candidates_scores_and_views_are_those_in_python(world, serving, recomme
     assert view["prompt"] == "2-3"
     assert (view["known"], view["told"]) == (3, 3)
     assert all(world.item_ids[item] in view["text"] for item in range(3))
+    (told,) = recommender.views(Question(history=world.item_keys[:3]), beam=16)
+    assert view == json.loads(json.dumps(asdict(told)))
+    vocabulary = recommender.run.vocabulary
+    pieces = [[vocabulary.piece(t) for t in vocabulary.encode(id)] for id in world.item_ids]
+    assert view["steps"]  # decimal ids: several have a beginning in common
+    for step in view["steps"]:
+        assert step["entered"] <= min(16, step["prefixes"])
+        for prefix in step["best"]:
+            begun = [ids[: len(prefix["tokens"])] for ids in pieces]
+            assert begun.count(prefix["tokens"]) == prefix["items"] > 1
 
 
 def test_items_and_users_are_found_by_their_words(world, serving):
@@ -113,6 +127,7 @@ def refusals(world):
         ({"user": user, "k": "5"}, "k: found '5', expected a whole number", "k"),
         ({"user": user, "kk": 5}, "found key 'kk'; did you mean k?", None),
         ({"user": 1.5}, "user: found 1.5, expected", "user"),
+        ({"user": user, "run": "b"}, "run: found 'b', expected run", "run"),
         ({"user": user, "prompts": ["2-9"]}, "'2-9' is not a sequential prompt", None),
         ({"user": user, "candidates": []}, "candidates: found no item", None),
         ({"user": user, "exclude": ["a"] * 1001}, "exclude: found 1001 items", "exclude"),
@@ -274,6 +289,14 @@ def test_metrics_and_logs_tell_of_requests_and_not_of_what_was_asked(serving, wo
     assert user not in json.dumps(lines)
 
 
+def test_a_log_that_is_full_or_gone_stops_nothing(monkeypatch):
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    monkeypatch.setattr(sys, "stderr", full)
+    Log().event("listening")
+    os.dup2(os.open("/dev/null", os.O_WRONLY), full.fileno())  # or closing it fails
+    full.close()
+
+
 def test_the_description_names_every_route_and_field(serving):
     _status, found, _ = serving.call("GET", "/openapi.json")
     assert found == json.loads(json.dumps(document()))
@@ -283,8 +306,28 @@ def test_the_description_names_every_route_and_field(serving):
     post = found["paths"]["/v1/recommend"]["post"]["requestBody"]
     fields = post["content"]["application/json"]["schema"]["properties"]
     assert set(fields) == {
-        *("user", "history", "candidates", "exclude", "prompts", "memory", "k", "exclude_history")
+        *("user", "history", "candidates", "exclude", "prompts", "memory", "run", "k"),
+        "exclude_history",
     }
+
+
+def test_two_runs_answer_each_for_itself(serving, run, world, tmp_path):
+    other = Recommender(served_run(world, tmp_path / "other", "2-1", max_source=64))
+    config = ServeConfig(beam=16, rows=2, seconds=60.0)
+    first, user = Recommender(run), world.user_keys[4]
+    with pytest.raises(UserError, match="found two runs named 'run', expected one"):
+        Service([first, first], list, config)
+    with running(Service([first, other], list, config)) as found:
+        found.wait_until_ready()
+        _, model, _ = found.call("GET", "/v1/model?run=other")
+        assert (model["run"], model["runs"]) == ("other", ["run", "other"])
+        of_first, of_other = (
+            [item["item"] for item in found.post("/v1/recommend", user=user, run=name)[1]["items"]]
+            for name in ("", "other")
+        )
+        (expected,) = other.recommend([user], beam=16)
+        assert of_other == [item.item for item in expected.items] != of_first
+        assert found.call("GET", "/v1/users?query=1&run=third")[0] == 422
 
 
 def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
@@ -304,37 +347,39 @@ def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
 @pytest.mark.check
 def test_all_programs_are_compiled_before_it_is_ready(run, world, monkeypatch):
     config = ServeConfig(beam=16, rows=2, seconds=60.0)
-    service = Service(Recommender(run), lambda: Recommender(run), config)
-    asked_early, warm = threading.Event(), Engine.warm
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config)
+    asked_early = threading.Event()
 
     def late(engine, *passed):
         asked_early.wait(60)
-        return warm(engine, *passed)
+        return WARM(engine, *passed)
 
     monkeypatch.setattr(Engine, "warm", late)
     with running(service) as found:
         assert found.call("GET", "/readyz")[0] == 503
         assert found.post("/v1/recommend", user=world.user_keys[0])[0] == 503
         asked_early.set()
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.2)
-        compiled = search_trie._cache_size()
+        found.wait_until_ready()
+        compiled = search_trie._cache_size(), beam_search._cache_size()
         for count in (1, 3, 9, 40):
             asked = {"history": world.item_keys[:count]}
             for more in ({}, {"memory": False}, {"candidates": world.item_keys[50:]}, {"k": 3}):
                 assert found.post("/v1/recommend", **asked, **more)[0] == 200
             assert found.post("/v1/score", **asked, items=world.item_keys[:count])[0] == 200
-        assert search_trie._cache_size() == compiled
+            assert found.post("/v1/explain", **asked)[0] == 200
+            asked = {"user": world.user_keys[count], "item": world.item_keys[count]}
+            assert found.post("/v1/explain", **asked)[0] == 200
+            assert found.post("/v1/generate", text="who? " * count)[0] == 200
+        assert (search_trie._cache_size(), beam_search._cache_size()) == compiled
 
 
 @pytest.mark.check
 def test_what_was_accepted_is_answered_before_the_end(run, world):
     config = ServeConfig(beam=16, rows=2, queue=8, seconds=60.0)
-    service = Service(Recommender(run), lambda: Recommender(run), config)
+    service = Service([Recommender(run)], lambda: [Recommender(run)], config)
     statuses: list[int] = []
     with running(service) as found:
-        while found.call("GET", "/readyz")[0] == 503:
-            threading.Event().wait(0.2)
+        found.wait_until_ready()
         threads = [
             threading.Thread(
                 target=lambda: statuses.append(

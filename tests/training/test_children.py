@@ -16,7 +16,7 @@ from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer, init_params
 from p5jax.text.vocabulary import Vocabulary
 from p5jax.training.children import Children, children_of
-from p5jax.training.step import batch_sums, token_loss
+from p5jax.training.objective import batch_sums, token_loss
 from p5jax.triggers.gradients import example_nll
 
 V, EOS, COMMA = 64, 1, 9
@@ -157,6 +157,13 @@ def test_ids_that_are_numbers_are_refused(world, world_vocabulary):
         children_of(config, world_vocabulary, world.item_ids)
     plain = replace(config, likelihood="vocabulary")
     assert children_of(plain, world_vocabulary, world.item_ids) is None
+
+
+def test_more_beginnings_than_can_be_numbered_are_refused():
+    """Of 50,000 first tokens each with an own second: 50,001 beginnings times 100,001 tokens."""
+    ids = [(2 + n, 50_002 + n) for n in range(50_000)]
+    with pytest.raises(UserError, match="found 50,001 beginnings of item ids, expected at most"):
+        Children.build(ids, 100_032)
 
 
 def test_a_datasets_ids_are_read_as_its_vocabulary_writes_them():

@@ -16,7 +16,7 @@ from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.samples import tokenise
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template_files import chosen_templates
-from p5jax.training.step import batch_sums
+from p5jax.training.objective import batch_sums
 
 PIPELINE = PipelineConfig(source_lengths=(96,), target_lengths=(48,))
 

@@ -100,7 +100,8 @@ from test_memory import TINY, OptimizerConfig, T5Config, Transformer, init_param
 from p5jax.models.t5 import param_axes
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.training.optimizer import make_optimizer
-from p5jax.training.step import Steps, batch_sums
+from p5jax.training.objective import batch_sums
+from p5jax.training.step import Steps
 model, chosen = Transformer(T5Config(**TINY)), OptimizerConfig()
 params = init_params(model, jax.random.key(0))
 for fsdp in (False, True):

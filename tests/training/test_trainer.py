@@ -25,7 +25,7 @@ from toy_training import (
 from p5jax.core.errors import UserError
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.training.checkpoints import available_steps, find_step, restore_params
-from p5jax.training.step import batch_sums, loss_fn, token_loss
+from p5jax.training.objective import ObjectiveConfig, batch_sums, loss_fn, token_loss
 from p5jax.training.trainer import TrainConfig, train
 from p5jax.training.writers import read_metrics
 
@@ -105,7 +105,7 @@ def test_labels_are_smoothed_in_what_is_minimised_and_not_in_what_is_reported():
     shares = 0.8 * np.eye(log_p.shape[-1])[batch["decoder_target_tokens"]] + 0.2 / log_p.shape[-1]
     smoothed = -((shares * log_p).sum(-1) * batch["decoder_loss_weights"]).sum()
     plain = batch_sums(Toy(), params, batch, None)
-    total, sums = batch_sums(Toy(), params, batch, None, label_smoothing=0.2)
+    total, sums = batch_sums(Toy(), params, batch, None, config=ObjectiveConfig(0.2))
     assert float(total) == pytest.approx(smoothed, rel=1e-5)
     assert {name: float(value) for name, value in sums.items()} == {
         name: float(value) for name, value in plain[1].items()

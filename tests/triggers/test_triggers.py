@@ -221,7 +221,7 @@ def test_a_round_of_users_tokens_takes_what_is_best_on_each_users_evidence(run):
     problem = Problem(run, config(layout=Layout(2, 1), accept_level=0.999))
 
     class Worth:
-        least, children = 0.0, None
+        least = 0.0
 
         def values(self, examples, rows, slots):
             return ((rows * 31 + slots[:, 2] * 17) % 7).astype(float)

@@ -27,8 +27,8 @@ def baseline_results(
 
     Catalogue and candidates: `ranking`, those of the run's dataset. Ratings: means of training, the
     biases of user and item and, for prompts that say the review, its words. Text: the most frequent
-    training sentence or headline, an item's typical sentence, the review's first words. Like or
-    dislike: always the more frequent one.
+    training sentence or headline, the typical sentence of an item or of a feature, the first words.
+    Like or dislike: always the more frequent one.
     """
     if result.kind == "catalogue":
         return catalogue_baselines(ranking, result, split)

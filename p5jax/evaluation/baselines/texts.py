@@ -45,8 +45,9 @@ def _first(text: str, count: int) -> str:
 def typical_sentences(dataset: Dataset, reviews: Reviews) -> dict[str, list[str]]:
     """Return the training sentence that is most like its item's others, for each review [N].
 
-    Beside it: most like the others of the same item and feature word, for who knows what feature
-    is asked for. Where there is none, the item's, then the feature's, then the most typical of all.
+    Beside it, for who knows what feature is asked for: most like the others of the same feature
+    word, whatever the item, and of the same item and feature word. Where the latter has none, the
+    item's, then the feature's; the most typical of all where there is none of these.
     """
     training = Reviews.of(dataset, "train").with_texts("sentence")
     sentences = training.texts("sentence")
@@ -67,6 +68,7 @@ def typical_sentences(dataset: Dataset, reviews: Reviews) -> dict[str, list[str]
 
     return {
         "typical_sentence_of_item": found((0,), ()),
+        "typical_sentence_of_feature": found((1,), ()),
         "typical_sentence_with_feature": found((0, 1), (0,), (1,), ()),
     }
 

@@ -29,9 +29,9 @@ from p5jax.ppr.backbone.run import PprRun
 from p5jax.ppr.backbone.sequences import SequenceConfig, SequenceIterator
 from p5jax.ppr.backbone.start import STARTS, counted_embeddings
 from p5jax.ppr.backbone.views import ViewConfig, random_view
+from p5jax.training.objective import DeviceBatch, Objective
 from p5jax.training.optimizer import OptimizerConfig
 from p5jax.training.plan import check_metric
-from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import TrainConfig, train
 
 LOSSES = ("cross_entropy", "sampled", "bpr")

@@ -36,8 +36,8 @@ from p5jax.ppr.model import BACKBONE, PromptedModel
 from p5jax.ppr.prediction.task import PredictionTask
 from p5jax.ppr.tuning import MODES, validation_users
 from p5jax.training.checkpoints import params_fingerprint, restore_params
+from p5jax.training.objective import DeviceBatch, Objective
 from p5jax.training.optimizer import OptimizerConfig
-from p5jax.training.step import DeviceBatch, Objective
 from p5jax.training.trainer import CHECKPOINT_FOLDER, TrainConfig, train
 
 PREDICTION = OutputFolder("profile prediction", "prediction.json", 2, "p5jax ppr predict")

@@ -26,8 +26,8 @@ from p5jax.ppr.soft.words import PrefixedTransformer, prefixed_sources, with_pre
 from p5jax.prompts.families import Family, make_families
 from p5jax.prompts.template import PromptTemplate
 from p5jax.runs.run import Run
-from p5jax.training.children import Children, children_of
-from p5jax.training.step import DeviceBatch, Objective, batch_sums
+from p5jax.training.children import Children
+from p5jax.training.objective import DeviceBatch, Objective, batch_sums
 from p5jax.triggers.initial import initial_tokens
 from p5jax.triggers.layout import Layout
 from p5jax.triggers.templates import arguments_template
@@ -115,9 +115,8 @@ class SoftBackbone:
         The batch has t5x's arrays and "users", int32 [B], whose prefixes stand before the sources.
         The frozen model is read as it is used, without dropout.
         """
-        run = self.run
-        children = children_of(run.model.config, run.vocabulary, run.dataset.item_ids)
-        return partial(_batch_sums, self.model, self.prompt, self.profiles.codes_UxM, children)
+        codes_UxM = self.profiles.codes_UxM
+        return partial(_batch_sums, self.model, self.prompt, codes_UxM, self.run.children)
 
     @cached_property
     def prefixes(self) -> Callable[[Params], jax.Array]:

@@ -95,7 +95,7 @@ class _Looks:
         return JSONResponse(document())
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self.service.engine_or_unready().model())
+        return JSONResponse(self.service.model(_run(request)))
 
     async def items(self, request: Request) -> Response:
         return await _search(self.service, request, "items")
@@ -114,12 +114,13 @@ def _asking(service: Service, kind: type[Any], name: str) -> Answer:
     """A route whose body is of a kind, and which the engine's method `name` answers."""
 
     async def answer(request: Request) -> Response:
-        engine = service.engine_or_unready()
+        service.engine_or_unready()  # before a body is read
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
             raise HTTPException(415, "content-type: expected application/json")
         raw = await _body(request)
         request.scope["asked"] = raw
         body = read_body(kind, raw)
+        engine = service.engine_or_unready(body.run)
 
         async def answered() -> Any:
             if kind is Recommend:
@@ -173,8 +174,15 @@ async def _while_there(request: Request, answered: Any) -> Any:
         gone.cancel()
 
 
+def _run(request: Request) -> str:
+    """The run that a query names."""
+    run = request.query_params.get("run", "")
+    refuse_long("run", [run])
+    return run
+
+
 async def _search(service: Service, request: Request, what: str) -> Response:
-    engine = service.engine_or_unready()
+    engine = service.engine_or_unready(_run(request))
     query = request.query_params.get("query", "")
     refuse_long("query", [query])
     limit = request.query_params.get("limit", "20")
@@ -187,7 +195,7 @@ def _handlers(service: Service) -> dict[Any, Any]:
     """What each kind of failure is answered with."""
 
     def failed(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse(as_error(message, service.path), status, headers)
+        return JSONResponse(as_error(message, service.paths_of_data), status, headers)
 
     async def refused(request: Request, error: Exception) -> Response:
         return failed(422, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -18,10 +18,14 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Ask(Question):
-    """A question with what decides how it is answered; see serving.settings.BulkConfig."""
+    """A question with what decides how it is answered; see serving.settings.BulkConfig.
+
+    run: the name of one of the runs that are served, "" for the first.
+    """
 
     prompts: tuple[str, ...] = ()
     memory: bool = True
+    run: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,6 +36,7 @@ class Ask(Question):
             refuse_long(name, values)
         refuse_long("user", [self.user])
         refuse_long("prompts", self.prompts)
+        refuse_long("run", [self.run])
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Score(Ask):
 
 @dataclass(frozen=True)
 class Explain(Ask):
-    """The body of /v1/explain: without an item only what the model reads is shown."""
+    """The body of /v1/explain: without an item only what is read and searched is shown."""
 
     item: Key | None = None
 
@@ -70,16 +75,18 @@ class Generate:
     """The body of /v1/generate."""
 
     text: str
+    run: str = ""
 
     def __post_init__(self) -> None:
         refuse_long("text", [self.text], LONGEST_TEXT)
+        refuse_long("run", [self.run])
 
 
 # The last part of a route -> the body it takes, and what it answers.
 BODIES: Mapping[str, tuple[type[Any], str]] = {
     "recommend": (Recommend, "The most probable next items of a user or a history"),
     "score": (Score, "Log-probabilities and ranks of items"),
-    "explain": (Explain, "What the model reads, and why an item fits"),
+    "explain": (Explain, "What the model reads, how ids are searched, and why an item fits"),
     "generate": (Generate, "The model's answer to any text"),
 }
 _FIELDS = {field.name for kind, _ in BODIES.values() for field in fields(kind)}
@@ -106,14 +113,14 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def as_error(message: str, dataset: str = "") -> dict[str, Any]:
+def as_error(message: str, datasets: Iterable[str] = ()) -> dict[str, Any]:
     """Return a message as JSON, with the field, what was found and expected where it says so.
 
-    dataset: a path that is not told to those who ask.
+    datasets: paths that are not told to those who ask.
     """
     message = message.removeprefix("body: ")
-    if dataset:
-        message = message.replace(f"{dataset}: ", "")
+    for path in datasets:
+        message = message.replace(f"{path}: ", "")
     told: dict[str, str] = {}
     first = message.partition(":")[0]
     if first in _FIELDS:

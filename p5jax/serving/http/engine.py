@@ -29,11 +29,12 @@ class Engine:
         run = recommender.run
         longest = run.family_config.max_source
         most = max(int(np.diff(run.dataset.offsets).max()), MOST_ITEMS["history"])
+        named = most + max(MOST_ITEMS["exclude"], MOST_ITEMS["candidates"])
         recommender.levels = Levels(
             (*(length for length in _SOURCES if length < longest), longest),
-            most + MOST_ITEMS["exclude"],
-            MOST_ITEMS["candidates"],
-            MOST_ITEMS["items"],
+            excluded=named,
+            candidates=named,  # as many, so that one program serves both
+            items=MOST_ITEMS["items"],
         )
         self.recommender, self.config = recommender, config
         self.prompts = recommender.next_item_prompts(config.prompts)
@@ -45,25 +46,30 @@ class Engine:
             f"{name} {key}".casefold()
             for name, key in zip(run.dataset.user_names, run.dataset.user_keys, strict=True)
         ]
-        self.sizes = sorted({1, min(4, config.rows), config.rows})
+        self.sizes = sorted({1, *(-(-config.rows // part) for part in (4, 2, 1))})
 
     def warm(self, report: Report, wanted: Callable[[], bool]) -> None:
         """Compile what requests need: all rows, lengths of prompts and of beginnings of answers.
 
         It ends early once it is not `wanted` any more.
         """
-        shapes = list(self._shapes())
+        shapes, run = list(self._shapes()), self.recommender.run
         progress = Progress("compiling", "shapes", len(shapes), report)
         for config, prompted in shapes:
             if not wanted():
                 return
             self.recommender.ranked([prompted] * config.batch_size, config)
+            among = prompted.case._replace(candidates=prompted.case.history[:1])
+            self.recommender.ranked([Prompted(among, prompted.prompts)], config)
             if config.batch_size == 1:
                 asked = prompted.case.history[:1]
                 self.recommender.scores([prompted], asked, config)
-                whole = replace(config, method="exact", k=self.recommender.run.dataset.num_items)
+                whole = replace(config, method="exact", k=run.dataset.num_items)
                 self.recommender.ranked([prompted], whole)
             progress.add(1)
+        for length in self.recommender.levels.source:
+            if wanted():
+                self.recommender.answer([run.vocabulary.eos_id] * length)
 
     def _shapes(self) -> Iterator[Work]:
         """One case for each shape of what is computed."""
@@ -153,7 +159,8 @@ class Engine:
         """Answer bodies of /v1/explain."""
         found: list[dict[str, Any]] = []
         for body in bodies:
-            views = self.recommender.views(body, body.prompts or self.prompts)
+            prompts = body.prompts or self.prompts
+            views = self.recommender.views(body, prompts, beam=self.config.beam)
             found.append({"prompts": [asdict(view) for view in views]})
             if body.item is not None:
                 found[-1]["explanation"] = self.recommender.explain(body, body.item)

@@ -41,9 +41,14 @@ def document() -> dict[str, Any]:
         }
     for path, summary in _GETS.items():
         query = {"name": "query", "in": "query", "schema": {"type": "string"}}
+        run = {"name": "run", "in": "query", "schema": {"type": "string"}}
         limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "maximum": 100}}
-        searched = {"parameters": [query, limit]} if path in ("/v1/items", "/v1/users") else {}
-        paths[path] = {"get": _operation(summary, **searched)}
+        of = {
+            "/v1/model": [run],
+            "/v1/items": [query, limit, run],
+            "/v1/users": [query, limit, run],
+        }.get(path)
+        paths[path] = {"get": _operation(summary, **({"parameters": of} if of else {}))}
     paths["/admin/reload"] = {"post": _operation("Load the run anew, without a dropped request")}
     return {
         "openapi": "3.1.0",

@@ -8,8 +8,9 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,20 +21,41 @@ from p5jax.serving.recommender import Recommender
 from p5jax.serving.settings import ServeConfig
 
 TOKEN = "P5JAX_TOKEN"  # the environment variable
-_SILENCE = 10.0  # seconds in which a connection has to ask something
+_SILENCE = 10.0  # seconds in which a connection has to ask something, and to take in an answer
 _LARGEST_HEAD = 1 << 14  # bytes of a request's line and headers
 
 
 class _Impatient(H11Protocol):
-    """Closes a connection that asks nothing."""
+    """Closes a connection that asks nothing more, or not to the end, or speaks no HTTP."""
+
+    _silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(_SILENCE, self._close_if_silent)
+        self._await_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_request()
+
+    def _await_request(self) -> None:
+        """uvicorn's own limit ends with the first byte, and a byte now and then holds for ever."""
+        if self._silence:
+            self._silence.cancel()
+        self._silence = self.loop.call_later(_SILENCE, self._close_if_silent)
 
     def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()  # an answer is out, which nothing can follow
+            return
+        if self.cycle and not self.cycle.response_complete:  # its body is malformed: it is given up
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        super().send_400_response(msg)
 
 
 class _Server(uvicorn.Server):
@@ -59,6 +81,16 @@ class _Server(uvicorn.Server):
             for number in handlers:
                 loop.remove_signal_handler(number)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        log = self.service.log
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, told: log.failure(told.get("exception") or RuntimeError(told["message"]))
+        )
+        await super().startup(sockets)
+        for each in sockets or ():
+            host, port = each.getsockname()[:2]
+            log.event("listening", host=host, port=port)
+
     def drain(self) -> None:
         """Take no more connections, and end when all are answered."""
         self.force_exit = self.should_exit  # a second signal ends at once
@@ -66,7 +98,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    first: Recommender, load: Callable[[], Recommender], config: ServeConfig, token: str = ""
+    first: Sequence[Recommender],
+    load: Callable[[], Sequence[Recommender]],
+    config: ServeConfig,
+    token: str = "",
 ) -> None:
     """Answer requests until a signal; UserError where the port cannot be had.
 
@@ -74,14 +109,12 @@ def serve(
     """
     service = Service(first, load, config, token)
     listening = _listening(config)
-    host, port = listening.getsockname()[:2]
-    service.log.event("listening", host=host, port=port)
     settings = uvicorn.Config(
         application(service),
         http=_Impatient,
         ws="none",
         log_config=None,
-        log_level="error",
+        log_level="critical",  # what fails is in the service's own log
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_LARGEST_HEAD,
@@ -114,7 +147,10 @@ def _listening(config: ServeConfig) -> socket.socket:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
     try:
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+        made = socket.create_server((config.host, config.port), family=family, backlog=2048)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{config.host}:{config.port}: {reason}; choose another --port") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; each connection has it from this one
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_SILENCE * 1000))
+    return made

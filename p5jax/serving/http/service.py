@@ -1,8 +1,9 @@
-"""What a service holds: the engine that answers now, the queue before it, and its own record."""
+"""What a service holds: the engines that answer now, the queue before them, and its own record."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -35,9 +36,10 @@ class Log:
     """A JSON object a line on the standard error stream; nothing that users wrote, unless asked."""
 
     def event(self, what: str, **told: Any) -> None:
-        """Write what happened."""
+        """Write what happened; answers go on where that cannot be written."""
         line = {"time": round(time.time(), 3), "event": what, **told}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(json.dumps(line), file=sys.stderr, flush=True)
 
     def request(
         self, method: str, path: str, status: int, seconds: float, asked: bytes | None
@@ -102,9 +104,10 @@ class Metrics:
 
 
 class Service:
-    """A run that is loaded by `load`, first and again, and answers what is submitted.
+    """Runs that are loaded by `load`, first and again, and answer what is submitted.
 
-    first: the run, loaded already. token: what callers must know, "" for a service that is open.
+    first: the runs, loaded already, of which the first answers who names none. token: what callers
+    must know, "" for a service that is open. UserError for runs of one name.
     """
 
     paths = frozenset(
@@ -115,16 +118,16 @@ class Service:
 
     def __init__(
         self,
-        first: Recommender,
-        load: Callable[[], Recommender],
+        first: Sequence[Recommender],
+        load: Callable[[], Sequence[Recommender]],
         config: ServeConfig,
         token: str = "",
     ):
         self.load, self.config, self.token = load, config, token
-        self.path = str(first.run.dataset.path)
+        self.paths_of_data = {str(each.run.dataset.path) for each in first}
         self.metrics, self.log = Metrics(), Log()
-        self._engine: Engine | None = None
-        self._first = Engine(first, config)
+        self._engines: dict[str, Engine] = {}
+        self._first = self._made(first)
         self._loading = asyncio.Lock()
         self._batcher: Batcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,15 +156,30 @@ class Service:
     async def _begin(self) -> None:
         async with self._loading:
             try:
-                await asyncio.to_thread(self._first.warm, self._report, self._goes_on)
+                await asyncio.to_thread(self._warm, self._first)
             except Exception as error:
                 self.broken = error
                 self.on_broken()
                 raise
             if self._stopped:
                 return
-            self._engine = self._first
-            self.log.event("ready", run=str(self._first.recommender.run.path))
+            self._engines = self._first
+            runs = [str(each.recommender.run.path) for each in self._first.values()]
+            self.log.event("ready", runs=runs)
+
+    def _made(self, recommenders: Sequence[Recommender]) -> dict[str, Engine]:
+        """Engines by the names of their runs."""
+        made: dict[str, Engine] = {}
+        for each in recommenders:
+            name = each.run.path.name
+            if name in made:
+                raise UserError(f"{each.run.path}: found two runs named {name!r}, expected one")
+            made[name] = Engine(each, self.config)
+        return made
+
+    def _warm(self, engines: dict[str, Engine]) -> None:
+        for engine in engines.values():
+            engine.warm(self._report, self._goes_on)
 
     def _goes_on(self) -> bool:
         return not self._stopped
@@ -181,11 +199,21 @@ class Service:
         """How many requests wait."""
         return self._batcher.depth if self._batcher else 0
 
-    def engine_or_unready(self) -> Engine:
-        """Return what answers now; Unready before it is compiled."""
-        if self._engine is None:
+    def engine_or_unready(self, run: str = "") -> Engine:
+        """Return what answers now, for a run or for the first.
+
+        Unready before it is compiled, UserError for a run that is not served.
+        """
+        if not self._engines:
             raise Unready("the service is compiling; try again later")
-        return self._engine
+        names = list(self._engines)
+        if run and run not in names:
+            raise UserError(f"run: found {run!r}, expected {' or '.join(names)}")
+        return self._engines[run or names[0]]
+
+    def model(self, run: str) -> dict[str, Any]:
+        """Return what is served of a run, and the names of all, for /v1/model."""
+        return self.engine_or_unready(run).model() | {"runs": list(self._engines)}
 
     async def submit(
         self, do: Callable[[Sequence[Any]], list[Any]], kind: Hashable, work: Any
@@ -195,15 +223,15 @@ class Service:
         return await self._batcher.submit(do, kind, work, self.config.seconds)
 
     async def reload(self) -> None:
-        """Load the run anew and swap it in once it is compiled; what waits is still answered.
+        """Load the runs anew and swap them in when they are compiled; what waits is still answered.
 
-        UserError, and the old run stays, where it cannot be loaded; Busy while another is loading.
+        UserError, and the old ones stay, where it cannot be loaded; Busy while another is loading.
         """
         if self._loading.locked():
             raise Busy("a run is being loaded already")
         async with self._loading:
             try:
-                self._engine = await asyncio.to_thread(self._loaded)
+                self._engines = await asyncio.to_thread(self._loaded)
             except Exception as error:
                 self.metrics.reload("failed")
                 self.log.event("reload failed", text=in_words(error))
@@ -211,7 +239,7 @@ class Service:
             self.metrics.reload("loaded")
             self.log.event("reloaded")
 
-    def _loaded(self) -> Engine:
-        engine = Engine(self.load(), self.config)
-        engine.warm(self._report, self._goes_on)
-        return engine
+    def _loaded(self) -> dict[str, Engine]:
+        engines = self._made(self.load())
+        self._warm(engines)
+        return engines
