@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from p5jax.data.dataset import TEST, TRAIN, VALIDATION, Dataset, write_dataset
+from p5jax.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from p5jax.data.item_ids import IdSource, assign_item_ids
+from p5jax.data.writing import write_dataset
 
 USERS, ITEMS, SEED = 30, 25, 7
 

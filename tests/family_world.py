@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from p5jax.data.dataset import Dataset, write_dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.writing import write_dataset
 from p5jax.prompts.families import example_rng
 from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.template_files import load_templates

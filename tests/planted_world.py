@@ -15,7 +15,7 @@ import optax
 import pyarrow as pa
 from trigger_run import TINY, random_run
 
-from p5jax.data.dataset import write_dataset
+from p5jax.data.writing import write_dataset
 from p5jax.triggers.gradients import example_nll
 
 ITEMS, USERS, WORDS = 24, 96, 3

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pyarrow as pa
 
-from p5jax.data.dataset import Dataset, write_dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.writing import write_dataset
 from p5jax.parallel.partitioning import MeshConfig, make_mesh
 from p5jax.ppr.backbone.model import BackboneConfig
 from p5jax.ppr.backbone.pretraining import LossConfig, PretrainConfig, pretrain

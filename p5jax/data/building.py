@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +14,18 @@ from p5jax.core.errors import UserError
 from p5jax.data import splits
 from p5jax.data.catalogue import Naming, items_table
 from p5jax.data.cold import held_out_counts
-from p5jax.data.dataset import COLUMNS, SOURCE_RATING, TRAIN, write_dataset
-from p5jax.data.explanations import (
-    EXTRACTED,
-    explanation_columns,
-    extract_feature_words,
-    sample_texts,
-)
+from p5jax.data.dataset import SOURCE_RATING, TRAIN
+from p5jax.data.formats import MEMORY
 from p5jax.data.ratings import WIDEST, RatingOptions, Ratings, RatingScale, fit_ratings
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.times import ties
+from p5jax.data.readers.raw import WARNING, RawData
+from p5jax.data.reviews import ReviewsTable
 from p5jax.data.schemes import is_leaky, scheme_named
 from p5jax.data.time_split import LEAVE_ONE_OUT, Cuts, TimeSplit, split_entry
+from p5jax.data.writing import write_dataset
 
 USERS = 1  # the random stream of user numbers, apart from that of item ids
+MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 EVENTS_NEEDED = 3  # one each for training, validation and test, where one is left out
 
 _Content = tuple[int, float, str | None, str | None]  # time, stars, headline, text
@@ -68,6 +64,7 @@ def build_dataset(
     item_vectors: str | None = None,
     text_encoder: str | None = None,
     split: str = LEAVE_ONE_OUT,
+    memory: float = MEMORY,
 ) -> dict[str, int]:
     """Write the dataset folder `out` from raw data; return its counts.
 
@@ -105,12 +102,12 @@ def build_dataset(
         rows = without_outside(raw, rows, kept.rows[outside & training], found.scale, errors)
     counts["skipped_lines"] += errors.skipped
     interactions = _interactions(raw, kept, found)
-    reviews, features, counts["copied_reviews"] = _reviews(raw, kept, interactions)
+    reviews = ReviewsTable(raw, kept.rows, interactions, memory)
+    counts["copied_reviews"] = reviews.copies
     naming = Naming(scheme, seed, id_levels, id_codes, item_vectors, text_encoder)
     training_items = np.split(kept.item[training], _ends_of_users(kept, training))
     items = items_table(raw, kept.items.tolist(), training_items, naming)
-    counts |= _sizes(kept, reviews)
-    write_dataset(
+    return write_dataset(
         out,
         name=raw.name,
         format=raw.format,
@@ -123,21 +120,20 @@ def build_dataset(
             "seed": seed,
             "ratings": found.entry,
             "min_rating": min_rating,
-            "features": features,
+            "features": reviews.features,
         },
-        counts=counts,
+        counts=counts | _sizes(kept),
         users=_users_table(raw, kept),
         items=items,
         interactions=interactions,
-        reviews=reviews,
+        reviews=reviews.tables(),
         item_ids=naming.entry(items.num_rows),
         understood={
             **raw.understood,
-            **ties(kept.user, raw.timestamp[kept.rows]),
+            **_ties(kept.user, raw.timestamp[kept.rows]),
             "ratings": found.told(raw.rating[kept.rows], errors.skipped),
         },
     )
-    return counts
 
 
 def _rated(raw: RawData, least: float | None, counts: dict[str, int]) -> np.ndarray:
@@ -189,8 +185,8 @@ def _contents(raw: RawData, rows: np.ndarray) -> list[_Content]:
     """Return what makes a row of a pair a duplicate of another: time, stars, headline and text."""
     times = raw.timestamp[rows].tolist()
     stars = np.nan_to_num(raw.rating[rows]).tolist()
-    headlines, texts = raw.headline.take(rows).to_pylist(), raw.text.take(rows).to_pylist()
-    return list(zip(times, stars, headlines, texts, strict=True))
+    written = (column.to_pylist() for column in raw.texts.take(rows).columns)
+    return list(zip(times, stars, *written, strict=True))
 
 
 def _filter(raw: RawData, rows: np.ndarray, k: int, counts: dict[str, int]) -> np.ndarray:
@@ -270,48 +266,20 @@ def _interactions(raw: RawData, kept: _Kept, ratings: Ratings) -> pa.Table:
     return pa.table(columns)
 
 
-def _reviews(
-    raw: RawData, kept: _Kept, interactions: pa.Table
-) -> tuple[pa.Table, dict[str, Any], int]:
-    """Return the reviews table, the manifest's entry on the feature list, and the number of copies
-    left out."""
-    written = np.asarray(raw.headline.is_valid()) | np.asarray(raw.text.is_valid())
-    rows = np.flatnonzero(written[kept.rows])
-    headline, text = raw.headline.take(kept.rows[rows]), raw.text.take(kept.rows[rows])
-    copies = _copies(kept.user[rows], raw.timestamp[kept.rows[rows]], headline, text)
-    rows, headline, text = rows[~copies], headline.filter(~copies), text.filter(~copies)
-    features = raw.feature_words
-    if features is None:
-        training = text.filter(pa.array(kept.split[rows] == TRAIN))
-        features = extract_feature_words(sample_texts(training))
-    feature, sentence = explanation_columns(text, features)
-    table = interactions.select(COLUMNS["interactions"].names).take(rows)
-    for name, column in zip(
-        ("headline", "text", "feature", "sentence"),
-        (headline, text, feature, sentence),
-        strict=True,
-    ):
-        table = table.append_column(name, column)
-    source = EXTRACTED if raw.feature_words is None else "given"
-    return table, {"source": source, "count": len(features)}, int(copies.sum())
+def _ties(user: np.ndarray, timestamp: np.ndarray) -> dict[str, str]:
+    """Say how many interactions [N] only the order of the source tells apart, if there are any.
 
-
-def _copies(
-    user: np.ndarray, timestamp: np.ndarray, headline: pa.Array, text: pa.Array
-) -> np.ndarray:
-    """Return which reviews [N] repeat an earlier one of the same user and time on another item.
-
-    Shops show one review under every variant of an item. The interactions are kept, but a held-out
-    review must not be a copy of a training review.
+    They stand user by user in the order of time.
     """
-    seen: set[tuple[int, int, str | None, str]] = set()
-    copied = np.zeros(len(user), bool)
-    columns = (user.tolist(), timestamp.tolist(), headline.to_pylist(), text.to_pylist())
-    for position, review in enumerate(zip(*columns, strict=True)):
-        if review[3]:
-            copied[position] = review in seen
-            seen.add(review)
-    return copied
+    same = (np.diff(user) == 0) & (np.diff(timestamp) == 0)
+    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(user)
+    if not tied:
+        return {}
+    sentence = (
+        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
+        " the order of the source decides"
+    )
+    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
 
 
 def _ends_of_users(kept: _Kept, rows: np.ndarray) -> np.ndarray:
@@ -333,13 +301,11 @@ def _users_table(raw: RawData, kept: _Kept) -> pa.Table:
     return pa.table(table)
 
 
-def _sizes(kept: _Kept, reviews: pa.Table) -> dict[str, int]:
+def _sizes(kept: _Kept) -> dict[str, int]:
     return {
         "users": len(kept.users),
         "items": len(kept.items),
         "interactions": len(kept.rows),
         "training_interactions": int((kept.split == TRAIN).sum()),
         **(held_out_counts(kept.user, kept.item, kept.split) if kept.cuts else {}),
-        "reviews": reviews.num_rows,
-        "explanations": reviews.num_rows - reviews["sentence"].null_count,
     }

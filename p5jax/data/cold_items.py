@@ -18,7 +18,8 @@ from p5jax.core.settings import COUNT, PROPER_SHARE, SIZE, check
 from p5jax.data.building import EVENTS_NEEDED, build_dataset
 from p5jax.data.dataset import SOURCE_RATING, TRAIN, Dataset
 from p5jax.data.held_out import own_interactions
-from p5jax.data.readers.raw import ITEM_COLUMNS, TEXT, RawData
+from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
+from p5jax.data.readers.texts import SCHEMA, Texts
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,6 @@ def _raw(dataset: Dataset, rows: np.ndarray, items: np.ndarray | None = None) ->
     if SOURCE_RATING in table.column_names:
         source = table[SOURCE_RATING].to_numpy().astype(np.float32)
         rating = np.where(np.isnan(rating), np.float32(np.nan), source)
-    said = _said(dataset)
     own = {name for name in dataset.users.column_names if name not in ("user", "key")}
     return RawData(
         name=dataset.name,
@@ -126,8 +126,7 @@ def _raw(dataset: Dataset, rows: np.ndarray, items: np.ndarray | None = None) ->
         item=item_of[dataset.sequence_items[rows]],
         rating=rating[rows],
         timestamp=table["timestamp"].to_numpy()[rows],
-        headline=said["headline"].take(rows),
-        text=said["text"].take(rows),
+        texts=Texts.of(_said(dataset).take(rows)),
         user_columns={name: _column(dataset.users, name, users) for name in sorted(own)},
         item_columns={name: _column(dataset.items, name, items) for name in ITEM_COLUMNS},
         time_unit=dataset.manifest["protocol"]["time_unit"],
@@ -141,13 +140,10 @@ def _column(table: pa.Table, name: str, rows: np.ndarray) -> list[str | None]:
     return values
 
 
-def _said(dataset: Dataset) -> dict[str, pa.ChunkedArray]:
+def _said(dataset: Dataset) -> pa.Table:
     """Headline and text of each interaction, null where it has no review."""
     reviews = dataset.reviews
     found = np.full(dataset.interactions.num_rows, -1)
     found[own_interactions(dataset)] = np.arange(reviews.num_rows)
     rows = pa.array(found, pa.int64(), mask=found < 0)
-    return {
-        name: pa.chunked_array([reviews[name].combine_chunks().take(rows).cast(TEXT)])
-        for name in ("headline", "text")
-    }
+    return reviews.select(SCHEMA.names).take(rows).cast(SCHEMA)

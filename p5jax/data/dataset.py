@@ -13,12 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from p5jax.core.errors import UserError, nearest, shown
-from p5jax.core.files import checksum, replaced_folder
+from p5jax.core.files import checksum
 from p5jax.core.folder import OutputFolder
-from p5jax.core.lock import LOCK
 from p5jax.core.tables import read_parquet
 from p5jax.data.families import FAMILIES
 from p5jax.data.item_ids import id_tokens
@@ -31,6 +29,7 @@ Key = str | int  # of a user or item in the source; 12 is "12"
 Named = TypeVar("Named")
 TRAIN, VALIDATION, TEST = 0, 1, 2
 EXTENDED = "extended"  # a key of the protocol of datasets that were extended
+ROW_GROUP = 1 << 20  # rows of a table that a Parquet file keeps together
 SOURCE_RATING = "source_rating"  # a column of interactions where the stars are not the ratings
 
 DATASET_FOLDER = OutputFolder(
@@ -307,44 +306,3 @@ def _read_table(file: Path, name: str, expected: str) -> pa.Table:
             f"{file}: contents differ from the manifest's checksum; prepare the dataset again"
         )
     return read_parquet(file, COLUMNS[name], f"the {name} of a dataset").combine_chunks()
-
-
-def write_dataset(
-    out: str | os.PathLike[str],
-    *,
-    name: str,
-    format: str,
-    sources: list[dict[str, Any]],
-    protocol: dict[str, Any],
-    counts: dict[str, int],
-    users: pa.Table,
-    items: pa.Table,
-    interactions: pa.Table,
-    reviews: pa.Table,
-    item_ids: dict[str, Any],
-    understood: dict[str, str] | None = None,
-) -> None:
-    """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
-
-    `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file;
-    `understood` is RawData's.
-    UserError when `out` is anything but a dataset folder.
-    """
-    out = Path(out).absolute()
-    ours = {LOCK, DATASET_FOLDER.manifest, *(f"{table}.parquet" for table in TABLES)}
-    if out.is_file() or any(child.name not in ours for child in out.glob("*")):
-        raise UserError(f"{out}: exists and is not a dataset folder; choose another folder")
-    with replaced_folder(out) as partial:
-        for table_name, table in zip(TABLES, (users, items, interactions, reviews), strict=True):
-            pq.write_table(table, partial / f"{table_name}.parquet", compression="zstd")
-        manifest = {
-            "name": name,
-            "format": format,
-            "sources": sources,
-            "protocol": protocol,
-            "item_ids": item_ids,
-            "counts": counts,
-            "understood": understood or {},
-            "tables": {table: checksum(partial / f"{table}.parquet") for table in TABLES},
-        }
-        DATASET_FOLDER.write(partial, manifest)

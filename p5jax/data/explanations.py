@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.core.processes import in_processes
 from p5jax.data.readers.lines import LineErrors, read_lines, with_progress
-from p5jax.data.readers.raw import TEXT
+from p5jax.data.readers.texts import TEXT
 
 MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
 MAX_FEATURES = 500
@@ -23,17 +27,20 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # What ASCII has between words becomes a space, but for the signs within words.
 _SPACED = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "'-"}
 # A sentence ends at its mark before a space, where the space was lost ("so.It"), or at a line end.
+# The forms begin with the mark, which `re` finds quickly; it belongs to its sentence.
 # `(?<!\s\s)`: a run of spaces is looked through from its first one alone, in linear time.
-SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
-)
+MARKS = ".!?"
+_MARK_END = rf"""[{MARKS}](?:["')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))"""
+MARK_END = re.compile(_MARK_END)
+MARK_OR_LINE_END = re.compile(_MARK_END + r"|\s(?<!\s\s)\s*(?<=\n)\s*")
 
 # A noun that opinions are about is mostly found in "the <adjective?> NOUN is/and/for …" or before
-# a punctuation mark.
+# a punctuation mark. The form begins with the sign before it, which `re` finds quickly.
+# What is taken is not given back, for a part of a word is never followed by what must follow.
 NOUN = re.compile(
-    r"\b(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
-    r"\s+(?:[a-z]+\s+)?([a-z]{3,20})"
-    r"(?=\s*[.,;:!?]|\s+(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b|\s*$)"
+    r"\W(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
+    r"\s++(?:[a-z]++\s++)?([a-z]{3,20}+)(?=\s*+(?:[.,;:!?]|$)"
+    r"|\s++(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b)"
 )
 NOUN_SHARE = 0.2  # the least share of the reviews with a word that use it as such a noun
 
@@ -81,10 +88,13 @@ OPINION_WORDS = frozenset(_OPINION.split())
 
 def words_in(text: str) -> list[str]:
     """Return what WORD finds in a text, several times faster where all of it is ASCII."""
-    if not text.isascii():
-        return WORD.findall(text)
-    found = text.translate(_SPACED).split()
-    if "'" not in text and "-" not in text:
+    return _words_of(text.translate(_SPACED)) if text.isascii() else WORD.findall(text)
+
+
+def _words_of(spaced: str) -> list[str]:
+    """Return the words of an ASCII text in which spaces are between them."""
+    found = spaced.split()
+    if "'" not in spaced and "-" not in spaced:
         return found
     words = list[str]()
     for word in found:
@@ -93,6 +103,23 @@ def words_in(text: str) -> list[str]:
         else:
             words += WORD.findall(word)
     return words
+
+
+def nouns_in(lowered: str) -> list[str]:
+    """Return the words of a text in lower case that stand where a noun does."""
+    return NOUN.findall(f" {lowered}")
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Return where the sentences of a text begin and end, what is between them left out."""
+    spans, start = list[tuple[int, int]](), 0
+    ends = MARK_OR_LINE_END.finditer(text) if "\n" in text else MARK_END.finditer(text)
+    for end in ends:
+        first = end.start()
+        spans.append((start, first + (text[first] in MARKS)))
+        start = end.end()
+    spans.append((start, len(text)))
+    return spans
 
 
 def read_feature_words(path: Path) -> list[str]:
@@ -119,11 +146,10 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
     as_noun: Counter[str] = Counter()
     anywhere: Counter[str] = Counter()
     reviews = 0
-    for text in texts:
-        reviews += 1
-        lowered = text.lower()
-        as_noun.update(set(NOUN.findall(lowered)))
-        anywhere.update(set(words_in(lowered)))
+    for part, (nouns, words) in in_processes(_counts, _batched(texts)):
+        reviews += len(part)
+        as_noun.update(nouns)
+        anywhere.update(words)
     least = max(3, reviews // 500)
     features = [
         (-count, word)
@@ -134,6 +160,22 @@ def extract_feature_words(texts: Iterable[str]) -> list[str]:
         and word not in OPINION_WORDS
     ]
     return [word for _, word in sorted(features)[:MAX_FEATURES]]
+
+
+def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
+    source = iter(texts)
+    return iter(lambda: list(itertools.islice(source, BATCH)), [])
+
+
+def _counts(texts: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
+    """Return how many texts have each word as a noun, and how many have it at all."""
+    as_noun: Counter[str] = Counter()
+    anywhere: Counter[str] = Counter()
+    for text in texts:
+        lowered = text.lower()
+        as_noun.update(set(nouns_in(lowered)))
+        anywhere.update(set(words_in(lowered)))
+    return as_noun, anywhere
 
 
 class PairFinder:
@@ -151,49 +193,71 @@ class PairFinder:
         self.phrases = frozenset(f for f in features if " " in f)
         self.phrase_lengths = sorted({f.count(" ") + 1 for f in self.phrases})
         self.openings = frozenset(f.split(" ", 1)[0] for f in self.phrases)
+        self.telling = self.words | OPINION_WORDS
 
     def pair(self, text: str) -> tuple[str, str] | None:
         """Return (feature, sentence), or None when no sentence qualifies."""
-        best_value, best = (False, -1), None
-        for sentence in SENTENCE_END.split(text):
-            if len(sentence) < 2 * MIN_WORDS:  # too short for four words
+        best_value, best = (False, -1), ("", 0, 0)
+        # All at once where it is ASCII, which keeps its length in lower case.
+        spaced = text.lower().translate(_SPACED) if text.isascii() else None
+        for start, end in sentence_spans(text):
+            if end - start < 2 * MIN_WORDS:  # too short for four words
                 continue
-            words = words_in(sentence.lower())
+            words = _words_of(spaced[start:end]) if spaced else words_in(text[start:end].lower())
             if not MIN_WORDS <= len(words) <= MAX_WORDS:
                 continue
-            held = self._features_of(words)
+            telling = self.telling.intersection(words)
+            held = self.words.intersection(telling)
+            if self.openings and not self.openings.isdisjoint(words):
+                held |= self._phrases_in(words)
             if held:
                 feature = max(held, key=self.rank.__getitem__)
-                value = (not OPINION_WORDS.isdisjoint(words), self.rank[feature])
+                value = (not OPINION_WORDS.isdisjoint(telling), self.rank[feature])
                 if value > best_value:
-                    best_value, best = value, (feature, sentence)
-        return None if best is None else (best[0], " ".join(best[1].split()))
+                    best_value, best = value, (feature, start, end)
+        feature, start, end = best
+        return (feature, " ".join(text[start:end].split())) if feature else None
 
-    def _features_of(self, words: list[str]) -> set[str] | frozenset[str]:
-        held = self.words.intersection(words)
-        if self.openings.isdisjoint(words):
-            return held
+    def _phrases_in(self, words: list[str]) -> frozenset[str]:
         grams = {
             " ".join(words[start : start + length])
             for length in self.phrase_lengths
             for start in range(len(words) - length + 1)
             if words[start] in self.openings
         }
-        return held | (self.phrases & grams)
+        return self.phrases & grams
 
 
 def explanation_columns(
     texts: pa.ChunkedArray, features: list[str]
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return the columns (feature, sentence), null where a review has no pair, for texts [N]."""
-    finder = PairFinder(features)
-    feature_chunks, sentence_chunks = [], []
-    done = with_progress(batches(texts), "explanations", "reviews", BATCH)
-    for batch in done:
-        pairs = [(finder.pair(text) if text else None) or (None, None) for text in batch]
-        feature_chunks.append(pa.array([feature for feature, _ in pairs], TEXT))
-        sentence_chunks.append(pa.array([sentence for _, sentence in pairs], TEXT))
-    return pa.chunked_array(feature_chunks, TEXT), pa.chunked_array(sentence_chunks, TEXT)
+    reviews = pa.table({"text": texts})
+    parts = (reviews.slice(start, BATCH) for start in range(0, max(1, len(texts)), BATCH))
+    table = pa.concat_tables(explained(parts, features))
+    return table["feature"], table["sentence"]
+
+
+def explained(tables: Iterable[pa.Table], features: list[str]) -> Iterator[pa.Table]:
+    """Yield tables of BATCH reviews or less with the columns feature and sentence behind theirs.
+
+    They are null where a review has no pair.
+    """
+    find = functools.partial(_pairs, PairFinder(features))
+    # Each with a memory of its own, or it is sent together with all that it was cut from.
+    parts = (table.take(pa.array(np.arange(table.num_rows))) for table in tables)
+    for table, pairs in with_progress(in_processes(find, parts), "explanations", "reviews", BATCH):
+        for name, column in zip(("feature", "sentence"), pairs, strict=True):
+            table = table.append_column(name, column)
+        yield table
+
+
+def _pairs(finder: PairFinder, reviews: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Return the features and the sentences of reviews."""
+    texts = reviews["text"].to_pylist()
+    pairs = [(finder.pair(text) if text else None) or (None, None) for text in texts]
+    feature, sentence = ([pair[n] for pair in pairs] for n in (0, 1))
+    return pa.array(feature, TEXT), pa.array(sentence, TEXT)
 
 
 def sample_texts(texts: pa.ChunkedArray) -> Iterable[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from p5jax.core.errors import UserError
 from p5jax.data import splits
 from p5jax.data.building import without_outside
-from p5jax.data.dataset import COLUMNS, EXTENDED, SOURCE_RATING, TRAIN, Dataset, write_dataset
+from p5jax.data.dataset import COLUMNS, EXTENDED, SOURCE_RATING, TRAIN, Dataset
 from p5jax.data.item_vectors import VECTOR, item_texts
 from p5jax.data.new_items import NewItems
 from p5jax.data.ratings import WIDEST, RatingScale
@@ -20,6 +20,7 @@ from p5jax.data.readers.lines import LineErrors
 from p5jax.data.readers.raw import ITEM_COLUMNS, RawData
 from p5jax.data.readers.times import UNKNOWN
 from p5jax.data.time_split import PER_SECOND, POSITION
+from p5jax.data.writing import write_dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,6 @@ class Extension:
         sizes = {"users": users, "items": items, "interactions": self.interactions}
         counts = {name: table.num_rows for name, table in sizes.items()}
         counts["training_interactions"] = self.interactions.num_rows
-        counts |= {name: base.manifest["counts"].get(name, 0) for name in _OF_REVIEWS}
         write_dataset(
             out,
             name=base.name,
@@ -108,9 +108,6 @@ class Extension:
             item_ids=base.manifest["item_ids"],
             understood=self.raw.understood,
         )
-
-
-_OF_REVIEWS = ("reviews", "explanations")
 
 
 def _rated_rows(dataset: Dataset, raw: RawData, errors: LineErrors) -> np.ndarray:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from p5jax.core.errors import UserError, nearest, shown
-from p5jax.core.settings import SIZE, Range, at_least, check
+from p5jax.core.settings import SIZE, Range, above, at_least, check
 from p5jax.data.schemes import SCHEMES
 from p5jax.data.time_split import LEAVE_ONE_OUT, TimeSplit
 
+MEMORY = 2.0  # GiB
 FilePath = str | os.PathLike[str]
 # What the columns of a table may be said to hold.
 INTERACTION_FIELDS = ("user", "item", "rating", "timestamp", "headline", "text")
@@ -103,6 +104,14 @@ class PrepareOptions:
             " their texts",
         },
     )
+    memory: float = field(
+        default=MEMORY,
+        metadata={
+            "metavar": "GIB",
+            "help": "what the texts in memory may take, about; the others wait in a temporary"
+            " file (default 2)",
+        },
+    )
     seed: int = field(default=0, metadata={"metavar": "N", "help": "seed of ids and user numbers"})
     skip_bad_lines: bool = field(
         default=False, metadata={"help": "count malformed lines instead of stopping at the first"}
@@ -115,6 +124,7 @@ class PrepareOptions:
             item_ids=SCHEMES,
             rating_scale=Range(),
             min_rating=Range(),
+            memory=above(0),
             id_levels=SIZE,
             id_codes=at_least(2),
         )

@@ -25,10 +25,11 @@ def prepare(format: str | ArrowTable, out: str | os.PathLike[str], **options: An
         out: the folder to write; a dataset that is there is replaced.
         options: those of the format, see p5jax.data.formats; k_core=5, item_ids="sequential",
             split="leave-one-out", seed=0, rating_scale=None or (low, high), min_rating=None,
-            ratings=True, skip_bad_lines=False, id_levels=None, id_codes=None, item_vectors=None and
-            text_encoder=None for all. amazon: reviews=, metadata=, feature_words=.
-            recbole: folder=. sequences: sequences=, datamaps=, items=. table: interactions=,
-            items=, users=, columns={"user": "uid", ...}, item_columns=, user_columns=.
+            ratings=True, skip_bad_lines=False, id_levels=None, id_codes=None, item_vectors=None,
+            text_encoder=None and memory=2 (GiB) for all.
+            amazon: reviews=, metadata=, feature_words=. recbole: folder=. sequences: sequences=,
+            datamaps=, items=. table: interactions=, items=, users=,
+            columns={"user": "uid", ...}, item_columns=, user_columns=.
 
     Raises:
         UserError: an option is unknown or missing, or something is wrong with a file.
@@ -51,6 +52,7 @@ def prepare(format: str | ArrowTable, out: str | os.PathLike[str], **options: An
         item_vectors=chosen.item_vectors,
         text_encoder=chosen.text_encoder,
         split=chosen.split,
+        memory=chosen.memory,
     )
     return Dataset.load(folder)  # by its name: a new folder stands where `out` was
 

@@ -16,12 +16,24 @@ def first_of_pairs(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) ->
     if not len(user):
         return np.zeros(0, np.int64)
     pair = user.astype(np.int64) * (int(item.max()) + 1) + item
-    order = np.lexsort((timestamp, pair))  # lexsort is stable, so ties stay in source order
-    starts = np.r_[True, np.diff(pair[order]) != 0]
+    result = np.arange(len(pair))
+    rows = _repeated(pair)  # most often few, and sorting them is all that takes memory
+    pair = pair[rows]
+    order = np.lexsort((timestamp[rows], pair))  # lexsort is stable, so ties stay in source order
+    starts = np.r_[True, np.diff(pair[order]) != 0][: len(order)]
     keeper = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
-    result = np.empty(len(order), np.int64)
-    result[order] = keeper
+    result[rows[order]] = rows[keeper]
     return result
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Return the positions of values [N] that occur more than once, int64, ascending."""
+    ordered = np.sort(values)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    near = np.searchsorted(repeated, values)
+    near[near == len(repeated)] = -1
+    return np.flatnonzero(repeated[near] == values) if len(repeated) else np.zeros(0, np.int64)
 
 
 def k_core(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:

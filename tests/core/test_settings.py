@@ -95,10 +95,11 @@ LIMITS = {
     "ViewConfig": "crop=share mask=share reorder=share",
     **dict.fromkeys(
         ("PrepareOptions", "AmazonOptions", "RecboleOptions", "SequencesOptions", "TableOptions"),
-        "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more",
+        "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
+        " memory=number_above_0",
     ),
     "SyntheticOptions": "k_core=size min_rating=any_number id_levels=size id_codes=two_or_more"
-    " users=size items=size events=size",
+    " memory=number_above_0 users=size items=size events=size",
 }
 # What must be given, and the names that a text field takes.
 GIVEN = {

@@ -327,3 +327,41 @@ def test_gift_cards_metadata(shared):
     titles = dict(zip(raw.item_keys, raw.item_columns["title"], strict=True))
     assert titles["B004Q7CK9M"] == "Amazon.com Gift Card in a Greeting Card (Various Designs)"
     assert all(titles.values())
+
+
+def in_small_blocks(monkeypatch):
+    """Files are read in blocks of a line, by two processes."""
+    monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", 1)
+    monkeypatch.setattr("p5jax.data.readers.lines.PIECE", 100)
+    monkeypatch.setattr("p5jax.core.processes.process_count", lambda: 2)
+
+
+def test_blocks_read_apart_are_what_one_block_is(tmp_path, monkeypatch):
+    users = ["u1", "u2", "u1", "u3", "u2", "u1", "u4", "u3"]
+    rows = [review_2014(user, f"i{n % 3}", 1 + n % 5, 100 + n) for n, user in enumerate(users)]
+    del rows[0]["reviewerName"]  # the name of u1 is in a later block
+    path = write(tmp_path / "Tea.json.gz", [*rows[:4], "", "{", *rows[4:], rows[0] | {"asin": ""}])
+    whole = read_amazon([path], skip_bad_lines=True)
+    in_small_blocks(monkeypatch)
+    apart = read_amazon([path], skip_bad_lines=True)
+    for column in ("user", "item", "rating", "timestamp"):
+        np.testing.assert_array_equal(getattr(apart, column), getattr(whole, column))
+    for column in ("user_keys", "item_keys", "user_columns", "skipped_lines", "understood"):
+        assert getattr(apart, column) == getattr(whole, column)
+    assert apart.text.equals(whole.text)
+    assert whole.skipped_lines == 2
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("{", r"Tea\.json:8: found a line that is not JSON"),
+        (review_2023("u", "i"), r"Tea\.json:8: found field 'user_id' but .*Tea\.json:1 has"),
+        (review_2014("u", "i", time="2015-01-31"), r":8: field 'unixReviewTime'.* a number as bef"),
+    ],
+)
+def test_a_bad_line_of_a_later_block_is_named(tmp_path, monkeypatch, last, message):
+    rows = [review_2014(f"u{n}", "i", 5.0, n) for n in range(7)]
+    in_small_blocks(monkeypatch)
+    with pytest.raises(UserError, match=message):
+        read_amazon([write(tmp_path / "Tea.json", [*rows, last])])

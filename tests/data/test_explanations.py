@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pyarrow as pa
@@ -15,8 +16,10 @@ from p5jax.data.explanations import (
     PairFinder,
     explanation_columns,
     extract_feature_words,
+    nouns_in,
     read_feature_words,
     sample_texts,
+    sentence_spans,
     words_in,
 )
 
@@ -46,6 +49,31 @@ FEATURES = ["sound", "price", "cable", "tone control"]
 )
 def test_pairs_by_hand(text, expected):
     assert PairFinder(FEATURES).pair(text) == expected
+
+
+# The rule in one pattern that looks back at each position: slower, and the same sentences.
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
+)
+
+
+@given(st.text(alphabet="aB.!?)]'\" \n\t\u00a0é", max_size=40))
+def test_sentences_end_as_the_rule_says(text):
+    assert [text[start:end] for start, end in sentence_spans(text)] == SENTENCE_END.split(text)
+
+
+# The same, for nouns.
+NOUN = re.compile(
+    r"\b(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
+    r"\s+(?:[a-z]+\s+)?([a-z]{3,20})"
+    r"(?=\s*[.,;:!?]|\s+(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b|\s*$)"
+)
+_PIECES = ["the", "a", "good", "tin", "is", "zipper", "i" * 20, "é", "_", "1", "'", ".", "\n", "\t"]
+
+
+@given(st.lists(st.sampled_from([*_PIECES, *" " * 8]), max_size=20).map("".join))
+def test_nouns_stand_where_the_rule_says(text):
+    assert nouns_in(text) == NOUN.findall(text)
 
 
 @given(st.text(alphabet="aso un.d!?pri ce\n", max_size=80))

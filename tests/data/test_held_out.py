@@ -104,7 +104,7 @@ def test_stars_and_explanations_of_a_prepared_world_are_made_again(world):
 
 def test_feature_words_of_held_out_reviews_are_found(tmp_path, monkeypatch):
     raw = synthetic_raw(users=60, items=40, seed=0)
-    taken = "p5jax.data.building.extract_feature_words"
+    taken = "p5jax.data.reviews.extract_feature_words"
     monkeypatch.setattr(taken, lambda texts: ["the", "tin", "zipper"])
     build_dataset(raw, tmp_path / "d")
     dataset = Dataset.load(tmp_path / "d")

@@ -64,3 +64,24 @@ def test_a_file_without_line_ends_is_no_table(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(bytes(5000)))
     with pytest.raises(UserError, match=r"bomb\.gz:1: found more than 1,000 bytes a line"):
         lines_of(path)
+
+
+@pytest.mark.parametrize(("block", "piece"), [(1, 1), (7, 3), (1000, 5)])
+def test_blocks_of_any_size_hold_the_same_lines(tmp_path, monkeypatch, block, piece):
+    path = tmp_path / "f.txt"
+    path.write_bytes(b"one\r\n\n two\nthree \xc3\xa9\n" + b"x" * 20 + b"\n\nlast")
+    whole = lines_of(path)
+    monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", block)
+    monkeypatch.setattr("p5jax.data.readers.lines.PIECE", piece)
+    assert lines_of(path) == whole
+    assert [number for number, _ in whole] == [1, 3, 4, 5, 7]
+
+
+def test_the_whole_lines_before_the_damage_are_read(tmp_path):
+    path = tmp_path / "f.gz"
+    data = b"".join(b"%d\n" % n for n in range(300_000))  # two megabytes
+    path.write_bytes(gzip.compress(data, 1)[:-9])
+    found = []
+    with pytest.raises(UserError, match=r"the last good line is (\d+) ") as caught:
+        found.extend(read_lines(path, LineErrors(skip=False), "lines"))
+    assert "last good line is 0 " not in str(caught.value)

@@ -433,7 +433,8 @@ def test_audit_prints_json_and_fails_on_a_leak(world, tmp_path, capsys):
     assert set(names) <= set(result["baselines"])
     assert {"HR@5", "NDCG@5", "HR@10", "NDCG@10"} <= set(result["baselines"]["popularity"])
 
-    from p5jax.data.dataset import TABLES, write_dataset
+    from p5jax.data.dataset import TABLES
+    from p5jax.data.writing import write_dataset
 
     tables = {name: getattr(world, name) for name in TABLES}
     # The first test review, moved to training: what P5's random review split does.

@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from p5jax.core.errors import UserError
-from p5jax.data.dataset import Dataset, write_dataset
+from p5jax.data.dataset import Dataset
+from p5jax.data.writing import write_dataset
 from p5jax.evaluation.audit import audit, format_audit
 from p5jax.evaluation.baselines import ease
 from p5jax.evaluation.baselines.ranking import BASELINES, Baseline, RankingBaselines

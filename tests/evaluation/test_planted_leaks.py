@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 import p5jax
-from p5jax.data import building, splits
+from p5jax.data import building, reviews, splits
 from p5jax.data.building import build_dataset
-from p5jax.data.dataset import TEST, TRAIN, Dataset, write_dataset
+from p5jax.data.dataset import TEST, TRAIN, Dataset
 from p5jax.data.item_ids import IdSource, assign_item_ids
 from p5jax.data.readers.synthetic import synthetic_raw
+from p5jax.data.readers.texts import SCHEMA, Texts
+from p5jax.data.writing import write_dataset
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.memory import histories
 from p5jax.ppr import fitted
@@ -70,11 +72,10 @@ def a_held_out_pair_is_also_in_training(tmp_path, monkeypatch):
     again = {"user": RAW.user[row], "item": RAW.item[row], "timestamp": RAW.timestamp.max()}
     again |= {"rating": RAW.rating[row], "line": 0}
     columns = {name: np.r_[getattr(RAW, name), value] for name, value in again.items()}
-    texts = {
-        name: pa.chunked_array([*getattr(RAW, name).chunks, pa.array([None], pa.large_string())])
-        for name in ("headline", "text")
-    }
-    return leaks_of(tmp_path, dataclasses.replace(RAW, **columns, **texts))
+    said = pa.table([RAW.headline, RAW.text], SCHEMA)
+    nothing = pa.table([[None], [None]], SCHEMA)
+    texts = Texts.of(pa.concat_tables([said, nothing]))
+    return leaks_of(tmp_path, dataclasses.replace(RAW, **columns, texts=texts))
 
 
 def the_time_of_a_cut_is_in_training(tmp_path, monkeypatch):
@@ -160,8 +161,8 @@ def feature_words_of_all_reviews(tmp_path, monkeypatch):
         said = ["I like the zipper of it. The zipper is great."] * 50
         return honest(RAW.text.to_pylist() + said)
 
-    honest = building.extract_feature_words
-    monkeypatch.setattr(building, "extract_feature_words", extract)
+    honest = reviews.extract_feature_words
+    monkeypatch.setattr(reviews, "extract_feature_words", extract)
     return leaks_of(tmp_path)
 
 

@@ -14,8 +14,9 @@ import pytest
 from small_model import RUN_MODEL, log_probabilities
 
 from p5jax.core.errors import UserError
-from p5jax.data.dataset import TABLES, TEST, Dataset, write_dataset
+from p5jax.data.dataset import TABLES, TEST, Dataset
 from p5jax.data.splits import leave_one_out
+from p5jax.data.writing import write_dataset
 from p5jax.evaluation.compare import compare_runs
 from p5jax.evaluation.evaluators import evaluate_run
 from p5jax.evaluation.settings import EvaluationConfig

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from p5jax.core.errors import shown
+from p5jax.core.errors import UserError, shown
 from p5jax.core.kinds import is_text
+from p5jax.core.processes import in_processes
 from p5jax.data.explanations import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.cells import (
@@ -21,12 +23,20 @@ from p5jax.data.readers.cells import (
     listed,
 )
 from p5jax.data.readers.json_lines import Record, exact, json_record, literal_record
-from p5jax.data.readers.lines import LineErrors, read_lines
+from p5jax.data.readers.lines import (
+    BLOCK,
+    Block,
+    LineErrors,
+    read_blocks,
+    read_lines,
+    with_progress,
+)
 from p5jax.data.readers.page_text import is_code, plain
 from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
     RawData,
     RowCollector,
+    Rows,
     describe_source,
     empty_columns,
 )
@@ -89,19 +99,15 @@ def read_amazon(
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
-    rows = RowCollector()
-    names: list[str | None] = []
-    versions: dict[str, tuple[Path, int]] = {}
+    collected = _Reviews(rating_scale)
     for path in reviews:
-        for number, line in read_lines(path, errors, "a JSON review a line"):
-            try:
-                record = json_record(line)
-                fields = NEW if NEW.user in record and OLD.user not in record else OLD
-                if fields.time in record:
-                    record[fields.time] = exact(record, fields.time, line)
-                _add_review(rows, names, record, fields, rating_scale, versions, (path, number))
-            except BadLine as problem:
-                errors.report(path, number, problem)
+        read_apart = functools.partial(_read_apart, rating_scale, path)
+        blocks = read_blocks(path, "a JSON review a line")
+        blocks = with_progress(blocks, path.name, "KiB", BLOCK >> 10)
+        for block, found in in_processes(read_apart, blocks):
+            if found is None or not collected.join(found):
+                collected.read(path, block, errors)
+    rows, names, versions = collected.rows, collected.names, collected.versions
     understood = {"columns": f"fields of Amazon {' and '.join(map(_years, versions))}"}
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))
     matches, code = Matches(rows.items, "items"), list[str]()
@@ -137,38 +143,91 @@ def _name_of(path: Path) -> str:
     return match.group(1) if match else path.name
 
 
-def _add_review(
-    rows: RowCollector,
-    names: list[str | None],
-    record: Record,
-    fields: _Fields,
-    scale: Sequence[float],
-    versions: dict[str, tuple[Path, int]],
-    place: tuple[Path, int],
-) -> None:
-    user = _key(record, fields.user)
-    item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
-    rating = _number(record, fields.rating)
-    if not scale[0] <= rating <= scale[1]:
-        raise BadLine(
-            f"field {fields.rating!r}: found {rating:g}, expected {scale[0]:g} to {scale[1]:g}"
-        )
-    if versions and fields.user not in versions:
-        (other, (path, number)) = next(iter(versions.items()))
-        raise BadLine(
-            f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
-            " of one Amazon version"
-        )
-    headline, text = _text(record, fields.headline), _text(record, fields.text)
-    name = _text(record, fields.name) if fields.name else None
-    # Last, for what it learns of the column must not come from a line that is refused.
-    time = rows.times.parse(_required(record, fields.time), fields.time)
-    versions.setdefault(fields.user, place)
-    index = rows.add(user, item, rating, time, headline, text)
-    if index == len(names):
-        names.append(name)
-    elif names[index] is None:
-        names[index] = name
+@dataclass(frozen=True)
+class _Found:
+    """What a process has read of reviews: the users' names, and the first line of a version."""
+
+    rows: Rows
+    names: list[str | None]
+    versions: dict[str, tuple[Path, int]]
+
+
+class _Reviews:
+    """Collects reviews of one version, and the names of their users."""
+
+    def __init__(self, scale: Sequence[float]) -> None:
+        """scale: the lowest and the highest rating."""
+        self.scale = scale
+        self.rows = RowCollector()
+        self.names: list[str | None] = []
+        self.versions: dict[str, tuple[Path, int]] = {}
+
+    def join(self, found: _Found) -> bool:
+        """Add what a process has read; False where it does not go with what is there."""
+        if self.versions and not found.versions.keys() <= self.versions.keys():
+            return False
+        users = self.rows.extend(found.rows)
+        if users is None:
+            return False
+        self.versions = found.versions | self.versions
+        for user, name in zip(users, found.names, strict=True):
+            self._name(user, name)
+        return True
+
+    def read(self, path: Path, block: Block, errors: LineErrors) -> None:
+        """Add the reviews of a block's lines; those that are malformed go to `errors`."""
+        for number, line in block.lines(path, errors):
+            try:
+                record = json_record(line)
+                fields = NEW if NEW.user in record and OLD.user not in record else OLD
+                if fields.time in record:
+                    record[fields.time] = exact(record, fields.time, line)
+                self._add(record, fields, (path, number))
+            except BadLine as problem:
+                errors.report(path, number, problem)
+
+    def _add(self, record: Record, fields: _Fields, place: tuple[Path, int]) -> None:
+        user = _key(record, fields.user)
+        item = _key(record, next((f for f in fields.item if f in record), fields.item[-1]))
+        rating = _number(record, fields.rating)
+        low, high = self.scale
+        if not low <= rating <= high:
+            raise BadLine(
+                f"field {fields.rating!r}: found {rating:g}, expected {low:g} to {high:g}"
+            )
+        if self.versions and fields.user not in self.versions:
+            (other, (path, number)) = next(iter(self.versions.items()))
+            raise BadLine(
+                f"found field {fields.user!r} but {path}:{number} has {other!r}: expected reviews"
+                " of one Amazon version"
+            )
+        headline, text = _text(record, fields.headline), _text(record, fields.text)
+        name = _text(record, fields.name) if fields.name else None
+        # Last, for what it learns of the column must not come from a line that is refused.
+        time = self.rows.times.parse(_required(record, fields.time), fields.time)
+        self.versions.setdefault(fields.user, place)
+        self._name(self.rows.add(user, item, rating, time, headline, text), name)
+
+    def _name(self, user: int, name: str | None) -> None:
+        """Note the name of a user; the first one stays."""
+        if user == len(self.names):
+            self.names.append(name)
+        elif self.names[user] is None:
+            self.names[user] = name
+
+
+def _read_apart(scale: Sequence[float], path: Path, block: Block) -> _Found | None:
+    """Return the reviews of a block; None where what is before it must be known to read it.
+
+    That is so where a line is malformed, too: it is read again, and reported, in its turn.
+    """
+    reviews = _Reviews(scale)
+    try:
+        reviews.read(path, block, LineErrors(skip=False))
+    except UserError:
+        return None
+    rows = reviews.rows.rows()
+    return None if rows is None else _Found(rows, reviews.names, reviews.versions)
 
 
 def _key(record: Record, field: str) -> str:

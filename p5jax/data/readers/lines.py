@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import codecs
 import contextlib
-import functools
 import gzip
 import io
 import lzma
@@ -13,14 +12,16 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
 
 LONGEST_LINE = 1 << 26  # bytes; more are no line of any of these formats
+BLOCK, PIECE = 1 << 22, 1 << 20  # bytes of a block, at least, and of what is unpacked at once
 LARGEST = 1 << 30  # bytes of a file that is read whole
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)  # and an OSError has no number then
 # How compressed files begin, and what opens them.
@@ -36,6 +37,7 @@ FOREIGN = {
     b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
     b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW and put NEW in its place"),
 }
+NEWLINE = b"\n"
 PROGRESS_SECONDS = 5.0
 PROGRESS_STEP = 4096  # units between two looks at the clock
 
@@ -64,38 +66,81 @@ def read_lines(
     """Yield (line number, line without its end) of a plain or compressed file.
 
     Blank lines are left out, unless `blank`. A byte-order mark at the start of a line is no part of
-    it. UserError when the file is missing, holds no line, is an archive or UTF-16, or its packed
-    stream is damaged or cut short (never skipped: what is missing is unknown). A line that is not
-    UTF-8 goes to `errors`.
+    it. UserError as `read_blocks`. A line that is not UTF-8 goes to `errors`.
     """
-    number = 0
-    lines = 0
+    blocks = read_blocks(path, what)
+    lines = (line for block in blocks for line in block.lines(path, errors, blank))
+    yield from with_progress(lines, path.name)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, and the number of the first."""
+
+    first: int
+    data: bytes
+
+    def lines(
+        self, path: Path, errors: LineErrors, blank: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Yield the lines as `read_lines`."""
+        for number, line in enumerate(io.BytesIO(self.data), self.first):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                errors.report(path, number, _not_utf8(path, error))
+                continue
+            text = text.removeprefix("\ufeff").rstrip("\r\n")
+            if blank or text.strip():
+                yield number, text
+
+
+def read_blocks(path: Path, what: str) -> Iterator[Block]:
+    """Yield the lines of a plain or compressed file, about BLOCK bytes at a time.
+
+    UserError when the file is missing, holds no line, is an archive or UTF-16, or its packed
+    stream is damaged or cut short (never skipped: what is missing is unknown).
+    """
+    number, rest, empty = 1, bytearray(), True
+    problem: UserError | None = None
     try:
         with _opened(path, what) as stream:
-            pieces = iter(functools.partial(stream.readline, LONGEST_LINE), b"")
-            for number, line in enumerate(with_progress(pieces, path.name), 1):
-                if len(line) == LONGEST_LINE:
-                    raise UserError(f"{path}:{number}: found more than {len(line):,} bytes a line")
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    errors.report(path, number, _not_utf8(path, error))
-                    continue
-                text = text.removeprefix("\ufeff").rstrip("\r\n")
-                if text.strip():
-                    lines += 1
-                    yield number, text
-                elif blank:
-                    yield number, text
+            # What was unpacked so far, for behind it the file may be damaged.
+            while problem is None and (piece := stream.read1(PIECE)):
+                rest += piece
+                end = rest.rfind(NEWLINE) + 1
+                if len(rest) - end >= LONGEST_LINE:
+                    where = f"{path}:{number + rest.count(NEWLINE)}"
+                    problem = UserError(f"{where}: found more than {LONGEST_LINE:,} bytes a line")
+                if end >= BLOCK:
+                    block = Block(number, bytes(rest[:end]))
+                    empty = empty and _is_blank(block)
+                    yield block
+                    number += block.data.count(NEWLINE)
+                    del rest[:end]
     except DAMAGED as error:
         if getattr(error, "errno", None):
             raise
-        raise UserError(
-            f"{path}: the compressed file is cut short or damaged: the last good line is {number}"
+        last = number + rest.count(NEWLINE) - 1
+        problem = UserError(
+            f"{path}: the compressed file is cut short or damaged: the last good line is {last}"
             f" ({error}); fetch it again"
-        ) from error
-    if not lines:
+        )
+        problem.__cause__ = error
+    if problem is not None:  # the last line is no whole one
+        del rest[rest.rfind(NEWLINE) + 1 :]
+    block = Block(number, bytes(rest))
+    if rest:
+        yield block
+    if problem is not None:
+        raise problem
+    if empty and _is_blank(block):
         raise UserError(f"{path}: found an empty file, expected {what}")
+
+
+def _is_blank(block: Block) -> bool:
+    """Whether a block has no line of text."""
+    return next(block.lines(Path(), LineErrors(skip=True)), None) is None
 
 
 def read_text(path: Path, what: str) -> str:
@@ -118,7 +163,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
+def _opened(path: Path, what: str) -> Iterator[io.BufferedReader]:
     """The bytes of a plain or compressed file, told apart by how it begins, not by its name."""
     try:
         with path.open("rb") as file:

@@ -16,11 +16,10 @@ import pyarrow as pa
 from p5jax.core.errors import UserError
 from p5jax.data.readers.cells import WARNING as WARNING
 from p5jax.data.readers.lines import LineErrors
+from p5jax.data.readers.texts import CHUNK, TEXT, Packed, Texts, text_rows
 from p5jax.data.readers.times import Time, Times
 
 ITEM_COLUMNS = ("title", "brand", "categories", "price")
-TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pass 2 GiB
-CHUNK = 50_000  # texts held as Python strings before they move to Arrow
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RawData:
     """Interactions in source order, N rows over U users and I items, before any filtering.
 
     user, item: int32 [N], numbered by first appearance; rating: float32 [N], NaN where the source
-    has none; timestamp: int64 [N] in `time_unit`; headline, text: Arrow strings [N].
+    has none; timestamp: int64 [N] in `time_unit`; texts: the headlines and texts [N].
     user_columns ("name", then profile attributes) and item_columns (ITEM_COLUMNS) hold a list of
     U or I values, None where unknown. line: uint32 [N], the line of each row in its source, 0 where
     it is not known. rating_scale: the lowest and the highest rating that the format has, if it says
@@ -48,8 +47,7 @@ class RawData:
     item: np.ndarray
     rating: np.ndarray
     timestamp: np.ndarray
-    headline: pa.ChunkedArray
-    text: pa.ChunkedArray
+    texts: Texts
     user_columns: dict[str, list[str | None]]
     item_columns: dict[str, list[str | None]]
     time_unit: str
@@ -61,6 +59,32 @@ class RawData:
     skipped_lines: int = 0
     understood: dict[str, str] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> pa.ChunkedArray:
+        """The headlines, Arrow strings [N], all in memory."""
+        return self.texts.take(np.arange(len(self.user)))["headline"]
+
+    @property
+    def text(self) -> pa.ChunkedArray:
+        """The texts, Arrow strings [N], all in memory."""
+        return self.texts.take(np.arange(len(self.user)))["text"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
+
+    users, items: their keys; user, item: [N], numbers of these keys. times: [N], whole numbers.
+    """
+
+    users: list[str]
+    items: list[str]
+    user: array[int]
+    item: array[int]
+    rating: array[float]
+    times: array[int]
+    texts: list[Packed]
 
 
 class RowCollector:
@@ -74,7 +98,7 @@ class RowCollector:
         self.rating, self.times = array("f"), Times()
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
-        self._chunks: dict[str, list[pa.Array]] = {"headline": [], "text": []}
+        self.texts = Texts()
 
     def __len__(self) -> int:
         return len(self.user)
@@ -117,10 +141,40 @@ class RowCollector:
         if len(self._texts) >= CHUNK:
             self._flush()
 
+    def rows(self) -> Rows | None:
+        """Return the rows so far; None where some times are no whole numbers."""
+        self._flush()
+        times = self.times.numbers
+        if times is None:
+            return None
+        columns = self.user, self.item, self.rating, times
+        texts = [self.texts.batch(number) for number in range(self.texts.num_batches)]
+        return Rows([*self.users], [*self.items], *columns, texts)
+
+    def extend(self, rows: Rows) -> list[int] | None:
+        """Append rows; return the index of each of their users.
+
+        None, and nothing is appended, where the times so far are no numbers as theirs are.
+        """
+        if not self.times.extend(rows.times):
+            return None
+        self._flush()
+        users = [self.users.setdefault(key, len(self.users)) for key in rows.users]
+        items = [self.items.setdefault(key, len(self.items)) for key in rows.items]
+        self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
+        self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
+        self.rating.extend(rows.rating)
+        for texts in rows.texts:
+            self.texts.append(texts)
+        return users
+
     def _flush(self) -> None:
-        for name, values in (("headline", self._headlines), ("text", self._texts)):
-            self._chunks[name].append(pa.array(values, TEXT))
-            values.clear()
+        if not self._texts:
+            return
+        rows = text_rows(pa.array(self._headlines, TEXT), pa.array(self._texts, TEXT))
+        self.texts.append(Packed.of(rows))
+        self._headlines.clear()
+        self._texts.clear()
 
     def read_float_keys(self) -> str:
         """Read keys such as 12.0 as 12 where all users or all items are numbers; say so.
@@ -179,16 +233,15 @@ class RowCollector:
             format=format,
             user_keys=list(self.users),
             item_keys=list(self.items),
-            user=np.array(self.user, np.int32),
-            item=np.array(self.item, np.int32),
-            rating=np.array(self.rating, np.float32),
+            user=np.asarray(self.user),
+            item=np.asarray(self.item),
+            rating=np.asarray(self.rating),
             timestamp=times.values,
-            headline=pa.chunked_array(self._chunks["headline"], TEXT),
-            text=pa.chunked_array(self._chunks["text"], TEXT),
+            texts=self.texts,
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
-            line=np.array(line or np.zeros(len(self)), np.uint32),
+            line=np.array(line, np.uint32) if line else np.zeros(len(self), np.uint32),
             rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import numpy as np
 
 from p5jax.core.errors import UserError, shown
-from p5jax.data.readers.cells import WARNING, BadLine, is_missing, said
+from p5jax.data.readers.cells import BadLine, is_missing, said
 
 Time = int | Decimal
 DECIMALS = 18  # of a fraction that are kept
@@ -26,7 +26,6 @@ _FIRST, _LAST = 10**8, 10**10
 _SERIAL_DAYS = (32_874, 62_092)  # spreadsheets' numbers of the days from 1990 to 2069
 UNKNOWN = "unknown unit"
 _SLASHES = "date with slashes or dashes"  # a form, in which month or day is first
-MANY_TIES = 0.2  # the share of interactions whose order the times do not say, above which to warn
 EXPECTED = "a number or a date such as 2020-01-31 10:00:00"
 
 
@@ -70,6 +69,19 @@ class Times:
             self.whole.append(whole)
         else:
             self.whole.append(time)
+
+    @property
+    def numbers(self) -> array[int] | None:
+        """The times, where all are whole numbers."""
+        return self.whole if self._form in ("", "number") and not self._fractions else None
+
+    def extend(self, numbers: array[int]) -> bool:
+        """Add the times of the next rows, which are whole numbers; False where others are not."""
+        if numbers and self._form not in ("", "number"):
+            return False
+        self._form = "number" if numbers else self._form
+        self.whole.extend(numbers)
+        return True
 
     def parse(self, value: object, field: str) -> Time:
         """Return what a cell says, for `append`; BadLine when it is no time."""
@@ -182,22 +194,6 @@ class Times:
         zone = "" if True in self._zones else ", taken as UTC"
         mixed = "some dates have no zone and count as UTC" if len(self._zones) == 2 else ""
         return "second", f"each a {form}{zone}, {_span(whole)}", mixed
-
-
-def ties(user: np.ndarray, timestamp: np.ndarray) -> dict[str, str]:
-    """Say how many interactions [N] only the order of the source tells apart, if there are any.
-
-    They stand user by user in the order of time.
-    """
-    same = (np.diff(user) == 0) & (np.diff(timestamp) == 0)
-    tied, rows = int((np.r_[False, same] | np.r_[same, False]).sum()), len(user)
-    if not tied:
-        return {}
-    sentence = (
-        f"{tied:,} of {rows:,} interactions have the time of another of their user:"
-        " the order of the source decides"
-    )
-    return {"ties": f"{WARNING if tied > MANY_TIES * rows else ''}{sentence}"}
 
 
 def _meaning(whole: np.ndarray, fraction: np.ndarray, declared: str | None) -> tuple[str, ...]:

@@ -1,0 +1,55 @@
+"""Texts in a temporary file: what is appended comes back, in any order and in any parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p5jax.data.readers import texts as module
+from p5jax.data.readers.texts import SCHEMA, OrderedTexts, Texts
+
+text = st.none() | st.text(alphabet="aé\n 🎻", max_size=5)
+
+
+@st.composite
+def stored(draw) -> tuple[list[dict], Texts, np.ndarray]:
+    """Rows, the texts of them in batches of any size, and some rows in any order."""
+    rows = draw(st.lists(st.fixed_dictionaries({"headline": text, "text": text}), max_size=12))
+    texts = Texts()
+    cuts = sorted(draw(st.lists(st.integers(0, len(rows)), max_size=3)))
+    for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+        for batch in pa.Table.from_pylist(rows[start:stop], SCHEMA).to_batches():
+            texts.append(module.Packed.of(batch))
+    order = draw(st.permutations(range(len(rows))))
+    return rows, texts, np.array(order[: draw(st.integers(0, len(rows)))], np.int64)
+
+
+@given(stored())
+@settings(max_examples=50, deadline=None)
+def test_rows_come_back_in_the_order_asked_for(given):
+    rows, texts, chosen = given
+    assert len(texts) == len(rows)
+    assert texts.take(chosen).to_pylist() == [rows[row] for row in chosen]
+    assert texts.written.tolist() == [row != {"headline": None, "text": None} for row in rows]
+
+
+@given(stored(), st.data())
+@settings(max_examples=50, deadline=None)
+def test_parts_are_the_rows_in_their_new_order(given, data):
+    rows, texts, chosen = given
+    ends = sorted(data.draw(st.lists(st.integers(0, len(chosen)), max_size=3)))
+    parts = OrderedTexts(texts, chosen, [*ends, len(chosen)])
+    found = [parts.part(number).to_pylist() for number in range(len(parts.ends))]
+    bounds = zip([0, *ends], [*ends, len(chosen)], strict=True)
+    assert found == [[rows[row] for row in chosen[start:stop]] for start, stop in bounds]
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_a_table_comes_back_from_memory_and_from_a_file(memory, monkeypatch):
+    monkeypatch.setattr(module, "IN_MEMORY", memory)
+    monkeypatch.setattr(module, "CHUNK", 3)
+    table = pa.table({"headline": [None] * 10, "text": [*map(str, range(9)), None]}, SCHEMA)
+    assert Texts.of(table).take(np.arange(10)).equals(table)
