@@ -19,7 +19,7 @@ from p5jax.data.formats import NewRowsOptions
 from p5jax.data.item_vectors import WINDOW, item_texts
 from p5jax.data.leaks import find_leaks
 from p5jax.data.new_ids import new_ids
-from p5jax.data.new_items import PENALTIES, NewItems, text_map
+from p5jax.data.new_items import NEAREST, PENALTIES, SHARPNESS, TEXT_WEIGHT, NewItems, text_map
 from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.data.readers.table import read_new
 
@@ -144,9 +144,9 @@ def test_a_new_item_is_where_its_neighbours_are_else_in_the_middle(small):
     np.testing.assert_allclose(items.placed(rows), expected, atol=1e-12)
 
 
-def test_a_new_item_without_neighbours_is_where_a_ridge_on_words_says():
+def test_a_text_says_what_a_ridge_on_words_and_similar_texts_say():
     words = ["red chair", "red table", "blue chair", "blue sofa", "green sofa", "red sofa"]
-    words += ["green table", "blue table lamp", "green lamp", "red lamp chair"]
+    words += ["green table", "blue table lamp", "green lamp", "red lamp chair", "sofa table"]
     rows = np.random.default_rng(0).normal(size=(len(words), 3))
     asked = ["green chair", "unheard of", "lamp"]
     tells, found = text_map(words, rows, asked)
@@ -172,18 +172,25 @@ def test_a_new_item_without_neighbours_is_where_a_ridge_on_words_says():
         return np.mean(np.square(errors))
 
     best = min(PENALTIES, key=left_out)
-    np.testing.assert_allclose(found, fit(x, rows, best)(new), atol=1e-6)
+    similar = []
+    for cosine in new @ x.T:
+        nearest = sorted(range(len(x)), key=lambda n: (-round(cosine[n], 9), n))[:NEAREST]
+        weights = [cosine[n] ** SHARPNESS for n in nearest]
+        similar.append(np.average(rows[nearest], axis=0, weights=weights))
+    expected = (fit(x, rows, best)(new) + np.array(similar)) / 2
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_neighbours_say_more_than_texts_and_texts_more_than_nothing(small):
+def test_neighbours_count_beside_texts_and_texts_more_than_nothing(small):
     rows, known = np.random.default_rng(0).normal(size=(small.num_items, 4)), small.num_items
     title = small.titles[2] or ""
     texts = [title, "zzyzx", title, ""]
     items = NewItems(small, texts, [np.array([5, known])])
-    told, predicted = text_map(item_texts(small.items), rows, [title])
+    told, (predicted,) = text_map(item_texts(small.items), rows, [title])
     assert told.all()
     middle = rows.mean(axis=0)
-    expected = [rows[5], middle, predicted[0], middle]
+    both = (rows[5] + TEXT_WEIGHT * predicted) / (1 + TEXT_WEIGHT)
+    expected = [both, middle, predicted, middle]
     np.testing.assert_allclose(items.placed(rows), expected, atol=1e-9)
 
 
