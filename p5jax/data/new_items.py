@@ -20,7 +20,7 @@ from p5jax.data.item_vectors import WIDTH, item_texts, item_vectors, near_pairs
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of which a ridge takes the best
 NEAREST, SHARPNESS = 10, 8  # how many similar texts count, each by this power of its cosine
-TEXT_WEIGHT = (
+TEXT_WEIGHT = 100.0  # of a text beside nearness, which is 1 for each item that is next to it
     100.0  # of a text beside the nearness of items, which is 1 for each that is next to it
 )
 _ROWS = 256  # texts compared at a time
@@ -58,7 +58,7 @@ class NewItems:
         if not len(some) or described.sum() < 2:
             return some[:0], np.zeros((0, rows.shape[1]))
         fitted = [text for text, is_there in zip(texts, described, strict=True) if is_there]
-        tells, found = text_map(fitted, rows[described], [self.texts[item] for item in some])
+        tells, found = text_map(fitted, rows[described], [self.texts[item] for item in some.tolist()])
         return some[tells], found
 
     @cached_property
@@ -78,8 +78,8 @@ def text_map(
 
     Words are weighted by TF-IDF, of those that two texts have. The mean of two predictions: by a
     ridge regression on WIDTH leading directions, the penalty the best of PENALTIES by leaving one
-    text out; and the mean of the NEAREST texts' rows, each by its cosine's power. Returns which of the texts that are
-    asked have a word that is known, bool [N], and the rows of those that do.
+    text out; and the mean of the NEAREST texts' rows, each by its cosine's power. Returns which of
+    the texts that are asked have a word that is known, bool [N], and the rows of those that do.
     """
     import sklearn.utils.extmath  # noqa: F401  (before the limit, which holds for what is loaded)
     from sklearn.decomposition import TruncatedSVD
