@@ -21,8 +21,6 @@ from p5jax.data.item_vectors import WIDTH, item_texts, item_vectors, near_pairs
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of which a ridge takes the best
 NEAREST, SHARPNESS = 10, 8  # how many similar texts count, each by this power of its cosine
 TEXT_WEIGHT = 100.0  # of a text beside nearness, which is 1 for each item that is next to it
-    100.0  # of a text beside the nearness of items, which is 1 for each that is next to it
-)
 _ROWS = 256  # texts compared at a time
 
 
@@ -58,7 +56,8 @@ class NewItems:
         if not len(some) or described.sum() < 2:
             return some[:0], np.zeros((0, rows.shape[1]))
         fitted = [text for text, is_there in zip(texts, described, strict=True) if is_there]
-        tells, found = text_map(fitted, rows[described], [self.texts[item] for item in some.tolist()])
+        asked = [self.texts[item] for item in some.tolist()]
+        tells, found = text_map(fitted, rows[described], asked)
         return some[tells], found
 
     @cached_property
