@@ -23,6 +23,7 @@ from p5jax.evaluation.cold_items import Asked, Measured, baseline_ranks
 from p5jax.evaluation.rank_metrics import LIST_LENGTH
 from p5jax.evaluation.task import chosen_indices
 from p5jax.jobs.extend import write_extended
+from p5jax.jobs.fit_memory import fit_memory
 from p5jax.jobs.start import Bindings, PathName, refuse_leaks
 from p5jax.jobs.train import train
 from p5jax.parallel import distributed
@@ -52,8 +53,9 @@ def cold_items(
     The items' interactions are in nothing that the model is made from. They join with their texts,
     and as many interactions of the training split as `config` says, by jobs.extend; then the test
     items of the dataset are ranked: cold ones among the cold items and among all, warm ones before
-    and after the others joined. Histories hold warm items only. Beside the model stand baselines
-    that know the same interactions and texts.
+    and after the others joined. Histories hold warm items only. Beside the model stands what it and
+    its memory say together, chosen without the cold items, and baselines that know the same
+    interactions and texts.
     gin_files, bindings, macros: as jobs.train.train takes them, but for DATASET and RUN_DIR, which
     are OUT/data and OUT/run. The call resumes a training that was interrupted. Ranks are written to
     OUT/users.parquet, figures to OUT/cold_items.json. UserError for a dataset that leaks or has no
@@ -73,6 +75,7 @@ def cold_items(
     settings = {"DATASET": out / "data", "RUN_DIR": out / "run"}
     train(*gin_files, bindings=bindings, **{**macros, **settings})
     run, warm = Run.load(out / "run"), f"{WARM}, {{}} the others joined"
+    fit_memory(run, config.prompt)
     known: Sequence[np.ndarray] = run.dataset.training_sequences
     rows = _measured(warm.format("before"), None, run, others, config, known)
     for count in config.interactions:
@@ -127,19 +130,23 @@ def _measured(
 ) -> list[Measured]:
     """Where the model and the baselines, who know sequences of items, put the targets."""
     texts = item_texts(run.dataset.items)
-    rows = [Measured(what, told, "model", asked, _model_ranks(run, asked, config, among))]
+    rows = []
+    for name, memory in {"model": False, "model and memory": True}.items():
+        ranks = _model_ranks(run, asked, config, memory, among)
+        rows.append(Measured(what, told, name, asked, ranks))
     for name, ranks in baseline_ranks(asked, known, texts, among):
         rows.append(Measured(what, told, name, asked, ranks))
     return rows
 
 
 def _model_ranks(
-    run: Run, asked: Asked, config: ColdItemsConfig, among: np.ndarray | None
+    run: Run, asked: Asked, config: ColdItemsConfig, memory: bool, among: np.ndarray | None
 ) -> np.ndarray:
     """The ranks [U] of the targets in the model's lists of ten, np.inf beyond them."""
     ranker = Ranker(run)
     prompts = ranker.next_item_prompts(() if config.prompt is None else (config.prompt,))
-    bulk = BulkConfig(k=min(LIST_LENGTH, run.dataset.num_items), prompts=prompts, memory=False)
+    length = min(LIST_LENGTH, run.dataset.num_items)
+    bulk = BulkConfig(k=length, prompts=prompts, memory=memory)
     users = [run.dataset.user_index(key) for key in asked.users]
     cases = [Case(*each, among) for each in zip(users, asked.histories, strict=True)]
     progress = Progress("ranking", "users", len(cases), distributed.report)

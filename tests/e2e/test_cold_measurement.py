@@ -44,7 +44,7 @@ def test_ranks_are_those_of_the_lists_that_the_extended_run_gives(world, tmp_pat
     assert [(row.interactions, row.method) for row in rows] == [
         (told, method)
         for told in (None, 0, 0, 0, 2, 2, 2)
-        for method in ("model", "popularity", "co-occurrence", "text")
+        for method in ("model", "model and memory", "popularity", "co-occurrence", "text")
     ]
     cold = {
         key
@@ -53,21 +53,24 @@ def test_ranks_are_those_of_the_lists_that_the_extended_run_gives(world, tmp_pat
     }
     base = Dataset.load(tmp_path / "out" / "data")
     assert cold.isdisjoint(base.item_keys)
-    among, everywhere = (
+    lists = [
         row
         for row in rows
-        if row.interactions == 2 and row.method == "model" and "cold:" in row.what
-    )
+        if row.interactions == 2 and row.method.startswith("model") and "cold:" in row.what
+    ]
+    assert [row.method for row in lists] == ["model", "model and memory"] * 2
     recommender = Recommender.load(Run.load(tmp_path / "out" / "run-2"))
     more = recommender.run.dataset
     assert set(more.item_keys) == {*base.item_keys, *cold}
-    for row, candidates in ((among, tuple(sorted(cold))), (everywhere, None)):
+    among = tuple(sorted(cold))
+    for row, candidates in zip(lists, (among, among, None, None), strict=True):
         for user, rank in zip(row.asked.users, row.ranks, strict=True):
             index = world.user_index(user)
             target = world.item_keys[world.target(index, "test")]
             history = [world.item_keys[i] for i in world.history(index, "test")]
             asked = Question(user, tuple(i for i in history if i in base.item_keys), candidates)
-            (found,) = recommender.recommend([asked], 10)
+            memory = row.method == "model and memory"
+            (found,) = recommender.recommend([asked], 10, memory=memory)
             listed = [item.item for item in found.items]
             assert target in cold
             assert rank == (listed.index(target) if target in listed else np.inf)
