@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
 
 from p5jax.core.errors import UserError
 from p5jax.core.folder import OutputFolder, as_json
@@ -26,8 +27,10 @@ from p5jax.jobs.extend import write_extended
 from p5jax.jobs.fit_memory import fit_memory
 from p5jax.jobs.start import Bindings, PathName, refuse_leaks
 from p5jax.jobs.train import train
+from p5jax.memory.memory import Memory
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
+from p5jax.runs.stored_memory import stored_memory
 from p5jax.serving.question import Case
 from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BulkConfig
@@ -130,20 +133,30 @@ def _measured(
 ) -> list[Measured]:
     """Where the model and the baselines, who know sequences of items, put the targets."""
     texts = item_texts(run.dataset.items)
+    ranker = Ranker(run, memory=_memory_of(run, known))
     rows = []
     for name, memory in {"model": False, "model and memory": True}.items():
-        ranks = _model_ranks(run, asked, config, memory, among)
+        ranks = _model_ranks(ranker, asked, config, memory, among)
         rows.append(Measured(what, told, name, asked, ranks))
     for name, ranks in baseline_ranks(asked, known, texts, among):
         rows.append(Measured(what, told, name, asked, ranks))
     return rows
 
 
+def _memory_of(run: Run, known: Sequence[np.ndarray]) -> Memory | None:
+    """The run's memory, of these sequences alone: an extended run's own has what is held out."""
+    memory, items = stored_memory(run), run.dataset.num_items
+    if memory is None:
+        return None
+    nothing = replace(memory, counts=np.zeros(items), sums=sp.csr_array((items, items)))
+    return nothing.remembering([sequence.tolist() for sequence in known])
+
+
 def _model_ranks(
-    run: Run, asked: Asked, config: ColdItemsConfig, memory: bool, among: np.ndarray | None
+    ranker: Ranker, asked: Asked, config: ColdItemsConfig, memory: bool, among: np.ndarray | None
 ) -> np.ndarray:
     """The ranks [U] of the targets in the model's lists of ten, np.inf beyond them."""
-    ranker = Ranker(run)
+    run = ranker.run
     prompts = ranker.next_item_prompts(() if config.prompt is None else (config.prompt,))
     length = min(LIST_LENGTH, run.dataset.num_items)
     bulk = BulkConfig(k=length, prompts=prompts, memory=memory)

@@ -59,12 +59,17 @@ class Levels(NamedTuple):
 
 
 class Ranker:
-    """A run, and trigger tokens where its prompt is theirs, that ranks items by dataset indices."""
+    """A run, and trigger tokens where its prompt is theirs, that ranks items by dataset indices.
 
-    def __init__(self, run: Run, triggers: TriggerPrompt | None = None):
+    memory: instead of the run's own.
+    """
+
+    def __init__(
+        self, run: Run, triggers: TriggerPrompt | None = None, memory: Memory | None = None
+    ):
         self.run, self.triggers = run, triggers
         self.levels = Levels()
-        self._memory: Memory | None = None
+        self._memory = memory
         self._families: dict[str, Family] = {}
         self._tries: dict[tuple[bool, bool], Trie] = {}
 
