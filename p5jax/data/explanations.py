@@ -260,10 +260,14 @@ def _pairs(finder: PairFinder, reviews: pa.Table) -> tuple[pa.Array, pa.Array]:
     return pa.array(feature, TEXT), pa.array(sentence, TEXT)
 
 
+def sample_step(count: int) -> int:
+    """Return every how many reviews, of so many, one is looked at for feature words."""
+    return -(-count // SAMPLE) or 1
+
+
 def sample_texts(texts: pa.ChunkedArray) -> Iterable[str]:
     """Yield the texts, or about SAMPLE of them at regular intervals when there are more."""
-    step = -(-len(texts) // SAMPLE) or 1
-    position = 0
+    step, position = sample_step(len(texts)), 0
     for batch in batches(texts):
         yield from (text for text in batch[-position % step :: step] if text)
         position += len(batch)

@@ -10,7 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import COLUMNS, ROW_GROUP, TRAIN
-from p5jax.data.explanations import BATCH, EXTRACTED, SAMPLE, explained, extract_feature_words
+from p5jax.data.explanations import (
+    BATCH,
+    EXTRACTED,
+    explained,
+    extract_feature_words,
+    sample_step,
+)
 from p5jax.data.readers.raw import RawData
 from p5jax.data.readers.texts import SCHEMA, OrderedTexts
 
@@ -66,7 +72,7 @@ class ReviewsTable:
 
     def _sample(self, rows: np.ndarray) -> Iterator[str]:
         """Yield the texts of reviews [N], or about SAMPLE of them at regular distances."""
-        rows = rows[:: -(-len(rows) // SAMPLE) or 1]
+        rows = rows[:: sample_step(len(rows))]
         for number, part in self._parts():
             here = rows[slice(*np.searchsorted(rows, (part.start, part.stop)))] - part.start
             if len(here):

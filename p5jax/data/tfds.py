@@ -312,13 +312,13 @@ def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _joined(raw: RawData) -> pa.Table:
     """Return raw reviews, keys for numbers, with their items' metadata."""
+    texts = raw.texts.take(np.arange(len(raw.user)))
     columns: dict[str, Any] = {
         "user": pa.array(raw.user_keys, pa.string()).take(pa.array(raw.user)),
         "item": pa.array(raw.item_keys, pa.string()).take(pa.array(raw.item)),
         "rating": raw.rating,
         "timestamp": raw.timestamp,
-        "headline": raw.headline,
-        "text": raw.text,
+        **{name: texts[name] for name in texts.column_names},
     }
     for name in ITEM_COLUMNS:
         columns[name] = pa.array(raw.item_columns[name], pa.string()).take(pa.array(raw.item))

@@ -33,7 +33,6 @@ def write_dataset(
 ) -> dict[str, int]:
     """Write a dataset folder beside `out`, then rename it there; an existing dataset is replaced.
 
-
     `item_ids` holds scheme, seed and leaky; `sources` path, bytes and sha256 of each raw file;
     `understood` is RawData's. Reviews may come in tables of ROW_GROUP rows, the last of fewer.
     Returns the counts, those of reviews and explanations among them.

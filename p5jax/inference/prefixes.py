@@ -45,6 +45,8 @@ def search_steps(
     asked: of one row; beam: the nodes of a level, as for `inference.ranking.rank`; exclude [1, E].
     No step where every id is one choice.
     """
+    if len(asked.trie.levels) == 1:
+        return []
     rows = (np.asarray(asked.tokens), begun_rows(asked.given, 1), few_widths(exclude))
     tokens, begun, taken = (place_rows(params, each) for each in rows)
     width = Width(beam, beam)

@@ -80,16 +80,18 @@ def cold_items(
     run, warm = Run.load(out / "run"), f"{WARM}, {{}} the others joined"
     fit_memory(run, config.prompt)
     known: Sequence[np.ndarray] = run.dataset.training_sequences
-    rows = _measured(warm.format("before"), None, run, others, config, known)
+    ranker = Ranker(run, memory=_memory_of(run, known))
+    rows = _measured(warm.format("before"), None, ranker, others, config, known)
     for count in config.interactions:
         distributed.report(f"{int(cold.sum())} items join, {count} interactions of each are told")
         extension = Extension.of(run.dataset, told_later(data, cold, count), same_source=True)
         write_extended(run, extension, out / f"run-{count}")
         more, known = Run.load(out / f"run-{count}"), extension.new_items.sequences
+        ranker = Ranker(more, memory=_memory_of(more, known))
         joined = np.arange(run.dataset.num_items, more.dataset.num_items)
-        rows += _measured(COLD_AMONG_COLD, count, more, asked, config, known, joined)
-        rows += _measured(COLD_AMONG_ALL, count, more, asked, config, known)
-        rows += _measured(warm.format("after"), count, more, others, config, known)
+        rows += _measured(COLD_AMONG_COLD, count, ranker, asked, config, known, joined)
+        rows += _measured(COLD_AMONG_ALL, count, ranker, asked, config, known)
+        rows += _measured(warm.format("after"), count, ranker, others, config, known)
     _write(out, manifest, rows)
     return rows
 
@@ -125,15 +127,14 @@ def _asked(
 def _measured(
     what: str,
     told: int | None,
-    run: Run,
+    ranker: Ranker,
     asked: Asked,
     config: ColdItemsConfig,
     known: Sequence[np.ndarray],
     among: np.ndarray | None = None,
 ) -> list[Measured]:
     """Where the model and the baselines, who know sequences of items, put the targets."""
-    texts = item_texts(run.dataset.items)
-    ranker = Ranker(run, memory=_memory_of(run, known))
+    texts = item_texts(ranker.run.dataset.items)
     rows = []
     for name, memory in {"model": False, "model and memory": True}.items():
         ranks = _model_ranks(ranker, asked, config, memory, among)

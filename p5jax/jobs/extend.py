@@ -36,9 +36,9 @@ def extend(run: Run | PathName, out: PathName, options: NewRowsOptions) -> Run:
     """Write the run folder `out`, which is a run with new rows in its dataset; return it.
 
     New interactions count as history at once. New items get ids by the dataset's scheme and are
-    recommended like all others: a token that the model does not have starts between where
-    its items' texts say and the items that they occur with in the new interactions.
-    No parameter that the run has changes. The dataset is OUT/dataset, of which nothing is held out:
+    recommended like all others: a token that the model does not have starts between where its
+    items' texts say and the items that they occur with in the new interactions. No parameter that
+    the run has changes. The dataset is OUT/dataset, of which nothing is held out:
     the new run answers, and what is measured is measured on the run that it was made from. A memory
     that was chosen for the run holds all interactions from then on.
     options: the tables of what is new. UserError when `out` is there, the tables are malformed,

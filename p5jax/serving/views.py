@@ -10,7 +10,7 @@ import numpy as np
 from p5jax.inference.prefixes import search_steps
 from p5jax.prompts.template import HISTORY_SEPARATORS
 from p5jax.serving.question import Case
-from p5jax.serving.ranker import Ranker
+from p5jax.serving.ranker import Prompted, Ranker
 from p5jax.serving.settings import BulkConfig
 
 _MOST_PREFIXES = 10  # of a step that are shown
@@ -69,7 +69,7 @@ def views_of(ranker: Ranker, case: Case, prompts: Sequence[str], beam: int) -> l
                 prompt.given,
                 len(case.history),
                 _told(ranker, name, text, prompt.given, case.history),
-                _steps(ranker, case, name, beam),
+                _steps(ranker, prompted, name, beam),
             )
         )
     return found
@@ -86,11 +86,11 @@ def _told(ranker: Ranker, prompt: str, text: str, given: str, history: np.ndarra
     return 0
 
 
-def _steps(ranker: Ranker, case: Case, prompt: str, beam: int) -> tuple[SearchStep, ...]:
+def _steps(ranker: Ranker, prompted: Prompted, prompt: str, beam: int) -> tuple[SearchStep, ...]:
     """The steps of the search that ranks the catalogue."""
     run, config = ranker.run, BulkConfig(prompts=(prompt,), beam=beam)
-    (asked,) = ranker.asked(ranker.prompted([case], config.prompts), config)
-    exclude = ranker.excluded([case], config.exclude_history)
+    (asked,) = ranker.asked([prompted], config)
+    exclude = ranker.excluded([prompted.case], config.exclude_history)
     return tuple(
         SearchStep(
             step.prefixes,

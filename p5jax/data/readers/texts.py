@@ -111,13 +111,7 @@ class Texts:
             for number, (first, end) in enumerate(itertools.pairwise(bounds))
             if first < end
         ]
-        return pa.Table.from_batches(found, SCHEMA).take(_inverse(order))
-
-
-def _inverse(order: np.ndarray) -> np.ndarray:
-    inverse = np.empty(len(order), np.int64)
-    inverse[order] = np.arange(len(order))
-    return inverse
+        return pa.Table.from_batches(found, SCHEMA).take(np.argsort(order))
 
 
 @dataclass(frozen=True)
