@@ -27,6 +27,7 @@ from p5jax.memory.neighbours import (
     pairs,
     pairs_of,
     recent_items,
+    shrunk,
     tied,
     top_of_rows,
 )
@@ -87,8 +88,12 @@ class Memory:
         return Memory(counts, sums, texts, settings or MemorySettings())
 
     @cached_property
-    def _near(self) -> sp.csr_array:
-        return damped(self.sums, self.counts)
+    def _kinds(self) -> list[sp.csr_array]:
+        """How near items are, a matrix [I, I] for each kind: by sequences, by texts."""
+        by_sequence = damped(self.sums, self.counts)
+        if self.texts is None:
+            return [by_sequence]
+        return [by_sequence, shrunk(self.texts, self.counts)]
 
     def remembering(self, sequences: Iterable[Sequence[int]]) -> Memory:
         """Return a memory that also remembers new sequences of item indices, each in time order."""
@@ -104,12 +109,11 @@ class Memory:
 
         At most NEIGHBOURS of each kind: M is NEIGHBOURS, or twice as many with texts.
         """
-        kinds = [self._near] if self.texts is None else [self._near, self.texts]
         parts = []
         for start in range(0, len(cases.first), _USERS):
             recent = recent_items(cases.part(start, start + _USERS), RECENT, len(self.counts))
             alien = left_out[start : start + _USERS]
-            parts.append(_together([_nearest(recent @ kind, alien) for kind in kinds]))
+            parts.append(_together([_nearest(recent @ kind, alien) for kind in self._kinds]))
         return Neighbours(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
     def beside(self, cases: Histories, left_out: np.ndarray) -> Beside:
