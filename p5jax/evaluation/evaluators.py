@@ -6,7 +6,7 @@ answers. Everything is written per user, so that two runs can be compared by a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def evaluate_run(
     example from the second one, also to a folder of its own, for evaluation.merging. The
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
-    all of the run. UserError for an unknown family or prompt, and for a folder that cannot be
+    all of the run. Sequential prompts also rank direct's candidates, where it is named. UserError for an unknown family or prompt, and for a folder that cannot be
     written or whose earlier results cannot be read, before anything is computed; Unwritten, with
     the results, when they cannot be written after all.
     """
@@ -307,16 +307,18 @@ def _chosen(
     wanted = [name for name in FAMILIES if name in (families or run.families)]
     if prompts is None:
         return [(name, id) for name in wanted for id in default_prompts(run.families[name], split)]
-    known = {id: name for name in wanted for id in lent.get(name, [])}
-    known |= {
-        id: name for name in run.families if name in wanted for id in run.families[name].templates
-    }
+    asks = {name: {*lent.get(name, ()), *_own_prompts(run, name)} for name in wanted}
+    known = set().union(*asks.values())
     for id in prompts:
         if id not in known:
             raise UserError(
                 f"prompts: {id!r} is not a prompt of {', '.join(wanted)}{nearest(id, known)}"
             )
-    return [(name, id) for name in wanted for id in dict.fromkeys(prompts) if known[id] == name]
+    return [(name, id) for name in wanted for id in dict.fromkeys(prompts) if id in asks[name]]
+
+
+def _own_prompts(run: RunLike, family: str) -> Iterable[str]:
+    return run.families[family].templates if family in run.families else ()
 
 
 def _averaged(run: RunLike, chosen: list[tuple[str, str]]) -> list[tuple[str, tuple[str, ...]]]:

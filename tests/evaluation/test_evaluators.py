@@ -263,6 +263,9 @@ def test_a_sequential_prompt_ranks_the_direct_familys_candidates(run, logp_of):
         inputs = example_of(run, "sequential", "2-3", row["user"]).inputs
         scores = logp_of(inputs, [run.dataset.item_ids[item] for item in candidates])
         assert row["rank"] == place_of(scores, candidates, row["item"])
+    both = evaluate_run(run, ("direct", "sequential"), ("2-3", "5-5"), limit=3, config=CONFIG)
+    asked = [(each.family, each.prompt_id) for each in both if not each.baseline]
+    assert asked == [("sequential", "2-3"), ("direct", "2-3"), ("direct", "5-5")]
     alone = replace(run, families={"sequential": run.families["sequential"]})
     again = evaluate_family(alone, "direct", "2-3", "test", 3, config=CONFIG)
     assert again.per_user.equals(result.per_user)
