@@ -54,13 +54,28 @@ def add_options(
         if "nargs" in field.metadata:
             given["nargs"] = field.metadata["nargs"]
         if given.get("nargs") == "+":
-            given["action"], given["default"] = "extend", [*(default or ())]
+            given["action"], given["default"] = _Several, [*(default or ())]
         if "choices" in field.metadata:
             given["choices"] = tuple(field.metadata["choices"])
         else:
             usual = _METAVARS.get(given["type"], field.name.upper())
             given["metavar"] = field.metadata.get("metavar", usual)
         parser.add_argument(flag, **given)
+
+
+class _Several(argparse.Action):
+    """Words that take the place of the default; given again, they follow those given before."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        there = getattr(namespace, self.dest)
+        before = [] if there is self.default else there
+        setattr(namespace, self.dest, [*before, *values])
 
 
 def from_options(cls: type[Settings], arguments: argparse.Namespace) -> Settings:

@@ -28,6 +28,7 @@ class Toy:
     exact: bool = False
     exclude_history: bool = True
     files: tuple[str, ...] = field(default=(), metadata={"metavar": "FILE"})
+    told: tuple[int, ...] = (0, 3)
     hidden: int = 3
 
     def __post_init__(self) -> None:
@@ -49,6 +50,13 @@ def help_text(cls: type = Toy) -> str:
 
 def test_without_options_settings_are_the_dataclass_s_own():
     assert parsed("--family", "direct") == Toy("direct")
+
+
+def test_several_words_take_the_place_of_the_default_and_may_follow():
+    assert parsed("--family", "direct").told == (0, 3)
+    assert parsed("--family", "direct", "--told", "5").told == (5,)
+    assert parsed("--family", "direct", "--told", "0", "1", "--told", "3").told == (0, 1, 3)
+    assert parsed("--family", "direct").told == (0, 3)  # the default was not changed
 
 
 def test_every_field_has_its_option():
