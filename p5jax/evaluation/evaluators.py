@@ -214,9 +214,10 @@ def evaluate_run(
     example from the second one, also to a folder of its own, for evaluation.merging. The
     baselines of a kind are measured on the examples of its result that has the most.
     Without `prompts`, the default ones of `families`; without `families`, those of the prompts, or
-    all of the run. Sequential prompts also rank direct's candidates, where it is named. UserError for an unknown family or prompt, and for a folder that cannot be
-    written or whose earlier results cannot be read, before anything is computed; Unwritten, with
-    the results, when they cannot be written after all.
+    all of the run. Sequential prompts also rank direct's candidates, where it is named.
+    UserError for an unknown family or prompt, and for a folder that cannot be written or whose
+    earlier results cannot be read, before anything is computed; Unwritten, with the results, when
+    they cannot be written after all.
     """
     _check_split(split)
     run.dataset.refuse_nothing_held_out()
