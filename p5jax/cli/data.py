@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
+from p5jax.cli.options import BEAM, REPLACES, RESUMES, add_gin, add_options, add_out
 from p5jax.cli.output import print_json, show
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
@@ -93,6 +93,7 @@ def _export_shards_options(parser: ArgumentParser) -> None:
         help="prompts for each training example (default 1)",
     )
     parser.add_argument("--shards", type=int, default=16, metavar="K", help="files (default 16)")
+    parser.epilog = f"{parser.epilog} {BEAM}; its workers make the files then."
 
 
 def _export_shards(arguments: Namespace) -> None:
@@ -103,6 +104,7 @@ def _export_shards(arguments: Namespace) -> None:
         *arguments.gin_file,
         epochs=arguments.epochs,
         shards=arguments.shards,
+        beam_options=arguments.after_dashes,
         bindings=arguments.bindings,
     )
 
@@ -157,6 +159,7 @@ COMMANDS = (
         "Tokenise a run's training prompts once and write ArrayRecord files",
         _export_shards_options,
         _export_shards,
+        takes_dashes=True,
     ),
     Command(
         "data export-tfds",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
 import jax
 
 from p5jax.core import config
@@ -12,6 +16,7 @@ from p5jax.jobs.train import CONFIGS, configured_run
 from p5jax.pipeline import shard_export
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.samples import RenderedSamples
+from p5jax.runs.run import Run
 
 
 @released()
@@ -20,14 +25,17 @@ def export_shards(
     *gin_files: PathName,
     epochs: int = shard_export.EPOCHS,
     shards: int = shard_export.SHARDS,
+    beam_options: Sequence[str] = (),
     bindings: Bindings | None = None,
     **macros: object,
 ) -> None:
     """Write the training prompts of the run that gin files and the values given describe.
 
     The run's folder is made as by training. epochs: prompts for each training example; shards:
-    files. UserError in several processes, and when `out` holds anything else. Interrupted after an
-    orderly stop by a signal; the same call resumes.
+    files. beam_options: of a Beam pipeline that writes the files, none for this process; the files
+    are the same, and workers must see the folders of the dataset, the run and the shards. UserError
+    in several processes, and when `out` holds anything else. Interrupted after an orderly stop by a
+    signal; the same call resumes.
     """
     configure(CONFIGS, gin_files, bindings, macros)
     if jax.process_count() > 1:
@@ -37,5 +45,24 @@ def export_shards(
         )
     pipeline = config.build(PipelineConfig)
     run = configured_run()
+    write = _on_beam(run, pipeline, beam_options) if beam_options else None
     rendered = RenderedSamples(run.families, run.vocabulary, pipeline)
-    shard_export.export_shards(rendered, out, epochs=epochs, shards=shards)
+    shard_export.export_shards(rendered, out, epochs=epochs, shards=shards, write=write)
+
+
+def _on_beam(
+    run: Run, pipeline: PipelineConfig, options: Sequence[str]
+) -> Callable[[shard_export.Parts], None]:
+    try:
+        from p5jax.pipeline.beam_export import write_on_beam
+    except ImportError as error:
+        raise UserError(
+            f"export-shards: {error}; pip install 'p5jax[beam]' in an environment of its own"
+        ) from error
+    run.write()  # workers load it
+    return partial(write_on_beam, partial(_samples, run.path, pipeline), options)
+
+
+def _samples(folder: Path, pipeline: PipelineConfig) -> RenderedSamples:
+    run = Run.load(folder)
+    return RenderedSamples(run.families, run.vocabulary, pipeline)
