@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes, each with whole files of tests: what a file's fixtures make is made once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
-BEAM_TESTS := tests/tasks/test_tasks_cached.py tests/pipeline/test_shards_on_beam.py
+BEAM_TESTS := tests/tasks/test_tasks_cached.py tests/pipeline/test_shards_on_beam.py \
+	tests/memory/test_pairs_on_beam.py
 # The core suite compiles in a hurry (tests/conftest.py); these test the programs that users get.
 OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 

@@ -109,6 +109,17 @@ def _export_shards(arguments: Namespace) -> None:
     )
 
 
+def _count_pairs_options(parser: ArgumentParser) -> None:
+    _folder_option(parser)
+    parser.epilog = f"{BEAM}; its workers count then."
+
+
+def _count_pairs(arguments: Namespace) -> None:
+    from p5jax.jobs.count_pairs import count_pairs
+
+    show(f"wrote {count_pairs(arguments.folder, arguments.after_dashes)}")
+
+
 def _export_tfds_options(parser: ArgumentParser) -> None:
     _folder_option(parser)
     add_out(parser, metavar="TFDS_DIR")
@@ -159,6 +170,13 @@ COMMANDS = (
         "Tokenise a run's training prompts once and write ArrayRecord files",
         _export_shards_options,
         _export_shards,
+        takes_dashes=True,
+    ),
+    Command(
+        "data count-pairs",
+        "Count once which items stand near which, for all memories",
+        _count_pairs_options,
+        _count_pairs,
         takes_dashes=True,
     ),
     Command(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from p5jax.core import config
 from p5jax.core.errors import UserError
+from p5jax.core.folder import refuse_difference
 from p5jax.core.lock import released
-from p5jax.jobs.start import Bindings, PathName, configure
+from p5jax.jobs.start import Bindings, PathName, beam_writer, configure
 from p5jax.jobs.train import CONFIGS, configured_run
 from p5jax.pipeline import shard_export
 from p5jax.pipeline.config import PipelineConfig
@@ -45,24 +47,18 @@ def export_shards(
         )
     pipeline = config.build(PipelineConfig)
     run = configured_run()
-    write = _on_beam(run, pipeline, beam_options) if beam_options else None
     rendered = RenderedSamples(run.families, run.vocabulary, pipeline)
+    opened = partial(_opened, run.path, pipeline, rendered.identity())
+    write = beam_writer(opened, beam_options)
+    run.write()  # what workers open
     shard_export.export_shards(rendered, out, epochs=epochs, shards=shards, write=write)
 
 
-def _on_beam(
-    run: Run, pipeline: PipelineConfig, options: Sequence[str]
-) -> Callable[[shard_export.Parts], None]:
-    try:
-        from p5jax.pipeline.beam_export import write_on_beam
-    except ImportError as error:
-        raise UserError(
-            f"export-shards: {error}; pip install 'p5jax[beam]' in an environment of its own"
-        ) from error
-    run.write()  # workers load it
-    return partial(write_on_beam, partial(_samples, run.path, pipeline), options)
-
-
-def _samples(folder: Path, pipeline: PipelineConfig) -> RenderedSamples:
+def _opened(
+    folder: Path, pipeline: PipelineConfig, identity: Mapping[str, Any]
+) -> Callable[[Path, range], None]:
+    """Open the run in a worker, and return what writes a file; UserError for other samples."""
     run = Run.load(folder)
-    return RenderedSamples(run.families, run.vocabulary, pipeline)
+    rendered = RenderedSamples(run.families, run.vocabulary, pipeline)
+    refuse_difference(folder, rendered.identity(), identity)
+    return partial(shard_export.write_part, rendered)
