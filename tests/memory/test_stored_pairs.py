@@ -89,10 +89,13 @@ def test_a_damaged_folder_is_one_line(data, capsys):
 
     file.write_bytes(whole[:-9])
     refused("rows-25.parquet: found .*; expected pairs; delete it")
-    for row, item in ((24, 1), (50, 1), (30, -1), (30, data.num_items)):
-        first = table.slice(0, 1).to_pylist()[0]
-        changed = table.from_pylist([first | {"row": row, "item": item}], table.schema)
-        pq.write_table(changed, file)
+    row = {"row": 30, "item": 1, "sum": 0.5}
+    for change in (
+        *({"row": 24}, {"row": 50}, {"row": -1}, {"item": -1}, {"item": data.num_items}),
+        *({"sum": 0.0}, {"sum": np.nan}, {"sum": np.inf}, None),
+    ):
+        rows = [row | change] if change else [row, row]  # None: the same pair twice
+        pq.write_table(table.from_pylist(rows, table.schema), file)
         refused("rows-25.parquet: found other pairs than of rows 25 to 49, in order, and of 60")
     write_rows(data, file, range(25, 50))
     assert file.read_bytes() == whole
