@@ -87,8 +87,8 @@ def stored_pairs(dataset: Dataset) -> sp.csr_array | None:
     for file, rows in parts.items():
         table = read_parquet(file, _SCHEMA, "pairs; delete it and count them again")
         row, item, values = (table[name].to_numpy() for name in _SCHEMA.names)
-        places = row.astype(np.int64) * size + item
-        ascending = np.r_[rows.start * size - 1, places, rows.stop * size]
+        numbers = row.astype(np.int64) * size + item
+        ascending = np.r_[rows.start * size - 1, numbers, rows.stop * size]
         sound = (np.diff(ascending) > 0).all() and ((item >= 0) & (item < size)).all()
         if not sound or not ((values > 0) & np.isfinite(values)).all():
             raise UserError(
