@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes, each with whole files of tests: what a file's fixtures make is made once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+BEAM_TESTS := tests/tasks/test_tasks_cached.py tests/pipeline/test_shards_on_beam.py \
+	tests/memory/test_pairs_on_beam.py
 # The core suite compiles in a hurry (tests/conftest.py); these test the programs that users get.
 OPTIMIZED := JAX_DISABLE_MOST_OPTIMIZATIONS=0
 
@@ -22,12 +24,12 @@ test: $(VENV)/installed-test lint
 # SeqIO, TFDS and Beam; parity with Hugging Face and, where it is installed, t5x.
 test-extras: $(VENV)/installed-extras $(BEAM)/installed
 	$(OPTIMIZED) $(PYTEST) -m "extras and not check"
-	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "beam and not check" tests/tasks/test_tasks_cached.py
+	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "beam and not check" $(BEAM_TESTS)
 
 # Slow tests, of the core and of the extras.
 check: $(VENV)/installed-extras $(BEAM)/installed
 	$(OPTIMIZED) $(PYTEST) -m "check and not beam"
-	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "check and beam" tests/tasks/test_tasks_cached.py
+	$(OPTIMIZED) $(BEAM)/bin/python -m pytest -m "check and beam" $(BEAM_TESTS)
 
 # Damaged inputs of every kind of file; exit status 1 when one is not refused in a line.
 MINUTES ?= 10

@@ -98,6 +98,19 @@ def test_only_the_command_line_imports_the_tasks():
     assert users <= {"p5jax.cli.tasks"}
 
 
+def at_once(name: str) -> set[str]:
+    """The modules of this project that a module imports when it is imported itself."""
+    kinds = ast.Import | ast.ImportFrom
+    first = [node for node in TREES[name].body if isinstance(node, kinds)]
+    return set(imported(name, ast.Module(first, [])))
+
+
+def test_beam_is_imported_where_its_workers_are_asked_for():
+    beams = {name for name, tree in TREES.items() if "'apache_beam'" in ast.dump(tree)}
+    assert beams == {"p5jax.core.beam"}
+    assert [name for name in SOURCES if at_once(name) & beams] == []
+
+
 def ring() -> list[str]:
     """Modules that import each other in a ring, [] where there are none."""
     done: set[str] = set()

@@ -15,7 +15,7 @@ LENGTH, LONGEST = 10_000, 0.1  # seconds; what is quadratic takes more
 METHODS = ("search", "match", "fullmatch", "findall", "finditer", "split", "sub")
 # Use -> why its pattern may take longer.
 LONGER = {"p5jax.data.readers.sequences.ITEM.findall": "its text is one that LIST matched"}
-EXTRAS = ("p5jax.tasks", "p5jax.data.tfds")  # not imported here: they import TensorFlow
+EXTRAS = ("p5jax.tasks", "p5jax.data.tfds", "p5jax.core.beam")  # not imported
 
 
 def uses(name: str) -> Iterator[tuple[str, re.Pattern[str], str]]:

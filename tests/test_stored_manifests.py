@@ -15,6 +15,7 @@ from p5jax.core.folder import OutputFolder, as_json
 from p5jax.data.dataset import DATASET_FOLDER
 from p5jax.inference.mixing import Mixing
 from p5jax.memory.settings import MemorySettings
+from p5jax.memory.stored_pairs import PAIRS_FOLDER
 from p5jax.models.t5_config import T5Config
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.shards import SHARD_FOLDER
@@ -80,6 +81,7 @@ GOOD: list[tuple[OutputFolder, dict[str, Any]]] = [
             "chosen": {"prompt": "2-3", "users": 9, "model": 0.1, "mixed": 0.2},
         },
     ),
+    (PAIRS_FOLDER, {"dataset": A}),
     (
         SHARD_FOLDER,
         {

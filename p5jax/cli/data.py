@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import REPLACES, RESUMES, add_gin, add_options, add_out
+from p5jax.cli.options import BEAM, REPLACES, RESUMES, add_gin, add_options, add_out
 from p5jax.cli.output import print_json, show
 from p5jax.core.errors import UserError
 from p5jax.data.formats import FORMATS
@@ -93,6 +93,7 @@ def _export_shards_options(parser: ArgumentParser) -> None:
         help="prompts for each training example (default 1)",
     )
     parser.add_argument("--shards", type=int, default=16, metavar="K", help="files (default 16)")
+    parser.epilog = f"{parser.epilog} {BEAM}; its workers make the files then."
 
 
 def _export_shards(arguments: Namespace) -> None:
@@ -103,8 +104,20 @@ def _export_shards(arguments: Namespace) -> None:
         *arguments.gin_file,
         epochs=arguments.epochs,
         shards=arguments.shards,
+        beam_options=arguments.after_dashes,
         bindings=arguments.bindings,
     )
+
+
+def _count_pairs_options(parser: ArgumentParser) -> None:
+    _folder_option(parser)
+    parser.epilog = f"{BEAM}; its workers count then."
+
+
+def _count_pairs(arguments: Namespace) -> None:
+    from p5jax.jobs.count_pairs import count_pairs
+
+    show(f"wrote {count_pairs(arguments.folder, arguments.after_dashes)}")
 
 
 def _export_tfds_options(parser: ArgumentParser) -> None:
@@ -157,6 +170,14 @@ COMMANDS = (
         "Tokenise a run's training prompts once and write ArrayRecord files",
         _export_shards_options,
         _export_shards,
+        takes_dashes=True,
+    ),
+    Command(
+        "data count-pairs",
+        "Count once which items stand near which, for all memories",
+        _count_pairs_options,
+        _count_pairs,
+        takes_dashes=True,
     ),
     Command(
         "data export-tfds",

@@ -22,6 +22,7 @@ if typing.TYPE_CHECKING:
 Settings = TypeVar("Settings", bound="DataclassInstance")
 RESUMES = "an interrupted command resumes when it is given again"
 REPLACES = "{} that is there is replaced"
+BEAM = "The words after -- are Beam's options, such as --runner=DirectRunner"
 _METAVARS = {int: "N", float: "X"}
 
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from p5jax.cli.command import Command
-from p5jax.cli.options import add_out
+from p5jax.cli.options import BEAM, add_out
 from p5jax.cli.output import show
 from p5jax.core.errors import UserError
 from p5jax.data.names import SPLITS
@@ -50,7 +50,7 @@ def _cache_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=int, default=16, metavar="N", help="files at least (default 16)"
     )
-    parser.epilog = "The words after -- are Beam's options, such as --runner=DirectRunner."
+    parser.epilog = f"{BEAM}."
     _source_options(parser)
 
 

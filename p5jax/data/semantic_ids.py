@@ -85,10 +85,20 @@ def _clusters(
     """
     from sklearn.cluster import KMeans, kmeans_plusplus
 
-    codes = min(codes, len(np.unique(points, axis=0)))
+    codes = _distinct(points, codes)
     start, _ = kmeans_plusplus(points, codes, random_state=int(rng.integers(2**31)))
     means = KMeans(codes, init=start, n_init=1, max_iter=STEPS, tol=0).fit(points)
     return means.labels_, means.cluster_centers_
+
+
+def _distinct(points: np.ndarray, most: int) -> int:
+    """Count the different rows of points [I, W], up to `most`: a catalogue of copies is rare."""
+    seen: set[bytes] = set()
+    for point in points:
+        seen.add((point + 0.0).tobytes())  # of two zeros one
+        if len(seen) == most:
+            break
+    return len(seen)
 
 
 def _groups(codes: np.ndarray) -> list[np.ndarray]:

@@ -18,6 +18,8 @@ from p5jax.data.refitting import refitted_explanations
 from p5jax.evaluation.baselines.reviews import Reviews
 from p5jax.memory.histories import neighbours, ratings_of, training_counts, training_matrix
 from p5jax.memory.memory import Memory
+from p5jax.memory.neighbours import pairs
+from p5jax.memory.stored_pairs import stored_pairs
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.template_files import load_templates, own_templates
 from p5jax.text.corpus import corpus
@@ -89,11 +91,23 @@ def find_fitted_leaks(
 ) -> list[str]:
     """Return a line for each fitted thing that is another one beside the held-out rows of `other`,
     a dataset of the same training rows."""
-    lines = refitted_explanations(dataset, other)
+    lines = refitted_explanations(dataset, other) + _recounted_pairs(dataset, other)
     for name, made in fitted.items():
         if _fingerprint(made(dataset)) != _fingerprint(made(other)):
             lines.append(f"{name}: other held-out rows give others, so held-out rows are read")
     return lines
+
+
+def _recounted_pairs(dataset: Dataset, other: Dataset) -> list[str]:
+    """Count the pairs that are stored again, beside the held-out rows of `other`."""
+    stored = stored_pairs(dataset)
+    differing = 0 if stored is None else (stored != pairs(other)).nnz
+    if not differing:
+        return []
+    return [
+        f"stored pairs: {differing} differ from those of training rows; delete"
+        f" {dataset.path / 'pairs'} and count them again"
+    ]
 
 
 def _fingerprint(values: Iterable[Any]) -> str:

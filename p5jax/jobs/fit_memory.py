@@ -7,6 +7,7 @@ from p5jax.evaluation.memory_choice import Choices, choose_memory
 from p5jax.evaluation.settings import MEMORY_USERS, EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.memory.memory import Memory
+from p5jax.memory.stored_pairs import stored_pairs
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run
 from p5jax.runs.stored_memory import Chosen, store_memory
@@ -27,7 +28,8 @@ def fit_memory(
     then on. UserError for a run or a prompt that asks for no next item.
     """
     run = opened(run, model_parallel)
-    choices = choose_memory(run, Memory.of(run.dataset), prompt, limit, config, distributed.report)
+    memory = Memory.of(run.dataset, sums=stored_pairs(run.dataset))
+    choices = choose_memory(run, memory, prompt, limit, config, distributed.report)
     chosen: Chosen = {
         "prompt": choices.prompt,
         "users": choices.users,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -77,3 +78,21 @@ def refuse_leaks(dataset: Dataset) -> Dataset:
     if leaks:
         raise UserError(f"{dataset.path}: {leaks[0]}; see p5jax data audit")
     return dataset
+
+
+def beam_writer(
+    opened: Callable[[], Callable[[Path, range], None]], options: Sequence[str]
+) -> Callable[[Mapping[Path, range]], None] | None:
+    """Return what writes files on Beam (see core.beam.write_on_beam), None without options.
+
+    UserError when Beam is absent.
+    """
+    if not options:
+        return None
+    try:
+        from p5jax.core.beam import write_on_beam
+    except ImportError as error:
+        raise UserError(
+            f"{error}; pip install 'p5jax[beam]' in an environment of its own"
+        ) from error
+    return partial(write_on_beam, opened, options)

@@ -116,17 +116,18 @@ def neighbours(
     max_distance: int | None,
     weight: Callable[[int], tuple[float, float]],
     chosen: np.ndarray | None = None,
+    rows: range | None = None,
 ) -> sp.csr_array:
     """Sum `weight(distance)` = (forward, backward) over pairs of training positions, [I, I].
 
-    chosen: the users whose histories are counted (default: all).
+    chosen: the users whose histories are counted (default: all). rows: see summed_pairs.
     """
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
     kept = in_training(dataset)
     if chosen is not None:
         kept &= np.isin(users, chosen)
     items = dataset.sequence_items[kept]
-    return summed_pairs(items, users[kept], dataset.num_items, max_distance, weight)
+    return summed_pairs(items, users[kept], dataset.num_items, max_distance, weight, rows)
 
 
 def summed_pairs(
@@ -135,24 +136,29 @@ def summed_pairs(
     num_items: int,
     max_distance: int | None,
     weight: Callable[[int], tuple[float, float]],
+    rows: range | None = None,
 ) -> sp.csr_array:
     """Sum `weight(distance)` over pairs of one user's positions, [I, I].
 
-    items, users [N]: positions in time order, those of a user beside each other.
+    items, users [N]: positions in time order, those of a user beside each other. rows: of the
+    matrix, the others being empty (default: all).
     """
     longest = int(np.bincount(users, minlength=1).max(initial=0))
     shape = (num_items, num_items)
     total = sp.csr_array(shape, dtype=np.float64)
     waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
-    starts = np.arange(len(items))
+    rows = range(num_items) if rows is None else rows
+    from_here = to_here = np.flatnonzero((items >= rows.start) & (items < rows.stop))
     for distance in range(1, min(longest - 1, max_distance or longest) + 1):
-        starts = starts[starts + distance < len(items)]
-        starts = starts[users[starts] == users[starts + distance]]
+        from_here = from_here[from_here + distance < len(items)]
+        from_here = from_here[users[from_here] == users[from_here + distance]]
         forward, backward = weight(distance)
-        waiting.append((items[starts], items[starts + distance], forward))
+        waiting.append((items[from_here], items[from_here + distance], forward))
         if backward:
-            waiting.append((items[starts + distance], items[starts], backward))
-        if sum(len(rows) for rows, _, _ in waiting) > PAIRS_PER_FLUSH:
+            to_here = to_here[to_here >= distance]
+            to_here = to_here[users[to_here] == users[to_here - distance]]
+            waiting.append((items[to_here], items[to_here - distance], backward))
+        if sum(len(found) for found, _, _ in waiting) > PAIRS_PER_FLUSH:
             total, waiting = total + summed(waiting, shape), []
     return total + summed(waiting, shape)
 

@@ -76,15 +76,19 @@ class Memory:
     settings: MemorySettings = field(default_factory=MemorySettings)
 
     @staticmethod
-    def of(dataset: Dataset, settings: MemorySettings | None = None) -> Memory:
+    def of(
+        dataset: Dataset,
+        settings: MemorySettings | None = None,
+        sums: sp.csr_array | None = None,
+    ) -> Memory:
         """Remember a dataset's training interactions, and item texts where the settings ask them.
 
-        Without settings they are asked where there are any.
+        Without settings they are asked where there are any. sums: where they are counted already.
         """
         texts = None if settings and not settings.text else near_texts(item_texts(dataset.items))
         if texts is not None and not texts.nnz and not settings:
             texts = None
-        counts, sums = training_counts(dataset), pairs(dataset)
+        counts, sums = training_counts(dataset), pairs(dataset) if sums is None else sums
         return Memory(counts, sums, texts, settings or MemorySettings())
 
     @cached_property

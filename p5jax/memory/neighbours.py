@@ -7,6 +7,7 @@ a little less for items that few have bought.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -20,24 +21,29 @@ RECENT, DECAY, DAMPING, BACKWARD = 20, 0.6, 0.3, 0.5
 NEAREST_TEXTS = 50  # of an item
 USUAL = 4  # interactions beside an item's own; fewer would hide new items
 _WORD = re.compile(r"[^\W_]+")
-_FREQUENT = 100  # items of a word that tells something, in a small catalogue
+_FREQUENT = 100, 2_000  # items of a word that tells something, in a small and a large catalogue
 _ROWS = 512  # of similarities at a time
+_UNITS = 2 * math.lcm(*range(1, 21))  # of nearness in 1: its halves to a distance of 20 are whole
 _STEPS = 10**9  # cosines are whole numbers of these: sums of equal terms are equal
 
 
-def pairs(dataset: Dataset) -> sp.csr_array:
-    """Sum 1 / distance over pairs of training positions, less where they go backward: [I, I]."""
-    return neighbours(dataset, None, _nearness)
+def pairs(dataset: Dataset, rows: range | None = None) -> sp.csr_array:
+    """Sum 1 / distance over pairs of training positions, less where they go backward: [I, I].
+
+    rows: of the matrix, the others being empty (default: all).
+    """
+    return neighbours(dataset, None, _nearness, rows=rows) / _UNITS
 
 
 def pairs_of(sequences: Sequence[np.ndarray], num_items: int) -> sp.csr_array:
     """Sum the same over pairs of positions of sequences of item indices: [I, I]."""
     users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    return summed_pairs(np.concatenate(sequences), users, num_items, None, _nearness)
+    return summed_pairs(np.concatenate(sequences), users, num_items, None, _nearness) / _UNITS
 
 
 def _nearness(distance: int) -> tuple[float, float]:
-    return 1 / distance, BACKWARD / distance
+    """Whole numbers of units, whose sums are exact, so the same in any order."""
+    return float(round(_UNITS / distance)), float(round(BACKWARD * _UNITS / distance))
 
 
 def damped(near: sp.csr_array, counts: np.ndarray) -> sp.csr_array:
@@ -64,8 +70,9 @@ def recent_items(cases: Histories, length: int, num_items: int) -> sp.csr_array:
 def near_texts(texts: list[str], nearest: int = NEAREST_TEXTS) -> sp.csr_array:
     """Return the cosine of each text's TF-IDF with those of the texts nearest to it: [I, I].
 
-    Words of more than a tenth of the items, and of 100, tell nothing. An item is not near itself;
-    of equals the first in the catalogue is nearer.
+    Words of more than a tenth of the items, but of 100 or more, tell nothing, nor do those of more
+    than 2,000 items, so that the time grows as the catalogue does. An item is not near itself; of
+    equals the first in the catalogue is nearer.
     """
     count, vectors = len(texts), _tf_idf(texts)
     if not vectors.nnz:
@@ -99,7 +106,7 @@ def _tf_idf(texts: list[str]) -> sp.csr_array:
     weigh = TfidfVectorizer(sublinear_tf=True, norm=None, token_pattern=_WORD.pattern)
     vectors = sp.csr_array(weigh.fit_transform(texts))
     frequency = np.bincount(vectors.indices, minlength=vectors.shape[1])
-    vectors = vectors[:, np.flatnonzero(frequency <= max(_FREQUENT, len(texts) // 10))]
+    vectors = vectors[:, np.flatnonzero(frequency <= np.clip(len(texts) // 10, *_FREQUENT))]
     norms = np.sqrt(vectors.multiply(vectors).sum(axis=1))
     return sp.csr_array(sp.diags_array(1 / np.where(norms > 0, norms, 1)) @ vectors)
 

@@ -12,6 +12,7 @@ from p5jax.core.kinds import Checksum, Count, built
 from p5jax.data.dataset import Dataset
 from p5jax.memory.memory import Memory
 from p5jax.memory.settings import MemorySettings
+from p5jax.memory.stored_pairs import stored_pairs
 from p5jax.parallel import distributed
 from p5jax.training.checkpoints import params_fingerprint
 
@@ -63,7 +64,7 @@ def stored_memory(run: OfDataset) -> Memory | None:
     if entry is None:
         return None
     settings = built(run.path / STORED_MEMORY.manifest, MemorySettings, entry["settings"])
-    return Memory.of(run.dataset, settings)
+    return Memory.of(run.dataset, settings, stored_pairs(run.dataset))
 
 
 def stored_entry(run: OfDataset) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ LIBRARY: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "data vocabulary": (["d", OUT], [vocabulary]),
     "data export-shards": ([GIN, OUT], [export_shards]),
     "data export-tfds": (["d", OUT], []),
+    "data count-pairs": (["d"], []),
     "train": ([GIN], []),
     "evaluate": (["run"], [EvaluationConfig(), evaluate]),
     "memory": (["run"], [EvaluationConfig(), fit_memory]),

@@ -134,7 +134,7 @@ CHOSEN = {
     "SyntheticOptions.split",
     *("EvaluationConfig.method", "BulkConfig.method", "RecipeConfig.format", "RecipeConfig.job"),
 }
-LEFT_OUT = ("p5jax.tasks", "p5jax.configs", "p5jax.data.tfds")  # extras
+LEFT_OUT = ("p5jax.tasks", "p5jax.configs", "p5jax.data.tfds", "p5jax.core.beam")  # extras
 
 
 def _settings_classes():

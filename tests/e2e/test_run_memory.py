@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from small_model import RUN_MODEL, log_probabilities
 
 from p5jax.core.errors import UserError
+from p5jax.core.tables import write_parquet
 from p5jax.evaluation.evaluators import evaluate_run
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.inference.mixing import Mixing
+from p5jax.jobs.count_pairs import count_pairs
 from p5jax.jobs.evaluate import evaluate
 from p5jax.jobs.fit_memory import fit_memory
 from p5jax.memory.memory import Memory
@@ -74,6 +79,17 @@ def test_a_memory_alone_is_the_baseline_that_counts_the_same(run):
     rows = {row.prompt_id: row for row in found}
     assert rows["memory"].per_user["rank"] == rows["co_occurrence"].per_user["rank"]
     assert rows["memory"].metrics == rows["co_occurrence"].metrics
+
+
+def test_pairs_that_are_stored_are_not_counted_again(run, choices):
+    counted = stored_memory(run).sums
+    folder = count_pairs(run.dataset)
+    assert (stored_memory(run).sums != counted).nnz == 0
+    (file,) = folder.glob("*.parquet")
+    table = pq.read_table(file)
+    write_parquet(file, table.set_column(2, "sum", pc.multiply(table["sum"], 2.0)))
+    assert (stored_memory(run).sums != 2 * counted).nnz == 0
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from p5jax.data.readers.synthetic import synthetic_raw
 from p5jax.data.readers.texts import SCHEMA, Texts
 from p5jax.data.writing import write_dataset
 from p5jax.evaluation.baselines.reviews import Reviews
+from p5jax.jobs.count_pairs import count_pairs
 from p5jax.memory import histories
 from p5jax.ppr import fitted
 from p5jax.ppr.backbone.sequences import SequenceIterator
@@ -180,6 +181,15 @@ def neighbours_of_all_rows(tmp_path, monkeypatch):
     return leaks_of(tmp_path)
 
 
+def stored_pairs_of_all_rows(tmp_path, monkeypatch):
+    data = prepared(tmp_path)
+    with monkeypatch.context() as planted:
+        everything = lambda dataset: np.ones(dataset.interactions.num_rows, bool)  # noqa: E731
+        planted.setattr(histories, "in_training", everything)
+        count_pairs(data)
+    return p5jax.audit(data)["leaks"]
+
+
 def item_vectors_of_whole_sequences(tmp_path, monkeypatch):
     data = prepared(tmp_path, scheme="token")
     monkeypatch.setattr(Dataset, "training_sequences", property(whole))
@@ -252,11 +262,13 @@ PLANTED = [
     (a_held_out_review_trains, r"1 held-out pairs are also training rows of reviews \(review\)"),
     (item_ids_of_whole_sequences("sequential"), "item ids: .* differ from sequential ids"),
     (item_ids_of_whole_sequences("collaborative"), "item ids: .* differ from collaborative ids"),
+    (item_ids_of_whole_sequences("semantic"), "item ids: .* differ from semantic ids"),
     (a_scale_of_all_ratings, "stars: made from .*, but training ratings alone give 1 to 5"),
     (feature_words_of_all_reviews, r"explanations: [1-9]\d* of \d+ training reviews differ"),
     (a_vocabulary_of_held_out_reviews, "^vocabulary: other held-out rows give others"),
     (neighbours_of_all_rows, "^neighbours of items: other held-out rows give others"),
     (neighbours_of_all_rows, "^memory: other held-out rows give others"),
+    (stored_pairs_of_all_rows, r"^stored pairs: [1-9]\d* differ from those of training rows"),
     (item_vectors_of_whole_sequences, "^item vectors: other held-out rows give others"),
     (negatives_that_know_what_is_held_out, "^training prompts: other held-out rows give others"),
     (hard_negatives_near_held_out_items, "^training prompts: other held-out rows give others"),
@@ -278,6 +290,7 @@ def test_a_planted_leak_is_found(tmp_path, monkeypatch, plant, line):
 @pytest.mark.parametrize("scheme", ["sequential", "collaborative", "semantic"])
 def test_without_a_plant_nothing_is_found(tmp_path, scheme):
     data = prepared(tmp_path, scheme=scheme)
+    count_pairs(data)
     result = p5jax.audit(data)
     assert result["leaks"] == []
     assert result["n"] == len(data.held_out_users("test"))

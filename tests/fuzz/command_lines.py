@@ -83,6 +83,7 @@ def _sound(worlds: Path) -> dict[str, list[str]]:
         "data audit": [dataset],
         "data vocabulary": [*train, *nowhere],
         "data export-shards": [*train, *nowhere],
+        "data count-pairs": [dataset],
         "train": train,
         "evaluate": [run, "--prompts", "2-3", "--limit", "2"],
         "compare": [run, run],

@@ -7,7 +7,9 @@ from pathlib import Path
 from kind import Kind
 from raw_files import raw_kinds
 from settings_files import text_kinds, weight_kinds
+from shard_files import shard_kinds
 from stored_files import stored_kinds
+from time_files import time_kinds
 from worlds import make_worlds
 
 
@@ -20,4 +22,6 @@ def make_kinds(worlds: Path) -> list[Kind]:
         *text_kinds(worlds),
         *weight_kinds(worlds),
         *stored_kinds(worlds),
+        *time_kinds(worlds),
+        *shard_kinds(worlds),
     ]

@@ -115,6 +115,14 @@ def _plain_text(file: Path) -> str | None:
 
 def _core(rows: list[tuple[str, str, float]]) -> dict[str, Any] | None:
     """Sequences of the k-core of (user, item, time), each pair's earliest row kept."""
+    sequences: dict[str, list[str]] = {}
+    for user, item in _core_times(rows):
+        sequences.setdefault(user, []).append(item)
+    return _with_titles(sequences, {})
+
+
+def _core_times(rows: list[tuple[str, str, float]]) -> dict[tuple[str, str], float]:
+    """The times of the pairs of the k-core, in their order, of each pair the earliest."""
     earliest: dict[tuple[str, str], tuple[float, int]] = {}
     for place, (user, item, when) in enumerate(rows):
         earliest.setdefault((user, item), (when, place))
@@ -126,10 +134,7 @@ def _core(rows: list[tuple[str, str, float]]) -> dict[str, Any] | None:
         if kept == pairs:
             break
         pairs = kept
-    sequences: dict[str, list[str]] = {}
-    for user, item in pairs:
-        sequences.setdefault(user, []).append(item)
-    return _with_titles(sequences, {})
+    return {pair: earliest[pair][0] for pair in pairs}
 
 
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9]*|[1-9][0-9]{0,11}")
@@ -150,6 +155,17 @@ def _recbole(folder: Path) -> Any:
 
 
 def _table(folder: Path) -> Any:
+    rows = _table_lines(folder)
+    return None if rows is None else _core(rows)
+
+
+def table_rows(folder: Path) -> dict[tuple[str, str], float] | None:
+    """The pairs of the k-core of a plain table, and their times; else None."""
+    rows = _table_lines(folder)
+    return None if rows is None else _core_times(rows)
+
+
+def _table_lines(folder: Path) -> list[tuple[str, str, float]] | None:
     text = _plain_text(folder / "t.csv")
     header, *lines = (text or "").split("\n")
     if text is None or header != "user,item,stars,ts":
@@ -160,7 +176,7 @@ def _table(folder: Path) -> Any:
         if len(cells) != 4 or not all(map(_KEY.fullmatch, (*cells[:2], cells[3]))):
             return None
         rows.append((cells[0], cells[1], float(cells[3])))
-    return _core(rows)
+    return rows
 
 
 def _table_titles(folder: Path) -> dict[str, str] | None:

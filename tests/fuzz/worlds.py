@@ -17,6 +17,7 @@ from small_model import small_model
 from p5jax.cli.main import main
 
 USERS, ITEMS = 18, 9
+CUTS = 10**9 + 900, 10**9 + 1400  # of the times of the interactions
 SIZES = (
     *("T5Config.emb_dim=16", "T5Config.mlp_dim=16", "T5Config.num_heads=2"),
     *("T5Config.num_encoder_layers=1", "T5Config.num_decoder_layers=1"),
@@ -70,6 +71,8 @@ def make_worlds(folder: Path) -> None:
     _raw(folder)
     (folder / "templates").mkdir()
     (folder / "templates" / "own.toml").write_text(TEMPLATES)
+    (folder / "split").mkdir()
+    (folder / "split" / "split").write_text("time:.6/.2/.2")
     (folder / "gin").mkdir()
     (folder / "gin" / "own.gin").write_text(GIN)
     _p5(folder / "p5")
@@ -180,6 +183,7 @@ def _trained(folder: Path) -> None:
     search = ("--family", "sequential", "--users", "8", "--epochs", "1", "--candidates", "4")
     _run("triggers", "search", run, "--out", folder / "triggers", *search)
     _run("rank", run, "--out", folder / "ranking", "-k", "3", "--beam", "8")
+    _sharded(folder, run, dataset)
     _run("memory", run, "--limit", "8", "--beam", "8")
     pretrain = ("--gin_file=ppr/sasrec.gin", "--gin.STEPS=2", "--gin.PprConfig.users=warm")
     sizes = ("--gin.BackboneConfig.emb_dim=8", "--gin.BackboneConfig.mlp_dim=8")
@@ -206,6 +210,27 @@ def _trained(folder: Path) -> None:
     for file in (run / "evaluation" / "test").iterdir():
         file.rename(folder / "evaluation" / file.name)
     shutil.rmtree(run / "evaluation")
+
+
+def _sharded(folder: Path, run: Path, dataset: Path) -> None:
+    """Two shards of a ranking and of an evaluation, a split by time, and pairs that are stored."""
+    import p5jax
+    from p5jax.data.building import build_dataset
+    from p5jax.data.readers.synthetic import synthetic_raw
+
+    for shard in ("1", "2"):
+        share = f"{shard}/2"
+        out, few = folder / "ranking-shards" / shard, ("-k", "3", "--beam", "8")
+        _run("rank", run, "--out", out, "--shard", share, "--batch-size", "2", *few)
+        p5jax.evaluate(run, prompts=("2-3",), shard=share)
+        made = run / "evaluation" / f"test-shard-{shard}-of-2"
+        (folder / "evaluation-shards").mkdir(exist_ok=True)
+        made.rename(folder / "evaluation-shards" / shard)
+    build_dataset(
+        synthetic_raw(users=60, items=30, seed=0), folder / "timed", split="time:.6/.2/.2"
+    )
+    shutil.copytree(dataset, folder / "counted")
+    _run("data", "count-pairs", folder / "counted")
 
 
 def _run(*words: object) -> None:

@@ -206,3 +206,14 @@ def test_words_of_most_items_tell_nothing():
 def test_bad_settings_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         MemorySettings(**settings)
+
+
+def test_a_word_of_very_many_items_tells_nothing():
+    """However large the catalogue is, a word brings at most 2,000 items near each other."""
+    texts = [f"own{item}" for item in range(30_000)]
+    for start, word, count in ((0, "usual", 2_001), (10_000, "telling", 2_000)):
+        for item in range(start, start + count):
+            texts[item] += f" {word}"
+    near = near_texts(texts, nearest=3)
+    near_some = np.flatnonzero(np.diff(near.indptr))
+    assert near_some.tolist() == [*range(10_000, 12_000)]

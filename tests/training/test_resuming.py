@@ -319,7 +319,8 @@ def test_two_processes_are_one_and_stop_together(tmp_path, uninterrupted):
 def test_training_needs_no_tensorflow_or_torch():
     code = (
         "import sys, p5jax.training.trainer\n"
-        "print([m for m in ('tensorflow', 'seqio', 'torch', 'transformers') if m in sys.modules])"
+        "absent = ('tensorflow', 'seqio', 'apache_beam', 'torch', 'transformers')\n"
+        "print([module for module in absent if module in sys.modules])"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)

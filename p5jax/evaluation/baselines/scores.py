@@ -44,6 +44,8 @@ def scores_of(
     scorer: Scorer, cases: Histories, popularity: np.ndarray
 ) -> Iterator[tuple[slice, Scores]]:
     """Yield (users, their scores) for chunks of users; popularity [I] orders equal items."""
+    ascending = np.sort(popularity)  # once: it takes as long as the catalogue is large
+    more_popular = len(popularity) - np.searchsorted(ascending, popularity, side="right")
     for start in range(0, len(cases.first), USERS_PER_CHUNK):
         part = cases.part(start, start + USERS_PER_CHUNK)
         history, found = part.history(len(popularity)), scorer(part)
@@ -51,7 +53,8 @@ def scores_of(
         if isinstance(found, np.ndarray):
             yield users, DenseScores.of(found, history, popularity)
         else:
-            yield users, SparseScores.of(sp.csr_array(found), history, popularity)
+            values = sp.csr_array(found)
+            yield users, SparseScores.of(values, history, popularity, more_popular)
 
 
 def target_ranks(scorer: Scorer, cases: Histories, popularity: np.ndarray) -> np.ndarray:
@@ -97,20 +100,29 @@ class DenseScores:
 
 @dataclass(frozen=True)
 class SparseScores:
-    """Scores of some items; the others are unscored, and come after those in one tie."""
+    """Scores of some items; the others are unscored, and come after those in one tie.
+
+    more_popular [I]: how many items are more popular than each.
+    """
 
     values: sp.csr_array
     history: sp.csr_array
     popularity: np.ndarray
+    more_popular: np.ndarray
 
     @staticmethod
-    def of(values: sp.csr_array, history: sp.csr_array, popularity: np.ndarray) -> SparseScores:
+    def of(
+        values: sp.csr_array,
+        history: sp.csr_array,
+        popularity: np.ndarray,
+        more_popular: np.ndarray,
+    ) -> SparseScores:
         """Leave out the history and round, so that sums of the same terms tie in any order."""
         values = values - values.multiply(history)
         values.eliminate_zeros()
         values.data = tied(values.data)
         values.sort_indices()
-        return SparseScores(values, history, popularity)
+        return SparseScores(values, history, popularity, more_popular)
 
     def ranks(self, targets: np.ndarray) -> np.ndarray:
         scores, history, popularity = self.values, self.history, self.popularity
@@ -123,9 +135,8 @@ class SparseScores:
         level = scores.data == own[rows]
         better = np.bincount(rows, weights=above | (level & more_popular), minlength=n)
         # An unscored target also loses to the more popular of the unscored items it competes with.
-        ascending = np.sort(popularity)
-        unscored = len(popularity) - np.searchsorted(ascending, count, side="right")
-        unscored -= np.bincount(rows, weights=more_popular, minlength=n).astype(np.int64)
+        unscored = self.more_popular[targets]
+        unscored = unscored - np.bincount(rows, weights=more_popular, minlength=n).astype(np.int64)
         rows = np.repeat(np.arange(n), np.diff(history.indptr))
         known = popularity[history.indices] > count[rows]
         unscored -= np.bincount(rows, weights=known, minlength=n).astype(np.int64)
