@@ -10,15 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import COLUMNS, ROW_GROUP, TRAIN
-from p5jax.data.explanations import (
-    BATCH,
-    EXTRACTED,
-    explained,
-    extract_feature_words,
-    sample_step,
-)
+from p5jax.data.explanations import BATCH, explained
+from p5jax.data.feature_words import EXTRACTED, extract_feature_words, sample_step
 from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.texts import SCHEMA, OrderedTexts
+from p5jax.data.readers.texts import SCHEMA, TEXT, OrderedTexts
 
 SHARE = 8  # a part is this share of the memory that texts may take
 
@@ -70,14 +65,15 @@ class ReviewsTable:
                 copied[at] = _repeats(user[at], timestamp[at], found)
         return copied
 
-    def _sample(self, rows: np.ndarray) -> Iterator[str]:
-        """Yield the texts of reviews [N], or about SAMPLE of them at regular distances."""
+    def _sample(self, rows: np.ndarray) -> pa.ChunkedArray:
+        """Return the texts of reviews [N], or about SAMPLE of them at regular distances."""
         rows = rows[:: sample_step(len(rows))]
+        found = list[pa.ChunkedArray]()
         for number, part in self._parts():
             here = rows[slice(*np.searchsorted(rows, (part.start, part.stop)))] - part.start
             if len(here):
-                texts = self._texts.part(number)["text"].take(here)
-                yield from (text for text in texts.to_pylist() if text)
+                found.append(self._texts.part(number)["text"].take(here))
+        return pa.chunked_array([chunk for each in found for chunk in each.chunks], TEXT)
 
     def _without_copies(self, number: int, rows: slice) -> pa.Table:
         part, copied = self._texts.part(number), self._copied[rows]

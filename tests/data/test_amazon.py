@@ -330,10 +330,10 @@ def test_gift_cards_metadata(shared):
 
 
 def in_small_blocks(monkeypatch):
-    """Files are read in blocks of a line, by two processes."""
+    """Files are read in blocks of a line, by two threads."""
     monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", 1)
     monkeypatch.setattr("p5jax.data.readers.lines.PIECE", 100)
-    monkeypatch.setattr("p5jax.core.processes.process_count", lambda: 2)
+    monkeypatch.setattr("p5jax.core.threads.thread_count", lambda: 2)
 
 
 def test_blocks_read_apart_are_what_one_block_is(tmp_path, monkeypatch):

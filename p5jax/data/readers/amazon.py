@@ -11,8 +11,8 @@ from pathlib import Path
 
 from p5jax.core.errors import UserError, shown
 from p5jax.core.kinds import is_text
-from p5jax.core.processes import in_processes
-from p5jax.data.explanations import read_feature_words
+from p5jax.core.threads import in_threads
+from p5jax.data.feature_words import read_feature_words
 from p5jax.data.formats import AmazonOptions, file_path, file_paths
 from p5jax.data.readers.cells import (
     BadLine,
@@ -104,7 +104,7 @@ def read_amazon(
         read_apart = functools.partial(_read_apart, rating_scale, path)
         blocks = read_blocks(path, "a JSON review a line")
         blocks = with_progress(blocks, path.name, "KiB", BLOCK >> 10)
-        for block, found in in_processes(read_apart, blocks):
+        for block, found in in_threads(read_apart, blocks):
             if found is None or not collected.join(found):
                 collected.read(path, block, errors)
     rows, names, versions = collected.rows, collected.names, collected.versions

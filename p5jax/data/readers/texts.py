@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from p5jax.core.processes import in_processes
+from p5jax.core.threads import in_threads
 
 TEXT = pa.large_string()  # 64-bit offsets: the review text of a category can pass 2 GiB
 SCHEMA = pa.schema([("headline", TEXT), ("text", TEXT)])
@@ -136,7 +136,7 @@ class OrderedTexts:
         self._store = Texts()
         # Of each part: the batches of the store, and where their rows come to stand.
         self._pieces: list[list[tuple[int, np.ndarray]]] = [[] for _ in self.ends]
-        for task, found in in_processes(_regrouped, self._regroupings(texts, rows)):
+        for task, found in in_threads(_regrouped, self._regroupings(texts, rows)):
             bounds = itertools.pairwise(task.bounds)
             for part, ((first, end), piece) in enumerate(zip(bounds, found, strict=True)):
                 if piece is not None:
