@@ -208,8 +208,9 @@ def _eight(data: bytes, places: np.ndarray) -> np.ndarray:
     """The eight bytes from each place on as a number, uint64, the first byte the lowest."""
     numbers = np.frombuffer(data + bytes(2 * EIGHT - len(data) % EIGHT), "<u8")
     at, bits = places >> 3, ((places & 7) << 3).astype(np.uint64)
-    high: np.ndarray = numbers[at + 1] << np.uint64(1) << (np.uint64(63) - bits)
-    return high | (numbers[at] >> bits)
+    high = numbers[at + 1] << np.uint64(1) << (np.uint64(63) - bits)
+    found: np.ndarray = high | (numbers[at] >> bits)
+    return found
 
 
 def _hash(eight: np.ndarray, length: np.ndarray) -> np.ndarray:

@@ -75,15 +75,16 @@ class RawData:
 class Rows:
     """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
 
-    users, items: their keys; user, item: [N], numbers of these keys. times: [N], whole numbers.
+    users, items: their keys; user, item: int32 [N], numbers of these keys; rating: float32 [N];
+    times: int64 [N], whole numbers.
     """
 
     users: list[str]
     items: list[str]
-    user: array[int]
-    item: array[int]
-    rating: array[float]
-    times: array[int]
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    times: np.ndarray
     texts: list[Packed]
 
 
@@ -141,16 +142,6 @@ class RowCollector:
         if len(self._texts) >= CHUNK:
             self._flush()
 
-    def rows(self) -> Rows | None:
-        """Return the rows so far; None where some times are no whole numbers."""
-        self._flush()
-        times = self.times.numbers
-        if times is None:
-            return None
-        columns = self.user, self.item, self.rating, times
-        texts = [self.texts.batch(number) for number in range(self.texts.num_batches)]
-        return Rows([*self.users], [*self.items], *columns, texts)
-
     def extend(self, rows: Rows) -> list[int] | None:
         """Append rows; return the index of each of their users.
 
@@ -163,7 +154,7 @@ class RowCollector:
         items = [self.items.setdefault(key, len(self.items)) for key in rows.items]
         self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
         self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
-        self.rating.extend(rows.rating)
+        self.rating.frombytes(rows.rating.tobytes())
         for texts in rows.texts:
             self.texts.append(texts)
         return users

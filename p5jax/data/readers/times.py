@@ -70,17 +70,12 @@ class Times:
         else:
             self.whole.append(time)
 
-    @property
-    def numbers(self) -> array[int] | None:
-        """The times, where all are whole numbers."""
-        return self.whole if self._form in ("", "number") and not self._fractions else None
-
-    def extend(self, numbers: array[int]) -> bool:
-        """Add the times of the next rows, which are whole numbers; False where others are not."""
-        if numbers and self._form not in ("", "number"):
+    def extend(self, numbers: np.ndarray) -> bool:
+        """Add the times of the next rows, int64 [N]; False where those so far are no numbers."""
+        if len(numbers) and self._form not in ("", "number"):
             return False
-        self._form = "number" if numbers else self._form
-        self.whole.extend(numbers)
+        self._form = "number" if len(numbers) else self._form
+        self.whole.frombytes(numbers.tobytes())
         return True
 
     def parse(self, value: object, field: str) -> Time:
