@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -102,25 +102,27 @@ def explanation_columns(
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return the columns (feature, sentence), null where a review has no pair, for texts [N]."""
     reviews = pa.table({"text": texts})
-    parts = (reviews.slice(start, BATCH) for start in range(0, max(1, len(texts)), BATCH))
+    starts = range(0, max(1, len(texts)), BATCH)
+    parts = (functools.partial(reviews.slice, start, BATCH) for start in starts)
     table = pa.concat_tables(explained(parts, features))
     return table["feature"], table["sentence"]
 
 
-def explained(tables: Iterable[pa.Table], features: list[str]) -> Iterator[pa.Table]:
+def explained(
+    parts: Iterable[Callable[[], pa.Table]], features: Sequence[str]
+) -> Iterator[pa.Table]:
     """Yield tables of BATCH reviews or less with the columns feature and sentence behind theirs.
 
-    They are null where a review has no pair.
+    They are null where a review has no pair. parts: what returns each table, when its turn comes.
     """
-    find = functools.partial(_pairs, PairFinder(features))
-    for table, pairs in with_progress(in_threads(find, tables), "explanations", "reviews", BATCH):
-        for name, column in zip(("feature", "sentence"), pairs, strict=True):
-            table = table.append_column(name, column)
+    find = functools.partial(_with_pairs, PairFinder(features))
+    for _, table in with_progress(in_threads(find, parts), "explanations", "reviews", BATCH):
         yield table
 
 
-def _pairs(finder: PairFinder, reviews: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """Return the features and the sentences of reviews."""
+def _with_pairs(finder: PairFinder, part: Callable[[], pa.Table]) -> pa.Table:
+    """Return reviews with their features and sentences."""
+    reviews = part()
     place = np.full(reviews.num_rows, -1)  # of each review's feature in the list
     at, sentences = np.full(reviews.num_rows, -1), list[str]()
     for rows, texts in blocks(reviews["text"]):
@@ -129,4 +131,5 @@ def _pairs(finder: PairFinder, reviews: pa.Table) -> tuple[pa.Array, pa.Array]:
         at[rows[found]] = np.arange(len(some)) + len(sentences)
         sentences += some
     feature = finder.features.take(pa.array(place, mask=place < 0))
-    return feature, pa.array(sentences, TEXT).take(pa.array(at, mask=at < 0))
+    sentence = pa.array(sentences, TEXT).take(pa.array(at, mask=at < 0))
+    return reviews.append_column("feature", feature).append_column("sentence", sentence)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from p5jax.data.dataset import COLUMNS, ROW_GROUP, TRAIN
 from p5jax.data.explanations import BATCH, explained
 from p5jax.data.feature_words import EXTRACTED, extract_feature_words, sample_step
 from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.texts import SCHEMA, TEXT, OrderedTexts
+from p5jax.data.readers.texts import SCHEMA, TEXT, OrderedTexts, Part
 
-SHARE = 8  # a part is this share of the memory that texts may take
+# A part is this share of the memory that texts may take, where there are several, or one alone.
+SEVERAL, ALONE = 8, 4
 
 
 class ReviewsTable:
@@ -35,9 +37,8 @@ class ReviewsTable:
         user, timestamp, split = (
             self._pairs[name].to_numpy() for name in ("user", "timestamp", "split")
         )
-        bytes_each = raw.texts.size / max(1, int(raw.texts.written.sum()))
-        most = max(1, int(memory * 2**30 / SHARE / max(1, bytes_each)))
-        self._texts = OrderedTexts(raw.texts, rows[written], _ends(user, most))
+        ends = _ends(user, len(raw.texts), raw.texts.size, memory * 2**30)
+        self._texts = OrderedTexts(raw.texts, rows[written], ends)
         self._copied = self._copies(user, timestamp)
         self.copies = int(self._copied.sum())
         training = np.flatnonzero((split == TRAIN) & ~self._copied)
@@ -46,50 +47,45 @@ class ReviewsTable:
         source = EXTRACTED if given is None else "given"
         self.features: dict[str, Any] = {"source": source, "count": len(self._words)}
 
-    def _parts(self) -> Iterator[tuple[int, slice]]:
-        """Yield each part's number and rows."""
-        ends = self._texts.ends
-        for number, (first, end) in enumerate(itertools.pairwise([0, *ends])):
-            yield number, slice(first, end)
+    def _in_parts(self, rows: np.ndarray) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield each part that has some of these rows, ascending [M], and where in it they are."""
+        for number, (first, end) in enumerate(itertools.pairwise([0, *self._texts.ends])):
+            here = rows[slice(*np.searchsorted(rows, (first, end)))] - first
+            if len(here):
+                yield self._texts.part(number), here
 
     def _copies(self, user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
         """Return which reviews [N] repeat an earlier one."""
         again = (np.diff(user) == 0) & (np.diff(timestamp) == 0)
-        near = np.r_[False, again] | np.r_[again, False]
-        copied = np.zeros(len(user), bool)
-        for number, rows in self._parts():
-            candidates = np.flatnonzero(near[rows])
-            if len(candidates):
-                found = self._texts.part(number).take(candidates)
-                at = candidates + rows.start
-                copied[at] = _repeats(user[at], timestamp[at], found)
+        near = np.flatnonzero(np.r_[False, again] | np.r_[again, False])
+        copied, start = np.zeros(len(user), bool), 0
+        for part, rows in self._in_parts(near):
+            at = near[start : start + len(rows)]
+            copied[at] = _repeats(user[at], timestamp[at], part.take(rows))
+            start += len(rows)
         return copied
 
     def _sample(self, rows: np.ndarray) -> pa.ChunkedArray:
         """Return the texts of reviews [N], or about SAMPLE of them at regular distances."""
         rows = rows[:: sample_step(len(rows))]
-        found = list[pa.ChunkedArray]()
-        for number, part in self._parts():
-            here = rows[slice(*np.searchsorted(rows, (part.start, part.stop)))] - part.start
-            if len(here):
-                found.append(self._texts.part(number)["text"].take(here))
+        found = [part.take(here)["text"] for part, here in self._in_parts(rows)]
         return pa.chunked_array([chunk for each in found for chunk in each.chunks], TEXT)
 
-    def _without_copies(self, number: int, rows: slice) -> pa.Table:
-        part, copied = self._texts.part(number), self._copied[rows]
-        return part.filter(pa.array(~copied)) if copied.any() else part
+    def _batches(self, rows: np.ndarray) -> Iterator[Callable[[], pa.Table]]:
+        """Yield what returns the texts of these rows, BATCH at a time."""
+        for start in range(0, max(1, len(rows)), BATCH):
+            yield functools.partial(_taken, [*self._in_parts(rows[start : start + BATCH])])
+        self._texts.release()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table's rows, ROW_GROUP at a time; a table without rows where there are none.
 
         The pieces of a column are as long whatever the parts are, for Parquet files differ by them.
         """
-        kept = self._pairs.filter(pa.array(~self._copied))
-        texts = (self._without_copies(*part) for part in self._parts())
-        found = explained(_cut(texts, BATCH), self._words)
-        at = 0
+        kept = np.flatnonzero(~self._copied)
+        found, at = explained(self._batches(kept), self._words), 0
         for table in _cut(found, ROW_GROUP):
-            rows = kept.slice(at, table.num_rows)
+            rows = self._pairs.take(pa.array(kept[at : at + table.num_rows]))
             at += table.num_rows
             for name in table.column_names:
                 column = table[name]
@@ -101,8 +97,19 @@ class ReviewsTable:
             del rows
 
 
-def _ends(user: np.ndarray, most: int) -> list[int]:
-    """Return where parts of about `most` rows end, none within the rows of a user."""
+def _taken(rows: Sequence[tuple[Part, np.ndarray]]) -> pa.Table:
+    """The texts of rows of parts."""
+    return pa.concat_tables([SCHEMA.empty_table(), *(part.take(here) for part, here in rows)])
+
+
+def _ends(user: np.ndarray, rows: int, size: int, memory: float) -> list[int]:
+    """Return where parts end that take a share of the memory, none within the rows of a user.
+
+    size: bytes of the texts of so many rows.
+    """
+    if size <= memory / ALONE:
+        return [len(user)]
+    most = max(1, int(memory / SEVERAL * rows / size))
     inside = np.searchsorted(user, user[most::most])
     return [*np.unique(inside).tolist(), len(user)]
 

@@ -88,6 +88,11 @@ class Texts:
         """Which rows have a headline or a text, bool [N]."""
         return np.concatenate([np.zeros(0, bool), *self._written])
 
+    def slices(self) -> list[slice]:
+        """Return which rows each batch has."""
+        ends = np.cumsum([0, *map(len, self._written)]).tolist()
+        return [slice(first, end) for first, end in itertools.pairwise(ends)]
+
     def append(self, rows: Packed) -> None:
         """Add rows behind the others."""
         self._places.append(self._file.seek(0, 2))
@@ -115,13 +120,25 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Texts of rows [M], unpacked. table: of them and others; order: int64 [M], where each is."""
+
+    table: pa.Table
+    order: np.ndarray
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """Return the headlines and texts of some of the rows, in their order."""
+        return self.table.take(pa.array(self.order[rows]))
+
+
+@dataclass(frozen=True)
 class _Regrouping:
-    """A batch, the rows of it that are wanted, part by part, and where these parts end.
+    """Some batches, the rows of them that are wanted, part by part, and where these parts end.
 
     positions: where each of these rows comes to stand.
     """
 
-    batch: Packed
+    batches: list[Packed]
     rows: np.ndarray
     bounds: np.ndarray
     positions: np.ndarray
@@ -133,10 +150,17 @@ class OrderedTexts:
     def __init__(self, texts: Texts, rows: np.ndarray, ends: Sequence[int]) -> None:
         """rows: int64 [M], in the new order, each once; ends: where each part ends, M at last."""
         self.ends = list(ends)
-        self._store = Texts()
         # Of each part: the batches of the store, and where their rows come to stand.
         self._pieces: list[list[tuple[int, np.ndarray]]] = [[] for _ in self.ends]
-        for task, found in in_threads(_regrouped, self._regroupings(texts, rows)):
+        self._unpacked: tuple[int, Part] | None = None
+        positions = np.full(len(texts), -1, np.int32)
+        positions[rows] = np.arange(len(rows), dtype=np.int32)
+        if len(self.ends) == 1:
+            self._store = texts
+            self._pieces[0] = [(n, positions[rows]) for n, rows in enumerate(texts.slices())]
+            return
+        self._store = Texts()
+        for task, found in in_threads(_regrouped, self._regroupings(texts, positions)):
             bounds = itertools.pairwise(task.bounds)
             for part, ((first, end), piece) in enumerate(zip(bounds, found, strict=True)):
                 if piece is not None:
@@ -144,31 +168,45 @@ class OrderedTexts:
                     self._pieces[part].append(place)
                     self._store.append(piece)
 
-    def _regroupings(self, texts: Texts, rows: np.ndarray) -> Iterator[_Regrouping]:
-        position = np.full(len(texts) if len(rows) else 0, -1, np.int32)
-        position[rows] = np.arange(len(rows), dtype=np.int32)
-        start = 0
-        for number in range(texts.num_batches if len(rows) else 0):
-            batch = texts.batch(number)
-            here = position[start : start + len(batch.written)]
-            start += len(here)
-            order = np.argsort(here, kind="stable")
-            order = order[np.searchsorted(here[order], 0) :]
-            if len(order):
-                bounds = np.searchsorted(here[order], [0, *self.ends])
-                yield _Regrouping(batch, order, bounds, here[order])
+    def _regroupings(self, texts: Texts, positions: np.ndarray) -> Iterator[_Regrouping]:
+        batches, start = list[Packed](), 0
+        for number, rows in enumerate(texts.slices()):
+            batches.append(texts.batch(number))
+            if rows.stop - start < CHUNK and rows.stop < len(texts):
+                continue
+            here = positions[start : rows.stop]
+            order = _wanted(here)
+            bounds = np.searchsorted(here[order], [0, *self.ends])
+            yield _Regrouping(batches, order, bounds, here[order])
+            batches, start = [], rows.stop
 
-    def part(self, number: int) -> pa.Table:
-        """Return the rows of a part."""
-        pieces = self._pieces[number]
-        found = [self._store.batch(batch).unpacked() for batch, _ in pieces]
-        positions = np.concatenate([np.zeros(0, np.int32), *(rows for _, rows in pieces)])
-        return pa.Table.from_batches(found, SCHEMA).take(np.argsort(positions))
+    def part(self, number: int) -> Part:
+        """Return a part; it stays in memory until another one is asked for, or `release`."""
+        if self._unpacked is None or self._unpacked[0] != number:
+            self.release()
+            batches = (self._store.batch(batch) for batch, _ in self._pieces[number])
+            found = [rows for _, rows in in_threads(Packed.unpacked, batches)]
+            table = pa.Table.from_batches(found, SCHEMA).combine_chunks()
+            places = [np.zeros(0, np.int32), *(rows for _, rows in self._pieces[number])]
+            self._unpacked = number, Part(table, _wanted(np.concatenate(places)))
+        return self._unpacked[1]
+
+    def release(self) -> None:
+        """Keep no part in memory."""
+        self._unpacked = None
+
+
+def _wanted(positions: np.ndarray) -> np.ndarray:
+    """Which rows come to stand anywhere, those with a position, by their positions."""
+    order = np.argsort(positions, kind="stable")
+    return order[np.searchsorted(positions[order], 0) :]
 
 
 def _regrouped(task: _Regrouping) -> list[Packed | None]:
     """Return the wanted rows of each part, None where there are none."""
-    rows = task.batch.unpacked().take(pa.array(task.rows))
+    table = pa.Table.from_batches([batch.unpacked() for batch in task.batches], SCHEMA)
+    columns = (column.combine_chunks().take(pa.array(task.rows)) for column in table.columns)
+    rows = text_rows(*columns)
     return [
         Packed.of(rows.slice(first, end - first)) if first < end else None
         for first, end in itertools.pairwise(task.bounds)
