@@ -16,7 +16,7 @@ from p5jax.data.readers.texts import TEXT
 from p5jax.data.words import Joined, Vocabulary, blocks
 
 MIN_WORDS, MAX_WORDS = 4, 30  # length of an explanation sentence
-BATCH = 20_000
+BATCH = 20 << 10
 
 
 class PairFinder:

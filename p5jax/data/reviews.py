@@ -16,8 +16,8 @@ from p5jax.data.feature_words import EXTRACTED, extract_feature_words, sample_st
 from p5jax.data.readers.raw import RawData
 from p5jax.data.readers.texts import SCHEMA, TEXT, OrderedTexts, Part
 
-# A part is this share of the memory that texts may take, where there are several, or one alone.
-SEVERAL, ALONE = 8, 4
+SHARE = 8  # a part is this share of the memory that texts may take
+PIECE = 20_000  # rows of a piece of a column that was not in the source
 
 
 class ReviewsTable:
@@ -37,8 +37,9 @@ class ReviewsTable:
         user, timestamp, split = (
             self._pairs[name].to_numpy() for name in ("user", "timestamp", "split")
         )
-        ends = _ends(user, len(raw.texts), raw.texts.size, memory * 2**30)
-        self._texts = OrderedTexts(raw.texts, rows[written], ends)
+        bytes_each = raw.texts.size / max(1, int(raw.texts.written.sum()))
+        most = max(1, int(memory * 2**30 / SHARE / max(1, bytes_each)))
+        self._texts = OrderedTexts(raw.texts, rows[written], _ends(user, most))
         self._copied = self._copies(user, timestamp)
         self.copies = int(self._copied.sum())
         training = np.flatnonzero((split == TRAIN) & ~self._copied)
@@ -80,36 +81,39 @@ class ReviewsTable:
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table's rows, ROW_GROUP at a time; a table without rows where there are none.
 
-        The pieces of a column are as long whatever the parts are, for Parquet files differ by them.
+        The pieces of a column are as long whatever the parts are, for Parquet files differ by them:
+        those of PIECE rows for what is found, and as from one piece for what was said, which any
+        pieces are that are a multiple of 1,024 rows.
         """
         kept = np.flatnonzero(~self._copied)
         found, at = explained(self._batches(kept), self._words), 0
         for table in _cut(found, ROW_GROUP):
             rows = self._pairs.take(pa.array(kept[at : at + table.num_rows]))
-            at += table.num_rows
             for name in table.column_names:
-                column = table[name]
-                if name in SCHEMA.names:
-                    column = column.combine_chunks()
+                column = table[name] if name in SCHEMA.names else _in_pieces(table[name], at)
                 rows = rows.append_column(name, column)
+            at += table.num_rows
             del table, column  # here and below: no group is kept while the next one is made
             yield rows
             del rows
 
 
 def _taken(rows: Sequence[tuple[Part, np.ndarray]]) -> pa.Table:
-    """The texts of rows of parts."""
-    return pa.concat_tables([SCHEMA.empty_table(), *(part.take(here) for part, here in rows)])
+    """The texts of rows of parts, in one piece."""
+    found = [part.take(here) for part, here in rows]
+    return pa.concat_tables([SCHEMA.empty_table(), *found]).combine_chunks()
 
 
-def _ends(user: np.ndarray, rows: int, size: int, memory: float) -> list[int]:
-    """Return where parts end that take a share of the memory, none within the rows of a user.
+def _in_pieces(column: pa.ChunkedArray, start: int) -> pa.ChunkedArray:
+    """The column from its row `start` on, cut where all of it is cut."""
+    whole = column.combine_chunks()
+    bounds = [0, *range(PIECE - start % PIECE, len(whole), PIECE), len(whole)]
+    pieces = [whole.slice(first, end - first) for first, end in itertools.pairwise(bounds)]
+    return pa.chunked_array(pieces, column.type)
 
-    size: bytes of the texts of so many rows.
-    """
-    if size <= memory / ALONE:
-        return [len(user)]
-    most = max(1, int(memory / SEVERAL * rows / size))
+
+def _ends(user: np.ndarray, most: int) -> list[int]:
+    """Return where parts of about `most` rows end, none within the rows of a user."""
     inside = np.searchsorted(user, user[most::most])
     return [*np.unique(inside).tolist(), len(user)]
 

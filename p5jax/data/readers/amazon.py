@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p5jax.core.threads import in_threads
 from p5jax.data.feature_words import read_feature_words
-from p5jax.data.formats import AmazonOptions, file_path, file_paths
+from p5jax.data.formats import MEMORY, AmazonOptions, file_path, file_paths
 from p5jax.data.readers.amazon_columns import in_columns
 from p5jax.data.readers.amazon_reviews import LARGEST, NEW, Reviews, key_in
 from p5jax.data.readers.cells import BadLine, Matches, filled, known
@@ -32,6 +32,7 @@ def read(options: AmazonOptions) -> RawData:
         file_paths(options.metadata),
         rating_scale=options.rating_scale or STARS,
         skip_bad_lines=options.skip_bad_lines,
+        memory=options.memory,
     )
     words = file_path(options.feature_words)
     if words is None:
@@ -47,16 +48,17 @@ def read_amazon(
     name: str | None = None,
     rating_scale: Sequence[float] = STARS,
     skip_bad_lines: bool = False,
+    memory: float = MEMORY,
 ) -> RawData:
     """Read review files (JSON lines) and metadata files (JSON or Python literals), plain or .gz.
 
     The version shows in the field names of each line: reviewerID (2014, 2018) or user_id (2023,
     times in milliseconds). Metadata of items without a review is ignored. rating_scale: the lowest
-    and the highest rating that a line may have.
+    and the highest rating that a line may have. memory: GiB that texts may take.
     UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(skip_bad_lines)
-    collected = Reviews(rating_scale)
+    collected = Reviews(rating_scale, memory)
     for path in reviews:
         columns_of = functools.partial(in_columns, rating_scale, path)
         blocks = read_blocks(path, "a JSON review a line")

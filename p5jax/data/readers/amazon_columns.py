@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 import numpy as np
 import orjson
@@ -17,8 +18,10 @@ from p5jax.data.readers.json_lines import Record, json_record
 from p5jax.data.readers.lines import NEWLINE, Block
 from p5jax.data.readers.page_text import plain
 from p5jax.data.readers.raw import Rows
-from p5jax.data.readers.texts import TEXT, Packed, text_rows
+from p5jax.data.readers.texts import TEXT, text_rows
 from p5jax.data.readers.times import LATEST
+
+LINES = 128  # that are objects of Python at once, few enough for a core's cache
 
 
 class _Unusual(Exception):
@@ -30,20 +33,19 @@ def in_columns(scale: Sequence[float], path: Path, block: Block) -> Found | None
 
     scale: the lowest and the highest rating.
     """
+    lines = block.data.removesuffix(NEWLINE).split(NEWLINE)
     try:
-        records = _records(block)
-        fields = NEW if NEW.user in records[0] and OLD.user not in records[0] else OLD
-        if fields is NEW and any(OLD.user in record for record in records):
-            return None
-        rows = _rows(scale, fields, records)
-        names = _names(fields, records, rows)
+        (first,) = _records(lines[:1])
+        fields = NEW if NEW.user in first and OLD.user not in first else OLD
+        values = _values(fields, lines)
+        rows = _rows(scale, fields, values)
+        names = _names(values.get(fields.name or "", []), rows)
     except (_Unusual, BadLine, LookupError, TypeError, OverflowError, UnicodeDecodeError):
         return None
     return Found(rows, names, {fields.user: (path, block.first)})
 
 
-def _records(block: Block) -> list[Record]:
-    lines = block.data.removesuffix(NEWLINE).split(NEWLINE)
+def _records(lines: Sequence[bytes]) -> list[Record]:
     try:
         records = [*map(orjson.loads, lines)]
     except orjson.JSONDecodeError:  # of half a pair of surrogates, say, which texts are cut within
@@ -52,19 +54,34 @@ def _records(block: Block) -> list[Record]:
     return records
 
 
-def _rows(scale: Sequence[float], fields: Fields, records: list[Record]) -> Rows:
-    users, user = _keys([record[fields.user] for record in records])
+def _values(fields: Fields, lines: Sequence[bytes]) -> dict[str, list[Any]]:
+    """The values of each field [N], None where there is none; those of items by the last name."""
+    said = (fields.rating, fields.time, fields.headline, fields.text, fields.name)
+    values: dict[str, list[Any]] = {field: [] for field in said if field}
+    users, items = list[Any](), list[Any]()
     first, last = fields.item[0], fields.item[-1]
-    items, item = _keys([record[first] if first in record else record[last] for record in records])
-    ratings = [record[fields.rating] for record in records]
-    times = [record[fields.time] for record in records]
-    _check_types(ratings, {int, float})
-    _check_types(times, {int})
-    rating, time = np.array(ratings, np.float64), np.array(times, np.int64)
+    for start in range(0, len(lines), LINES):
+        records = _records(lines[start : start + LINES])
+        if fields is NEW and any(OLD.user in record for record in records):
+            raise _Unusual
+        users += [record[fields.user] for record in records]
+        items += [record[first] if first in record else record[last] for record in records]
+        for field, column in values.items():
+            column += [record.get(field) for record in records]
+    return values | {fields.user: users, last: items}
+
+
+def _rows(scale: Sequence[float], fields: Fields, values: dict[str, list[Any]]) -> Rows:
+    users, user = _keys(values[fields.user])
+    items, item = _keys(values[fields.item[-1]])
+    _check_types(values[fields.rating], {int, float})
+    _check_types(values[fields.time], {int})
+    rating = np.array(values[fields.rating], np.float64)
+    time = np.array(values[fields.time], np.int64)
     if not ((rating >= scale[0]) & (rating <= scale[1])).all() or (np.abs(time) >= LATEST).any():
         raise _Unusual
-    texts = text_rows(_texts(fields.headline, records), _texts(fields.text, records))
-    return Rows(users, items, user, item, rating.astype(np.float32), time, [Packed.of(texts)])
+    texts = text_rows(_texts(values[fields.headline]), _texts(values[fields.text]))
+    return Rows(users, items, user, item, rating.astype(np.float32), time, texts)
 
 
 def _keys(values: list[str]) -> tuple[list[str], np.ndarray]:
@@ -76,21 +93,18 @@ def _keys(values: list[str]) -> tuple[list[str], np.ndarray]:
     return [*places], np.fromiter(map(places.__getitem__, values), np.int32, len(values))
 
 
-def _texts(field: str, records: list[Record]) -> pa.Array:
-    values = [record.get(field) for record in records]
+def _texts(values: list[str | None]) -> pa.Array:
     _check_types(values, {str, NoneType})
     return pa.array([plain(value) if value else None for value in values], TEXT)
 
 
-def _names(fields: Fields, records: list[Record], rows: Rows) -> list[str | None]:
-    """The name of each user, the first that is one."""
+def _names(values: list[str | None], rows: Rows) -> list[str | None]:
+    """The name of each user, the first that is one; None where there are no values."""
+    _check_types(values, {str, NoneType})
     names: list[str | None] = [None] * len(rows.users)
-    if fields.name is not None:
-        values = [record.get(fields.name) for record in records]
-        _check_types(values, {str, NoneType})
-        for user, value in zip(rows.user.tolist(), values, strict=True):
-            if value and names[user] is None:
-                names[user] = plain(value)
+    for user, value in zip(rows.user.tolist(), values, strict=False):
+        if value and names[user] is None:
+            names[user] = plain(value)
     return names
 
 

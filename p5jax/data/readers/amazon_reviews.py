@@ -50,10 +50,10 @@ class Found:
 class Reviews:
     """Collects reviews of one version, and the names of their users."""
 
-    def __init__(self, scale: Sequence[float]) -> None:
-        """scale: the lowest and the highest rating."""
+    def __init__(self, scale: Sequence[float], memory: float) -> None:
+        """scale: the lowest and the highest rating; memory: GiB that texts may take."""
         self.scale = scale
-        self.rows = RowCollector()
+        self.rows = RowCollector(memory=memory)
         self.names: list[str | None] = []
         self.versions: dict[str, tuple[Path, int]] = {}
 

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.data.formats import MEMORY
 from p5jax.data.readers.cells import WARNING as WARNING
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.texts import CHUNK, TEXT, Packed, Texts, text_rows
+from p5jax.data.readers.texts import CHUNK, TEXT, Texts, text_rows
 from p5jax.data.readers.times import Time, Times
 
 ITEM_COLUMNS = ("title", "brand", "categories", "price")
@@ -76,7 +77,7 @@ class Rows:
     """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
 
     users, items: their keys; user, item: int32 [N], numbers of these keys; rating: float32 [N];
-    times: int64 [N], whole numbers.
+    times: int64 [N], whole numbers; texts: rows of texts.SCHEMA [N].
     """
 
     users: list[str]
@@ -85,21 +86,26 @@ class Rows:
     item: np.ndarray
     rating: np.ndarray
     times: np.ndarray
-    texts: list[Packed]
+    texts: pa.RecordBatch
 
 
 class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
-    def __init__(self, users: Iterable[str] = (), items: Iterable[str] = ()) -> None:
-        """Start with these keys, numbered in this order before any row has them."""
+    def __init__(
+        self, users: Iterable[str] = (), items: Iterable[str] = (), memory: float = MEMORY
+    ) -> None:
+        """Start with these keys, numbered in this order before any row has them.
+
+        memory: GiB that texts may take.
+        """
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
         self.rating, self.times = array("f"), Times()
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
-        self.texts = Texts()
+        self.texts = Texts(memory)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -155,15 +161,14 @@ class RowCollector:
         self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
         self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
         self.rating.frombytes(rows.rating.tobytes())
-        for texts in rows.texts:
-            self.texts.append(texts)
+        self.texts.append(rows.texts)
         return users
 
     def _flush(self) -> None:
         if not self._texts:
             return
         rows = text_rows(pa.array(self._headlines, TEXT), pa.array(self._texts, TEXT))
-        self.texts.append(Packed.of(rows))
+        self.texts.append(rows)
         self._headlines.clear()
         self._texts.clear()
 
