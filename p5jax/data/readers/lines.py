@@ -80,6 +80,13 @@ class Block:
     first: int
     data: bytes
 
+    def after(self, number: int) -> Block:
+        """Return the lines behind one of them."""
+        end = 0
+        for _ in range(self.first, number + 1):
+            end = self.data.index(NEWLINE, end) + 1
+        return Block(number + 1, self.data[end:])
+
     def lines(
         self, path: Path, errors: LineErrors, blank: bool = False
     ) -> Iterator[tuple[int, str]]:

@@ -77,7 +77,7 @@ class Rows:
     """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
 
     users, items: their keys; user, item: int32 [N], numbers of these keys; rating: float32 [N];
-    times: int64 [N], whole numbers; texts: rows of texts.SCHEMA [N].
+    times, zoned: as for `Times.extend`; texts: rows of texts.SCHEMA [N].
     """
 
     users: list[str]
@@ -87,6 +87,7 @@ class Rows:
     rating: np.ndarray
     times: np.ndarray
     texts: pa.RecordBatch
+    zoned: bool | None = None
 
 
 class RowCollector:
@@ -151,9 +152,9 @@ class RowCollector:
     def extend(self, rows: Rows) -> list[int] | None:
         """Append rows; return the index of each of their users.
 
-        None, and nothing is appended, where the times so far are no numbers as theirs are.
+        None, and nothing is appended, where the times so far are other ones than theirs.
         """
-        if not self.times.extend(rows.times):
+        if not self.times.extend(rows.times, rows.zoned):
             return None
         self._flush()
         users = [self.users.setdefault(key, len(self.users)) for key in rows.users]

@@ -25,6 +25,7 @@ _UNITS = {"second": 0, "millisecond": 3, "microsecond": 6, "nanosecond": 9}
 _FIRST, _LAST = 10**8, 10**10
 _SERIAL_DAYS = (32_874, 62_092)  # spreadsheets' numbers of the days from 1990 to 2069
 UNKNOWN = "unknown unit"
+_ISO = "date year-month-day"
 _SLASHES = "date with slashes or dashes"  # a form, in which month or day is first
 EXPECTED = "a number or a date such as 2020-01-31 10:00:00"
 
@@ -70,12 +71,18 @@ class Times:
         else:
             self.whole.append(time)
 
-    def extend(self, numbers: np.ndarray) -> bool:
-        """Add the times of the next rows, int64 [N]; False where those so far are no numbers."""
-        if len(numbers) and self._form not in ("", "number"):
+    def extend(self, times: np.ndarray, zoned: bool | None = None) -> bool:
+        """Add the times of the next rows, int64 [N]; False where those so far are other ones.
+
+        zoned: None for numbers, else they are seconds of dates, with a zone or without one.
+        """
+        form = "number" if zoned is None else _ISO
+        if self._form not in ("", form):
             return False
-        self._form = "number" if len(numbers) else self._form
-        self.whole.frombytes(numbers.tobytes())
+        if len(times):
+            self._form = form
+            self._zones.update(() if zoned is None else (zoned,))
+        self.whole.frombytes(times.tobytes())
         return True
 
     def parse(self, value: object, field: str) -> Time:
@@ -123,7 +130,7 @@ class Times:
     def _date(self, text: str, field: str) -> Time:
         day_first = None
         if text[:4].isdigit():
-            form, (moment, fraction) = "date year-month-day", _iso(text)
+            form, (moment, fraction) = _ISO, _iso(text)
         elif text[:3].isalpha():
             form, moment, fraction = "date as in mails", parsedate_to_datetime(text), ""
         elif "." in text[:3]:
