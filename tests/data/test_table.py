@@ -514,6 +514,22 @@ def test_an_odd_cell_in_any_place_is_what_its_row_says(tmp_path, column, block, 
         assert found == expected, odd
 
 
+@pytest.mark.parametrize("kind", [*TYPED])
+@pytest.mark.parametrize("field", ["user", "rating", "timestamp", "text"])
+@given(data=st.data())
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_column_of_any_type_is_what_its_rows_say(tmp_path, kind, field, data):
+    values = data.draw(st.lists(TYPED[kind], min_size=2, max_size=3))
+    row = {"user": "u", "item": 1, "rating": 4.5, "timestamp": 10**9, "text": "Good"}
+    columns = {name: pa.array([cell] * len(values)) for name, cell in row.items()}
+    columns[field] = pa.array(values, TYPES.get(kind) or pa.type_for_alias(kind))
+    pq.write_table(pa.table(columns), tmp_path / "f")
+    found, expected = both_ways(tmp_path / "f", 1)
+    assert found == expected
+
+
 @pytest.mark.parametrize("form", ["comma", "tab", "::", "parquet", "arrow stream", "moments"])
 def test_usual_tables_are_read_in_columns(tmp_path, monkeypatch, form):
     monkeypatch.setattr(RowCollector, "add", None)

@@ -118,8 +118,7 @@ class _Delimited:
     def columns_of(self, block: Block, columns: Sequence[str]) -> list[pa.Array] | None:
         """Return the columns of a block without quotes, or None where a line is unusual."""
         data, delimiter = block.data, self.delimiter.encode()
-        odd_end = data.count(b"\r") != data.count(b"\r\n")  # which Arrow takes for a line's end
-        if odd_end or codecs.BOM_UTF8 in data or (len(delimiter) > 1 and STAND_IN in data):
+        if codecs.BOM_UTF8 in data or (len(delimiter) > 1 and STAND_IN in data):
             return None
         if len(delimiter) > 1:
             data, delimiter = data.replace(delimiter, STAND_IN), STAND_IN
