@@ -514,6 +514,25 @@ def test_an_odd_cell_in_any_place_is_what_its_row_says(tmp_path, column, block, 
         assert found == expected, odd
 
 
+@pytest.mark.parametrize("block", [1, 1 << 22])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"user","item"\nu1,1\nu2,2\n',
+        '"user\n","item"\nu1,1\nu2,2\n',
+        '"user",item,"a ""b"""\nu1,1,"x\ny"\nu2,2,y\n',
+        'user,item,a"b\nu1,1,3\nu2,2,4\n',
+        "\n\nuser,item\n\nu1,1\nu2,2",
+        "\ufeffuser,item\nu1,1\n\ufeffu2,2\n",
+        'user,item,text\nu1,1,a\nu1,2,"b\n\nc"\nu2,1,"d"\n',
+        'user,item,text\nu1,1,a\nu1,2,5" disk\nu2,1,"d\n3"\nu3,1,e\n',
+    ],
+)
+def test_quotes_and_blank_lines_are_what_the_rows_say(tmp_path, text, block):
+    found, expected = both_ways(write(tmp_path / "f", text), block)
+    assert found == expected
+
+
 @pytest.mark.parametrize("kind", [*TYPED])
 @pytest.mark.parametrize("field", ["user", "rating", "timestamp", "text"])
 @given(data=st.data())

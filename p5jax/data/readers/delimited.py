@@ -76,8 +76,8 @@ def open_delimited(
     file = _Delimited(path, delimiter, names, errors)
 
     def parts(columns: Sequence[str]) -> Iterator[TablePart]:
-        if QUOTE in start.data or number > start.data.count(NEWLINE):
-            yield file.by_rows(lines, columns)
+        if first.count('"') % 2 or number > start.data.count(NEWLINE):
+            yield file.by_rows(lines, columns)  # the header may be of several lines, or far below
         else:
             yield from file.parts(itertools.chain([start.after(number)], blocks), columns)
 

@@ -88,7 +88,8 @@ def _ratings(column: pa.Array) -> np.ndarray:
     # Arrow reads more than one spelling of what is no number.
     if np.isinf(numbers).any() or (_is_text(kind) and np.isnan(numbers[given]).any()):
         raise _Unusual
-    found: np.ndarray = numbers.astype(np.float32)
+    with np.errstate(over="ignore"):
+        found: np.ndarray = numbers.astype(np.float32)
     return found
 
 
