@@ -238,7 +238,7 @@ class RowCollector:
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
-            line=np.array(line, np.uint32) if line else np.zeros(len(self), np.uint32),
+            line=np.asarray(line, np.uint32) if line else np.zeros(len(self), np.uint32),
             rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],

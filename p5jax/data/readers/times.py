@@ -166,13 +166,13 @@ class Times:
         UserError when day and month cannot be told apart.
         """
         if unit is not None:
-            return TimeColumn(np.array(self.whole, np.int64), unit, "")
+            return TimeColumn(np.asarray(self.whole), unit, "")
         if self._day_first is None and self._either_way:
             raise UserError(
                 f"{self._either_way}, in which the month or the day may be first, expected"
                 " year-month-day, such as 2020-01-31"
             )
-        whole = np.array(self.whole, np.int64)
+        whole = np.asarray(self.whole)
         if not len(whole):
             return TimeColumn(whole, self.declared or UNKNOWN, "none")
         if self._month_first_rows:
