@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -157,8 +157,7 @@ class RowCollector:
         if not self.times.extend(rows.times, rows.zoned):
             return None
         self._flush()
-        users = [self.users.setdefault(key, len(self.users)) for key in rows.users]
-        items = [self.items.setdefault(key, len(self.items)) for key in rows.items]
+        users, items = _numbers(self.users, rows.users), _numbers(self.items, rows.items)
         self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
         self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
         self.rating.frombytes(rows.rating.tobytes())
@@ -246,6 +245,14 @@ class RowCollector:
             understood=told,
             starts=starts or {},
         )
+
+
+def _numbers(known: dict[str, int], keys: Sequence[str]) -> list[int]:
+    """The number of each key; new ones are added to the known."""
+    numbers = [*map(known.get, keys)]  # faster than to add each, and in time nearly all are known
+    if None in numbers:
+        return [known.setdefault(key, len(known)) for key in keys]
+    return cast(list[int], numbers)
 
 
 def _is_number(key: str) -> bool:

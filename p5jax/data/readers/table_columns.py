@@ -65,14 +65,17 @@ def _keys(column: pa.Array, name: str, known: Collection[str]) -> tuple[list[str
     if column.null_count or not len(column):
         raise _Unusual
     coded = column.dictionary_encode()
+    kind = column.type
+    if pa.types.is_integer(kind):
+        return coded.dictionary.cast(pa.string()).to_pylist(), coded.indices.to_numpy()
     keys: list[Any] = values_of(coded.dictionary)
-    if type(keys[0]) is str:
+    if _is_text(kind):
         odd = (key for key in keys if key not in known and key_of(key, name) != key)
         if next(odd, None) is not None:
             raise _Unusual
     else:
         keys = [key_of(key, name) for key in keys]
-    return keys, coded.indices.to_numpy().astype(np.int32)
+    return keys, coded.indices.to_numpy()
 
 
 def _ratings(column: pa.Array) -> np.ndarray:
