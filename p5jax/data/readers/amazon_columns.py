@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from p5jax.core.kinds import is_text
 from p5jax.data.readers.amazon_reviews import NEW, OLD, Fields, Found
-from p5jax.data.readers.cells import BadLine, is_missing
+from p5jax.data.readers.cells import MISSING, BadLine
 from p5jax.data.readers.json_lines import Record, json_record
 from p5jax.data.readers.lines import NEWLINE, Block
 from p5jax.data.readers.page_text import plain
@@ -88,9 +88,11 @@ def _keys(values: list[str]) -> tuple[list[str], np.ndarray]:
     """Return the different keys, and each value's place among them, int32 [N]."""
     places = {key: place for place, key in enumerate(dict.fromkeys(values))}
     _check_types(places, {str})
-    if any(key != key.strip() or is_missing(key) or not is_text(key) for key in places):
+    keys = [*places]
+    clean = keys == [*map(str.strip, keys)] and is_text("".join(keys))
+    if not clean or not MISSING.isdisjoint(keys):
         raise _Unusual
-    return [*places], np.fromiter(map(places.__getitem__, values), np.int32, len(values))
+    return keys, np.fromiter(map(places.__getitem__, values), np.int32, len(values))
 
 
 def _texts(values: list[str | None]) -> pa.Array:

@@ -65,8 +65,11 @@ class Reviews:
         if users is None:
             return False
         self.versions = found.versions | self.versions
+        names = self.names
+        names += [None] * (len(self.rows.users) - len(names))
         for user, name in zip(users, found.names, strict=True):
-            self._name(user, name)
+            if names[user] is None:
+                names[user] = name
         return True
 
     def read(self, path: Path, block: Block, errors: LineErrors) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -249,10 +250,9 @@ class RowCollector:
 
 def _numbers(known: dict[str, int], keys: Sequence[str]) -> list[int]:
     """The number of each key; new ones are added to the known."""
-    numbers = [*map(known.get, keys)]  # faster than to add each, and in time nearly all are known
-    if None in numbers:
-        return [known.setdefault(key, len(known)) for key in keys]
-    return cast(list[int], numbers)
+    new = dict.fromkeys(key for key in keys if key not in known)
+    known.update(zip(new, itertools.count(len(known)), strict=False))
+    return [*map(known.__getitem__, keys)]
 
 
 def _is_number(key: str) -> bool:
