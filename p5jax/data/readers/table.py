@@ -14,6 +14,7 @@ import pyarrow as pa
 from p5jax.core.errors import UserError, shown
 from p5jax.core.threads import in_threads
 from p5jax.data.formats import (
+    MEMORY,
     ArrowTable,
     FilePath,
     NewRowsOptions,
@@ -53,7 +54,8 @@ def read(options: TableOptions) -> RawData:
     counts. UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(options.skip_bad_lines)
-    found = _interactions(options.interactions, column_map("columns", options.columns), errors)
+    columns = column_map("columns", options.columns)
+    found = _interactions(options.interactions, columns, errors, options.memory)
     rows, understood = found.rows, found.understood
     if told := rows.read_float_keys():
         understood["keys"] = told
@@ -141,12 +143,14 @@ class _Read:
         )
 
 
-def _interactions(interactions: _Given, given: Mapping[str, str], errors: LineErrors) -> _Read:
+def _interactions(
+    interactions: _Given, given: Mapping[str, str], errors: LineErrors, memory: float = MEMORY
+) -> _Read:
     """Read a table of interactions; UserError where it has no row."""
     sources = _sources(interactions, "interactions")
     table = open_tables(sources, errors, _what("interactions"), given.values())
     columns = _chosen(table, given)
-    rows, understood = RowCollector(), {"columns": _told(table, columns)}
+    rows, understood = RowCollector(memory=memory), {"columns": _told(table, columns)}
     line, starts = _read_interactions(table.parts([*columns.values()]), columns, rows, errors)
     if not len(rows) and not errors.skipped:
         raise UserError(f"{table.path}: found no row, expected {_what('interactions')}")
