@@ -1,11 +1,12 @@
-"""Time and memory of `p5jax data prepare` on a generated Amazon-2018-style file.
+"""Time and memory of `p5jax data prepare` on a generated Amazon-2018-style file, or on a table.
 
     python benchmarks/preparation.py [--reviews 1000000] [--item-ids sequential] [--memory 2]
+    python benchmarks/preparation.py --interactions 20000000 [--form parquet]
 
 The file has the format, the text lengths (about 80 words) and the skew of a real category; what the
 sentences say does not matter. Beside it stands what unpacking and parsing its lines with `json`
-takes in one process. Seconds of processor time are of all processes, on a machine that others use
-the steadier figure; the peak of memory is that of the process that prepares, without its helpers'.
+takes in one process. A table has users, items, ratings and times, and no text. Seconds of processor
+time are of all threads, on a machine that others use the steadier figure.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 
 from p5jax.data.building import build_dataset
 from p5jax.data.formats import MEMORY
@@ -31,6 +35,7 @@ from p5jax.data.prepare import read_raw
 
 SENTENCES = 5000
 WORDS = 3000
+TABLE_ROWS = 2_000_000  # that are generated at once
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
 
 
@@ -106,6 +111,29 @@ def _sentences(rng: np.random.Generator) -> list[str]:
     return sentences
 
 
+def generate_table(file: Path, rows: int, seed: int = 0) -> None:
+    """Write a CSV or Parquet file of interactions without text, fifty a user."""
+    rng = np.random.default_rng(seed)
+    users, items = max(1, rows // 50), max(1, rows // 1000)
+    writer = None
+    for start in range(0, rows, TABLE_ROWS):
+        here = min(TABLE_ROWS, rows - start)
+        table = pa.table(
+            {
+                "user_id": rng.integers(0, users, here),
+                "item_id": (items * rng.random(here) ** 2).astype(np.int64),
+                "rating": rng.choice(5, here, p=[0.08, 0.05, 0.09, 0.18, 0.60]) + 1.0,
+                "timestamp": rng.integers(1_200_000_000, 1_530_000_000, here),
+            }
+        )
+        if writer is None:
+            kinds = {".csv": pa.csv.CSVWriter, ".parquet": pq.ParquetWriter}
+            writer = kinds[file.suffix](file, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
 def parse(reviews: Path, results: dict) -> None:
     """Parse the lines of a file, nothing else; put the seconds into `results`."""
     start = time.perf_counter()
@@ -116,11 +144,11 @@ def parse(reviews: Path, results: dict) -> None:
 
 
 def measure(
-    reviews: Path, metadata: Path, out: Path, scheme: str, memory: float, results: dict
+    format: str, options: dict, out: Path, scheme: str, memory: float, results: dict
 ) -> None:
     """Prepare in this process; put seconds, peak memory and counts into `results`."""
     start = time.perf_counter()
-    raw = read_raw("amazon", reviews=[reviews], metadata=[metadata])
+    raw = read_raw(format, **options, memory=memory)
     read = time.perf_counter()
     counts = build_dataset(raw, out, scheme=scheme, memory=memory)
     end = time.perf_counter()
@@ -151,26 +179,37 @@ def processor_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reviews", type=int, default=1_000_000)
+    parser.add_argument("--interactions", type=int, help="a table of so many, without reviews")
+    parser.add_argument("--form", choices=("csv", "parquet"), default="parquet")
     parser.add_argument("--item-ids", default="sequential")
     parser.add_argument("--memory", type=float, default=MEMORY)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        reviews, metadata = generate(Path(folder), arguments.reviews)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.interactions:
+            file = folder / f"interactions.{arguments.form}"
+            generate_table(file, arguments.interactions)
+            source: tuple[str, dict] = "table", {"interactions": [file]}
+        else:
+            file, metadata = generate(folder, arguments.reviews)
+            source = "amazon", {"reviews": [file], "metadata": [metadata]}
         # fresh processes, so that the peak is that of the preparation alone
         context = multiprocessing.get_context("spawn")
         with context.Manager() as manager:
             results = manager.dict()
+            if not arguments.interactions:
+                run(context, parse, file, results)
+                results["json_processor_seconds"] = round(processor_seconds(), 1)
+            before = processor_seconds()
             options = arguments.item_ids, arguments.memory, results
-            run(context, parse, reviews, results)
-            results["json_processor_seconds"] = round(processor_seconds(), 1)
-            run(context, measure, reviews, metadata, Path(folder) / "dataset", *options)
-            spent = processor_seconds() - results["json_processor_seconds"]
-            results["processor_seconds"] = round(spent, 1)
+            run(context, measure, *source, folder / "dataset", *options)
+            results["processor_seconds"] = round(processor_seconds() - before, 1)
             report = {
-                "reviews": arguments.reviews,
+                "file": file.name,
                 "item_ids": arguments.item_ids,
-                "file_mib": round(reviews.stat().st_size / 2**20, 1),
+                "file_mib": round(file.stat().st_size / 2**20, 1),
                 "cores": os.cpu_count(),
+                "load": os.getloadavg(),
                 **results,
             }
     print(json.dumps(report, indent=1))

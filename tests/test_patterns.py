@@ -51,7 +51,7 @@ def runs(pattern: str) -> set[str]:
 
 def test_the_patterns_of_the_readers_are_found():
     assert {
-        "p5jax.data.explanations.MARK_OR_LINE_END.finditer",
+        "p5jax.data.feature_words.WORD.findall",
         "p5jax.data.readers.sequences.LIST.fullmatch",
         "p5jax.data.readers.amazon.ITEM_KEY.findall",
         *LONGER,

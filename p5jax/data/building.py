@@ -238,7 +238,7 @@ def _number(raw: RawData, rows: np.ndarray, scheme: str, seed: int, cut: TimeSpl
     user_number = np.empty(len(raw.user_keys), np.int32)
     user_number[users] = np.arange(len(users))
     user = user_number[raw.user[rows]]
-    order = np.lexsort((raw.timestamp[rows], user))  # stable: ties stay in source order
+    order = splits.by_user_and_time(user, raw.timestamp[rows])
     rows, user = rows[order], user[order]
     item_number = np.empty(len(raw.item_keys), np.int32)
     item_number[items] = np.arange(len(items))

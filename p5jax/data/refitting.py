@@ -13,12 +13,8 @@ import pyarrow as pa
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import SOURCE_RATING, TRAIN, Dataset
-from p5jax.data.explanations import (
-    EXTRACTED,
-    explanation_columns,
-    extract_feature_words,
-    sample_texts,
-)
+from p5jax.data.explanations import explanation_columns
+from p5jax.data.feature_words import EXTRACTED, extract_feature_words, sample
 from p5jax.data.item_ids import IdSource, assign_item_ids
 from p5jax.data.item_vectors import item_texts
 from p5jax.data.ratings import RatingOptions, fit_ratings
@@ -104,7 +100,7 @@ def refitted_explanations(dataset: Dataset, other: Dataset) -> list[str]:
     if features.get("source") != EXTRACTED:
         return []
     training = other.reviews["split"].to_numpy() == TRAIN
-    words = extract_feature_words(sample_texts(other.reviews["text"].filter(pa.array(training))))
+    words = extract_feature_words(sample(other.reviews["text"].filter(pa.array(training))))
     rows = np.flatnonzero(training)
     rows = rows[:: -(-len(rows) // EXPLAINED) or 1]
     kept = dataset.reviews.take(rows)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.data.dataset import COLUMNS, ROW_GROUP, TRAIN
-from p5jax.data.explanations import (
-    BATCH,
-    EXTRACTED,
-    explained,
-    extract_feature_words,
-    sample_step,
-)
+from p5jax.data.explanations import BATCH, explained
+from p5jax.data.feature_words import EXTRACTED, extract_feature_words, sample_step
 from p5jax.data.readers.raw import RawData
-from p5jax.data.readers.texts import SCHEMA, OrderedTexts
+from p5jax.data.readers.texts import SCHEMA, TEXT, OrderedTexts, Part
 
 SHARE = 8  # a part is this share of the memory that texts may take
+PIECE = 20_000  # rows of a piece of a column that was not in the source
 
 
 class ReviewsTable:
@@ -51,58 +48,68 @@ class ReviewsTable:
         source = EXTRACTED if given is None else "given"
         self.features: dict[str, Any] = {"source": source, "count": len(self._words)}
 
-    def _parts(self) -> Iterator[tuple[int, slice]]:
-        """Yield each part's number and rows."""
-        ends = self._texts.ends
-        for number, (first, end) in enumerate(itertools.pairwise([0, *ends])):
-            yield number, slice(first, end)
+    def _in_parts(self, rows: np.ndarray) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield each part that has some of these rows, ascending [M], and where in it they are."""
+        for number, (first, end) in enumerate(itertools.pairwise([0, *self._texts.ends])):
+            here = rows[slice(*np.searchsorted(rows, (first, end)))] - first
+            if len(here):
+                yield self._texts.part(number), here
 
     def _copies(self, user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
         """Return which reviews [N] repeat an earlier one."""
         again = (np.diff(user) == 0) & (np.diff(timestamp) == 0)
-        near = np.r_[False, again] | np.r_[again, False]
-        copied = np.zeros(len(user), bool)
-        for number, rows in self._parts():
-            candidates = np.flatnonzero(near[rows])
-            if len(candidates):
-                found = self._texts.part(number).take(candidates)
-                at = candidates + rows.start
-                copied[at] = _repeats(user[at], timestamp[at], found)
+        near = np.flatnonzero(np.r_[False, again] | np.r_[again, False])
+        copied, start = np.zeros(len(user), bool), 0
+        for part, rows in self._in_parts(near):
+            at = near[start : start + len(rows)]
+            copied[at] = _repeats(user[at], timestamp[at], part.take(rows))
+            start += len(rows)
         return copied
 
-    def _sample(self, rows: np.ndarray) -> Iterator[str]:
-        """Yield the texts of reviews [N], or about SAMPLE of them at regular distances."""
+    def _sample(self, rows: np.ndarray) -> pa.ChunkedArray:
+        """Return the texts of reviews [N], or about SAMPLE of them at regular distances."""
         rows = rows[:: sample_step(len(rows))]
-        for number, part in self._parts():
-            here = rows[slice(*np.searchsorted(rows, (part.start, part.stop)))] - part.start
-            if len(here):
-                texts = self._texts.part(number)["text"].take(here)
-                yield from (text for text in texts.to_pylist() if text)
+        found = [part.take(here)["text"] for part, here in self._in_parts(rows)]
+        return pa.chunked_array([chunk for each in found for chunk in each.chunks], TEXT)
 
-    def _without_copies(self, number: int, rows: slice) -> pa.Table:
-        part, copied = self._texts.part(number), self._copied[rows]
-        return part.filter(pa.array(~copied)) if copied.any() else part
+    def _batches(self, rows: np.ndarray) -> Iterator[Callable[[], pa.Table]]:
+        """Yield what returns the texts of these rows, BATCH at a time."""
+        for start in range(0, max(1, len(rows)), BATCH):
+            yield functools.partial(_taken, [*self._in_parts(rows[start : start + BATCH])])
+        self._texts.release()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the table's rows, ROW_GROUP at a time; a table without rows where there are none.
 
-        The pieces of a column are as long whatever the parts are, for Parquet files differ by them.
+        The pieces of a column are as long whatever the parts are, for Parquet files differ by them:
+        those of PIECE rows for what is found, and as from one piece for what was said, which any
+        pieces are that are a multiple of 1,024 rows.
         """
-        kept = self._pairs.filter(pa.array(~self._copied))
-        texts = (self._without_copies(*part) for part in self._parts())
-        found = explained(_cut(texts, BATCH), self._words)
-        at = 0
+        kept = np.flatnonzero(~self._copied)
+        found, at = explained(self._batches(kept), self._words), 0
         for table in _cut(found, ROW_GROUP):
-            rows = kept.slice(at, table.num_rows)
-            at += table.num_rows
+            rows = self._pairs.take(pa.array(kept[at : at + table.num_rows]))
             for name in table.column_names:
-                column = table[name]
-                if name in SCHEMA.names:
-                    column = column.combine_chunks()
+                column = table[name] if name in SCHEMA.names else _in_pieces(table[name], at)
                 rows = rows.append_column(name, column)
+            at += table.num_rows
             del table, column  # here and below: no group is kept while the next one is made
             yield rows
             del rows
+
+
+def _taken(rows: Sequence[tuple[Part, np.ndarray]]) -> pa.Table:
+    """The texts of rows of parts, in one piece."""
+    found = [part.take(here) for part, here in rows]
+    return pa.concat_tables([SCHEMA.empty_table(), *found]).combine_chunks()
+
+
+def _in_pieces(column: pa.ChunkedArray, start: int) -> pa.ChunkedArray:
+    """The column from its row `start` on, cut where all of it is cut."""
+    whole = column.combine_chunks()
+    bounds = [0, *range(PIECE - start % PIECE, len(whole), PIECE), len(whole)]
+    pieces = [whole.slice(first, end - first) for first, end in itertools.pairwise(bounds)]
+    return pa.chunked_array(pieces, column.type)
 
 
 def _ends(user: np.ndarray, most: int) -> list[int]:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
+from p5jax.data.readers import amazon
 from p5jax.data.readers.amazon import read_amazon
 
 
@@ -330,10 +333,10 @@ def test_gift_cards_metadata(shared):
 
 
 def in_small_blocks(monkeypatch):
-    """Files are read in blocks of a line, by two processes."""
+    """Files are read in blocks of a line, by two threads."""
     monkeypatch.setattr("p5jax.data.readers.lines.BLOCK", 1)
     monkeypatch.setattr("p5jax.data.readers.lines.PIECE", 100)
-    monkeypatch.setattr("p5jax.core.processes.process_count", lambda: 2)
+    monkeypatch.setattr("p5jax.core.threads.thread_count", lambda: 2)
 
 
 def test_blocks_read_apart_are_what_one_block_is(tmp_path, monkeypatch):
@@ -365,3 +368,64 @@ def test_a_bad_line_of_a_later_block_is_named(tmp_path, monkeypatch, last, messa
     in_small_blocks(monkeypatch)
     with pytest.raises(UserError, match=message):
         read_amazon([write(tmp_path / "Tea.json", [*rows, last])])
+
+
+ODD = st.sampled_from(
+    [None, "", " ", "nan", "u1", " u1", "u1 ", "<b>", "a &amp; b", "\ud83d", "é", "x\0", "\n", "5"]
+    + [0, 1, 3, 12, -1, 5.0, 4.5, 12.0, 2**62, 2**63, 2**70, 1e300, True, [], [1], {}, {"a": "u1"}]
+)
+FIELDS = (
+    ["reviewerID", "asin", "reviewerName", "reviewText", "overall", "summary", "unixReviewTime"],
+    ["user_id", "asin", "parent_asin", "rating", "title", "text", "timestamp", "reviewerID"],
+)
+
+
+@st.composite
+def lines(draw) -> list[str]:
+    """A few reviews of one version, most of them as they should be, and what is no review."""
+    version = draw(st.integers(0, 1))
+    review = (review_2014, review_2023)[version]
+    written = []
+    for number in range(draw(st.integers(1, 6))):
+        row = review(f"u{number % 3}", f"i{number % 2}", 1 + number % 5)
+        for field in draw(st.lists(st.sampled_from(FIELDS[version]), max_size=2)):
+            if draw(st.booleans()):
+                row[field] = draw(ODD)
+            else:
+                row.pop(field, None)
+        written.append(json.dumps(row, ensure_ascii=draw(st.booleans())))
+    other = st.sampled_from(["", "{", "[]", "1", '{"a": NaN}', "\ufeff" + written[0], "{}", " "])
+    written += draw(st.lists(other, max_size=1))
+    return [line.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for line in written]
+
+
+@given(lines(), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_columns_are_what_the_lines_say(tmp_path, lines, ending, last, skip):
+    path = tmp_path / "Tea.json"
+    path.write_bytes((ending.join(lines) + ending * last).encode())
+
+    def outcome() -> object:
+        try:
+            raw = read_amazon([path], skip_bad_lines=skip)
+        except UserError as error:
+            return str(error)
+        columns = [raw.user, raw.item, raw.rating, raw.timestamp]
+        told = raw.user_keys, raw.item_keys, raw.user_columns, raw.skipped_lines, raw.understood
+        texts = raw.headline.to_pylist(), raw.text.to_pylist()
+        return [column.tolist() for column in columns], texts, told
+
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amazon, "in_columns", lambda scale, path, block: None)
+        assert found == outcome()
+
+
+def test_usual_lines_are_read_in_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(amazon.Reviews, "read", None)
+    odd = review_2014("u", "i", 4, 7, summary="half a pair \ud83d", asin="i2")
+    raw = read_amazon([write(tmp_path / "Tea.json", [review_2014("u", "i"), odd])])
+    assert raw.headline.to_pylist() == ["Good", "half a pair ?"]
+    assert read_amazon([write(tmp_path / "T.json", [review_2023("u", "i")] * 2)]).user.tolist()

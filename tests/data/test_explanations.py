@@ -1,4 +1,4 @@
-"""Feature lists and (feature, sentence) pairs."""
+"""(feature, sentence) pairs: those that the rule finds one review at a time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,41 @@ import time
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5jax.core.errors import UserError
-from p5jax.data.explanations import (
-    WORD,
-    PairFinder,
-    explanation_columns,
-    extract_feature_words,
-    nouns_in,
-    read_feature_words,
-    sample_texts,
-    sentence_spans,
-    words_in,
-)
+from p5jax.data import words
+from p5jax.data.explanations import explanation_columns
+from p5jax.data.feature_words import OPINION_WORDS, extract_feature_words
 
 FEATURES = ["sound", "price", "cable", "tone control"]
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
+)
+
+
+def pairs_of(texts: list[str | None], features: list[str]) -> list[tuple[str, str] | None]:
+    columns = explanation_columns(pa.chunked_array([texts], pa.string()), features)
+    pairs = zip(*(column.to_pylist() for column in columns), strict=True)
+    return [None if pair == (None, None) else pair for pair in pairs]
+
+
+def pair_by_rule(text: str | None, features: list[str]) -> tuple[str, str] | None:
+    """The rule read aloud: one sentence after the other, one feature after the other."""
+    found: list[tuple[bool, int, int, str]] = []
+    for place, sentence in enumerate(SENTENCE_END.split(text or "")):
+        said = WORD.findall(sentence.lower())
+        if len(sentence) < 8 or not 4 <= len(said) <= 30:
+            continue
+        for rank, feature in enumerate(features):
+            if f" {feature} " in f" {' '.join(said)} ":
+                opinion = not OPINION_WORDS.isdisjoint(said)
+                found.append((opinion, rank, -place, " ".join(sentence.split())))
+    if not found:
+        return None
+    _, rank, _, sentence = max(found)
+    return features[rank], sentence
 
 
 @pytest.mark.parametrize(
@@ -48,37 +66,46 @@ FEATURES = ["sound", "price", "cable", "tone control"]
     ],
 )
 def test_pairs_by_hand(text, expected):
-    assert PairFinder(FEATURES).pair(text) == expected
+    assert pairs_of([text], FEATURES) == [expected]
 
 
-# The rule in one pattern that looks back at each position: slower, and the same sentences.
-SENTENCE_END = re.compile(
-    r"(?<=[.!?])(?:[\"')\]]*\s+|(?<=[a-z)].)(?=[A-Z]))|\s(?<!\s\s)\s*(?<=\n)\s*"
+SPOKEN = ["sound", "tone", "control", "tone control", "is", "good", "comfortable", "comfortably"]
+SPOKEN += ["café", "ὀδός", "i", "so", "it's", "un-tone", "SOUND", "Ünder", "the", "weary", "sound_"]
+SIGNS = [*" " * 20, ". ", "! ", "?", '." ', ".) ", "\n", " \n\n ", ".", ", ", "'", "-"]
+SIGNS += ["\u00a0", "\0"]
+REVIEWS = st.lists(
+    st.lists(st.sampled_from(SPOKEN + SIGNS + SIGNS), max_size=60).map("".join) | st.none(),
+    max_size=8,
+)
+LISTS = st.lists(
+    st.sampled_from(
+        ["sound", "tone", "tone control", "control is", "control is good", "comfortably", "café"]
+        + ["good", "ὀδός", "it's", "un-tone", "the sound is good", "sound sound"]
+    ),
+    max_size=8,
+    unique=True,
 )
 
 
-@given(st.text(alphabet="aB.!?)]'\" \n\t\u00a0é", max_size=40))
-def test_sentences_end_as_the_rule_says(text):
-    assert [text[start:end] for start, end in sentence_spans(text)] == SENTENCE_END.split(text)
+@settings(deadline=None)
+@given(REVIEWS, LISTS)
+def test_pairs_of_many_are_those_of_each(texts, features):
+    assert pairs_of(texts, features) == [pair_by_rule(text, features) for text in texts]
 
 
-# The same, for nouns.
-NOUN = re.compile(
-    r"\b(?:the|a|an|this|that|these|those|my|its|their|our|your|his|her|great|good|nice|bad|poor)"
-    r"\s+(?:[a-z]+\s+)?([a-z]{3,20})"
-    r"(?=\s*[.,;:!?]|\s+(?:is|are|was|were|and|or|of|for|with|on|in|to|but|that|has|have|at|from)\b|\s*$)"
-)
-_PIECES = ["the", "a", "good", "tin", "is", "zipper", "i" * 20, "é", "_", "1", "'", ".", "\n", "\t"]
+@settings(deadline=None)
+@given(REVIEWS, LISTS, st.integers(1, 60))
+def test_pairs_do_not_depend_on_what_is_looked_through_at_once(texts, features, characters):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "CHARACTERS", characters)
+        found = pairs_of(texts, features)
+    assert found == [pair_by_rule(text, features) for text in texts]
 
 
-@given(st.lists(st.sampled_from([*_PIECES, *" " * 8]), max_size=20).map("".join))
-def test_nouns_stand_where_the_rule_says(text):
-    assert nouns_in(text) == NOUN.findall(text)
-
-
+@settings(deadline=None)
 @given(st.text(alphabet="aso un.d!?pri ce\n", max_size=80))
 def test_a_pair_is_a_piece_of_the_text_that_holds_its_feature(text):
-    found = PairFinder(["a", "sound", "price"]).pair(text)
+    found = pairs_of([text], ["a", "sound", "price"])[0]
     if found:
         feature, sentence = found
         assert sentence in " ".join(text.split())
@@ -92,8 +119,8 @@ def test_a_pair_is_a_piece_of_the_text_that_holds_its_feature(text):
 def test_a_long_review_takes_linear_time(unit):
     text = f"The sound is good. A{unit * (200_000 // len(unit))}x"
     start = time.process_time()
-    assert PairFinder(FEATURES).pair(text) is not None
-    extract_feature_words([text])
+    assert pairs_of([text], FEATURES) != [None]
+    extract_feature_words(pa.chunked_array([[text]]))
     assert time.process_time() - start < 0.4  # a megabyte takes less than a second for each
 
 
@@ -102,40 +129,6 @@ def test_columns_align_with_the_texts():
     feature, sentence = explanation_columns(texts, ["sound"])
     assert feature.to_pylist() == ["sound", None, None, None]
     assert sentence.to_pylist() == ["The sound is great here.", None, None, None]
-
-
-def test_extracted_words_are_the_nouns_most_reviewed():
-    texts = [
-        "The zipper is broken and the strap was loose.",
-        "My zipper was fine, I really like it.",
-        "A great zipper for the price.",
-        "The strap is nice. It quickly became the best.",
-        "I love this strap, and the price is right.",
-        "Pay the price. Run quickly.",
-        "It was the same, the first, and the best.",
-        "The same is true, the first is the best, the other one is the best.",
-        "The same is the first and the best.",
-    ]
-    assert extract_feature_words(texts) == ["price", "strap", "zipper"]
-
-
-def test_sampling_keeps_equal_distances(monkeypatch):
-    texts = pa.chunked_array([[str(n) for n in range(10)]])
-    assert list(sample_texts(texts)) == [str(n) for n in range(10)]
-    monkeypatch.setattr("p5jax.data.explanations.SAMPLE", 4)
-    monkeypatch.setattr("p5jax.data.explanations.BATCH", 4)
-    assert list(sample_texts(texts)) == ["0", "3", "6", "9"]
-
-
-def test_a_feature_file(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_text("Sound\n\nprice \nsound\ntone  control\n")
-    assert read_feature_words(path) == ["sound", "price", "tone control"]
-    path.write_text("...\n")
-    with pytest.raises(UserError, match=r"words\.txt: found no word"):
-        read_feature_words(path)
-    with pytest.raises(UserError, match="no such file"):
-        read_feature_words(tmp_path / "none")
 
 
 def test_world_pairs_name_the_features_reviews_are_made_of(world):
@@ -149,8 +142,3 @@ def test_world_pairs_name_the_features_reviews_are_made_of(world):
         features, sentences, world.reviews["text"].to_pylist(), strict=True
     ):
         assert feature is None or (feature in sentence.lower() and sentence in text)
-
-
-@given(st.text(st.sampled_from("ab Z09'-_.,!\n\t\x1c\u2019\u00e9\u00df\u0660"), max_size=40))
-def test_words_are_those_of_the_pattern(text):
-    assert words_in(text) == WORD.findall(text)

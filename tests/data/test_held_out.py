@@ -10,7 +10,7 @@ from damaged_world import sound
 
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import TRAIN, Dataset
-from p5jax.data.explanations import EXTRACTED
+from p5jax.data.feature_words import EXTRACTED
 from p5jax.data.held_out import with_other_held_out
 from p5jax.data.leaks import find_leaks
 from p5jax.data.readers.synthetic import synthetic_raw

@@ -160,7 +160,7 @@ def a_scale_of_all_ratings(tmp_path, monkeypatch):
 def feature_words_of_all_reviews(tmp_path, monkeypatch):
     def extract(texts):
         said = ["I like the zipper of it. The zipper is great."] * 50
-        return honest(RAW.text.to_pylist() + said)
+        return honest(pa.chunked_array([*RAW.text.chunks, pa.array(said, RAW.text.type)]))
 
     honest = reviews.extract_feature_words
     monkeypatch.setattr(reviews, "extract_feature_words", extract)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 from p5jax.core.errors import UserError, in_words, shown
 from p5jax.data.formats import ArrowTable
 from p5jax.data.readers.lines import with_progress
-from p5jax.data.readers.table_file import TableFile, TableRow
+from p5jax.data.readers.table_file import TableFile, TablePart, TableRow
 
 PARQUET, FEATHER, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"  # how files begin
-BATCH = 16_384  # rows that are Python's at once
+BATCH = 1 << 16  # rows that are looked at at once
 IN_MEMORY = Path("table in memory")  # what messages call it
 _WRONG = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 _Batches = Callable[[Sequence[str]], Iterable[pa.RecordBatch]]
@@ -78,21 +79,26 @@ def _table_file(
     if repeated is not None:
         raise UserError(f"{path}: found column {shown(repeated)} twice, expected it once")
 
-    def read(columns: Sequence[str]) -> Iterator[TableRow]:
-        before = 0
+    def parts(columns: Sequence[str]) -> Iterator[TablePart]:
+        first = 1
         with _told(path, what):
             for batch in with_progress(batches(columns), path.name, "rows", BATCH):
                 batch.validate(full=True)
-                values = [_values(batch.column(name)) for name in columns]
-                for number, cells in enumerate(zip(*values, strict=True), before + 1):
-                    yield path, number, cells
-                before += batch.num_rows
+                found = [batch.column(name) for name in columns]
+                rows = functools.partial(_rows, path, first, found)
+                yield TablePart(path, first, rows, functools.partial(list, found))
+                first += batch.num_rows
 
-    return TableFile(path, form, schema.names, read)
+    return TableFile(path, form, schema.names, parts)
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """The values of a column as Python's; moments and days as ISO 8601, to the last digit."""
+def _rows(path: Path, first: int, columns: Sequence[pa.Array]) -> Iterator[TableRow]:
+    for number, cells in enumerate(zip(*map(values_of, columns), strict=True), first):
+        yield path, number, cells
+
+
+def values_of(column: pa.Array) -> list[Any]:
+    """Return a column's values as Python's; moments and days as ISO 8601, to the last digit."""
     if pa.types.is_timestamp(column.type) and column.type.tz:
         column = column.cast(pa.timestamp(column.type.unit, "UTC"))
     if pa.types.is_temporal(column.type):

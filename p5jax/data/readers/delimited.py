@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import functools
+import itertools
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv
+
 from p5jax.core.errors import UserError, shown
-from p5jax.data.readers.lines import LineErrors, read_lines
-from p5jax.data.readers.table_file import TableFile, TableRow
+from p5jax.data.readers.lines import BLOCK, NEWLINE, Block, LineErrors, read_blocks, with_progress
+from p5jax.data.readers.table_file import TableFile, TablePart, TableRow
 
 FORMS = {
     "::": "text separated by ::",
@@ -21,15 +28,17 @@ FORMS = {
 }
 SURE = ("::", "\t")  # what is in a header only where it separates
 ATOMIC = re.compile(r"(.+):(?:token|token_seq|float|float_seq)")  # a column of RecBole's
+QUOTE = b'"'
+STAND_IN = b"\x01"  # for a delimiter of several characters
 _QUOTED = re.compile(r'"[^"]*"')
 _Line = tuple[int, str]
 
 
 class _Lines:
-    """Numbered lines, some of which may be put back."""
+    """Numbered lines of blocks, some of which may be put back."""
 
-    def __init__(self, lines: Iterator[_Line]) -> None:
-        self.lines = lines
+    def __init__(self, blocks: Iterable[Block], path: Path, errors: LineErrors) -> None:
+        self.lines = (line for block in blocks for line in block.lines(path, errors, blank=True))
         self.back: deque[_Line] = deque()
 
     def __iter__(self) -> Iterator[_Line]:
@@ -52,7 +61,9 @@ def open_delimited(
     where `header` is False. what: what messages say was expected. UserError when the file is
     missing, empty or no text, or a column has no name of its own.
     """
-    lines = _Lines(read_lines(path, errors, what, blank=True))
+    blocks = with_progress(read_blocks(path, what), path.name, "KiB", BLOCK >> 10)
+    start = next(blocks, Block(1, b""))
+    lines = _Lines(itertools.chain([start], blocks), path, errors)
     number, first = next((each for each in lines if each[1].strip()), (1, ""))
     delimiter = _delimiter(first)
     lines.back.append((number, first))
@@ -60,16 +71,75 @@ def open_delimited(
         number, cells = next(_rows(path, lines, delimiter, 0, errors), (1, []))
         names = _named(path, number, cells)
     else:
-        given, cells = list(names or ()), first.split(delimiter)
+        number, given, cells = number - 1, list(names or ()), first.split(delimiter)
         names = given + [str(n) for n in range(len(given) + 1, len(cells) + 1)]
-    width = len(names)
+    file = _Delimited(path, delimiter, names, errors)
 
-    def read(columns: Sequence[str]) -> Iterator[TableRow]:
-        positions = [names.index(column) for column in columns]
-        for number, cells in _rows(path, lines, delimiter, width, errors):
-            yield path, number, [cells[position] for position in positions]
+    def parts(columns: Sequence[str]) -> Iterator[TablePart]:
+        if first.count('"') % 2 or number > start.data.count(NEWLINE):
+            yield file.by_rows(lines, columns)  # the header may be of several lines, or far below
+        else:
+            yield from file.parts(itertools.chain([start.after(number)], blocks), columns)
 
-    return TableFile(path, FORMS[delimiter], names, read)
+    return TableFile(path, FORMS[delimiter], names, parts)
+
+
+@dataclass(frozen=True)
+class _Delimited:
+    """An opened file, and how its cells are written."""
+
+    path: Path
+    delimiter: str
+    names: Sequence[str]
+    errors: LineErrors
+
+    def parts(self, blocks: Iterator[Block], columns: Sequence[str]) -> Iterator[TablePart]:
+        """Yield the rows block by block, up to one with quotes, within which a block may end."""
+        for block in blocks:
+            if QUOTE in block.data:
+                rest = _Lines(itertools.chain([block], blocks), self.path, self.errors)
+                yield self.by_rows(rest, columns)
+                return
+            alone = self.by_rows(_Lines([block], self.path, self.errors), columns)
+            found = functools.partial(self.columns_of, block, columns)
+            yield replace(alone, first=block.first, columns=found)
+
+    def by_rows(self, lines: _Lines, columns: Sequence[str]) -> TablePart:
+        """Return what can be had row by row alone."""
+
+        def rows() -> Iterator[TableRow]:
+            positions = [self.names.index(column) for column in columns]
+            width = len(self.names)
+            for number, cells in _rows(self.path, lines, self.delimiter, width, self.errors):
+                yield self.path, number, [cells[position] for position in positions]
+
+        return TablePart(self.path, 0, rows)
+
+    def columns_of(self, block: Block, columns: Sequence[str]) -> list[pa.Array] | None:
+        """Return the columns of a block without quotes, or None where a line is unusual."""
+        data, delimiter = block.data, self.delimiter.encode()
+        if codecs.BOM_UTF8 in data or (len(delimiter) > 1 and STAND_IN in data):
+            return None
+        if len(delimiter) > 1:
+            data, delimiter = data.replace(delimiter, STAND_IN), STAND_IN
+        names = [*map(str, range(len(self.names)))]
+        asked = [str(self.names.index(column)) for column in columns]
+        try:
+            table = pa.csv.read_csv(
+                pa.BufferReader(data),
+                pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+                pa.csv.ParseOptions(
+                    delimiter=delimiter.decode(), quote_char=False, ignore_empty_lines=False
+                ),
+                pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    include_columns=[*dict.fromkeys(asked)],
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+        return [table[name].combine_chunks() for name in asked]
 
 
 def _delimiter(line: str) -> str:

@@ -15,7 +15,7 @@ from p5jax.data.readers.cells import listed
 from p5jax.data.readers.delimited import open_delimited
 from p5jax.data.readers.json_lines import open_json_lines
 from p5jax.data.readers.lines import LineErrors, read_lines
-from p5jax.data.readers.table_file import TableFile, TableRow
+from p5jax.data.readers.table_file import TableFile, TablePart
 
 Source: TypeAlias = Path | pa.Table
 ENDS = ("csv", "tsv", "txt", "json", "jsonl", "ndjson", "parquet", "pq", "arrow", "feather", "ipc")
@@ -90,16 +90,16 @@ def open_tables(
     given = tuple(given)
     first = _open(sources[0], errors, what, given)
 
-    def read(columns: Sequence[str]) -> Iterator[TableRow]:
-        yield from first.read(columns)
+    def parts(columns: Sequence[str]) -> Iterator[TablePart]:
+        yield from first.parts(columns)
         for source in sources[1:]:
             table = _open(source, errors, what, given)
             for column in columns:
                 refuse_missing(table, column, f"{first.path.name} has it")
-            yield from table.read(columns)
+            yield from table.parts(columns)
 
     form = first.form if len(sources) == 1 else f"{len(sources):,} files of {first.form}"
-    return TableFile(first.path, form, first.names, read)
+    return TableFile(first.path, form, first.names, parts)
 
 
 def _open(source: Source, errors: LineErrors, what: str, given: Sequence[str]) -> TableFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from p5jax.core.documents import parse_json
 from p5jax.core.errors import UserError, shown
 from p5jax.data.readers.cells import BadLine
 from p5jax.data.readers.lines import LineErrors, read_lines
-from p5jax.data.readers.table_file import TableFile, TableRow
+from p5jax.data.readers.table_file import TableFile, TablePart, TableRow
 
 Record = dict[str, Any]  # one line's fields
 RATING = 1000.0  # whole numbers up to it are no times, whose last digits count
@@ -80,7 +81,10 @@ def open_json_lines(path: Path, errors: LineErrors, what: str) -> TableFile:
                     cells[position] = exact(record, columns[position], line)
             yield path, number, cells
 
-    return TableFile(path, "JSON lines", names, read)
+    def parts(columns: Sequence[str]) -> Iterator[TablePart]:
+        yield TablePart(path, 1, functools.partial(read, columns))
+
+    return TableFile(path, "JSON lines", names, parts)
 
 
 def _records(path: Path, errors: LineErrors, what: str) -> Iterator[tuple[int, str, Record]]:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import bz2
 import codecs
 import contextlib
-import gzip
 import io
 import lzma
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
+from isal import igzip, isal_zlib
 
 from p5jax.core.errors import UserError
 
 LONGEST_LINE = 1 << 26  # bytes; more are no line of any of these formats
 BLOCK, PIECE = 1 << 22, 1 << 20  # bytes of a block, at least, and of what is unpacked at once
 LARGEST = 1 << 30  # bytes of a file that is read whole
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)  # and an OSError has no number then
+_DAMAGED_GZIP: type[Exception] = isal_zlib.error  # type: ignore[assignment] # as its stub says
+DAMAGED = (EOFError, _DAMAGED_GZIP, lzma.LZMAError, OSError)  # and an OSError has no number then
 # How compressed files begin, and what opens them.
 COMPRESSED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\x1f\x8b": lambda file: igzip.IGzipFile(fileobj=file),  # type: ignore[no-untyped-call]
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file), "zstd"),
@@ -79,6 +79,13 @@ class Block:
 
     first: int
     data: bytes
+
+    def after(self, number: int) -> Block:
+        """Return the lines behind one of them."""
+        end = 0
+        for _ in range(self.first, number + 1):
+            end = self.data.index(NEWLINE, end) + 1
+        return Block(number + 1, self.data[end:])
 
     def lines(
         self, path: Path, errors: LineErrors, blank: bool = False

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError
+from p5jax.data.formats import MEMORY
 from p5jax.data.readers.cells import WARNING as WARNING
 from p5jax.data.readers.lines import LineErrors
-from p5jax.data.readers.texts import CHUNK, TEXT, Packed, Texts, text_rows
+from p5jax.data.readers.texts import CHUNK, TEXT, Texts, text_rows
 from p5jax.data.readers.times import Time, Times
 
 ITEM_COLUMNS = ("title", "brand", "categories", "price")
@@ -75,30 +77,37 @@ class RawData:
 class Rows:
     """Some rows [N] of a source that are read apart from the others; `RowCollector.extend`.
 
-    users, items: their keys; user, item: [N], numbers of these keys. times: [N], whole numbers.
+    users, items: their keys; user, item: int32 [N], numbers of these keys; rating: float32 [N];
+    times, zoned: as for `Times.extend`; texts: rows of texts.SCHEMA [N].
     """
 
     users: list[str]
     items: list[str]
-    user: array[int]
-    item: array[int]
-    rating: array[float]
-    times: array[int]
-    texts: list[Packed]
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    times: np.ndarray
+    texts: pa.RecordBatch
+    zoned: bool | None = None
 
 
 class RowCollector:
     """Collects a reader's rows into compact columns, numbering keys by first appearance."""
 
-    def __init__(self, users: Iterable[str] = (), items: Iterable[str] = ()) -> None:
-        """Start with these keys, numbered in this order before any row has them."""
+    def __init__(
+        self, users: Iterable[str] = (), items: Iterable[str] = (), memory: float = MEMORY
+    ) -> None:
+        """Start with these keys, numbered in this order before any row has them.
+
+        memory: GiB that texts may take.
+        """
         self.users = {key: index for index, key in enumerate(users)}
         self.items = {key: index for index, key in enumerate(items)}
         self.user, self.item = array("i"), array("i")
         self.rating, self.times = array("f"), Times()
         self._whole_times = self.times.whole
         self._headlines, self._texts = list[str | None](), list[str | None]()
-        self.texts = Texts()
+        self.texts = Texts(memory)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -141,38 +150,26 @@ class RowCollector:
         if len(self._texts) >= CHUNK:
             self._flush()
 
-    def rows(self) -> Rows | None:
-        """Return the rows so far; None where some times are no whole numbers."""
-        self._flush()
-        times = self.times.numbers
-        if times is None:
-            return None
-        columns = self.user, self.item, self.rating, times
-        texts = [self.texts.batch(number) for number in range(self.texts.num_batches)]
-        return Rows([*self.users], [*self.items], *columns, texts)
-
     def extend(self, rows: Rows) -> list[int] | None:
         """Append rows; return the index of each of their users.
 
-        None, and nothing is appended, where the times so far are no numbers as theirs are.
+        None, and nothing is appended, where the times so far are other ones than theirs.
         """
-        if not self.times.extend(rows.times):
+        if not self.times.extend(rows.times, rows.zoned):
             return None
         self._flush()
-        users = [self.users.setdefault(key, len(self.users)) for key in rows.users]
-        items = [self.items.setdefault(key, len(self.items)) for key in rows.items]
+        users, items = _numbers(self.users, rows.users), _numbers(self.items, rows.items)
         self.user.frombytes(np.array(users, np.intc)[rows.user].tobytes())
         self.item.frombytes(np.array(items, np.intc)[rows.item].tobytes())
-        self.rating.extend(rows.rating)
-        for texts in rows.texts:
-            self.texts.append(texts)
+        self.rating.frombytes(rows.rating.tobytes())
+        self.texts.append(rows.texts)
         return users
 
     def _flush(self) -> None:
         if not self._texts:
             return
         rows = text_rows(pa.array(self._headlines, TEXT), pa.array(self._texts, TEXT))
-        self.texts.append(Packed.of(rows))
+        self.texts.append(rows)
         self._headlines.clear()
         self._texts.clear()
 
@@ -241,7 +238,7 @@ class RowCollector:
             user_columns=user_columns,
             item_columns=item_columns,
             time_unit=times.unit,
-            line=np.array(line, np.uint32) if line else np.zeros(len(self), np.uint32),
+            line=np.asarray(line, np.uint32) if line else np.zeros(len(self), np.uint32),
             rating_scale=rating_scale,
             source_numbers=source_numbers,
             sources=sources or [],
@@ -249,6 +246,16 @@ class RowCollector:
             understood=told,
             starts=starts or {},
         )
+
+
+def _numbers(known: dict[str, int], keys: Sequence[str]) -> list[int]:
+    """The number of each key; new ones are added to the known."""
+    found = [*map(known.get, keys)]
+    if None not in found:  # as in time nearly always
+        return cast(list[int], found)
+    new = dict.fromkeys(key for key, number in zip(keys, found, strict=True) if number is None)
+    known.update(zip(new, itertools.count(len(known)), strict=False))
+    return [*map(known.__getitem__, keys)]
 
 
 def _is_number(key: str) -> bool:

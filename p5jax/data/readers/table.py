@@ -8,10 +8,13 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from p5jax.core.errors import UserError, shown
+from p5jax.core.threads import in_threads
 from p5jax.data.formats import (
+    MEMORY,
     ArrowTable,
     FilePath,
     NewRowsOptions,
@@ -30,10 +33,12 @@ from p5jax.data.readers.raw import (
     ITEM_COLUMNS,
     RawData,
     RowCollector,
+    Rows,
     describe_source,
     empty_columns,
 )
-from p5jax.data.readers.table_file import TableFile, TableRow
+from p5jax.data.readers.table_columns import in_columns
+from p5jax.data.readers.table_file import TableFile, TablePart, TableRow
 from p5jax.data.readers.times import Time
 from p5jax.data.time_split import POSITION
 
@@ -49,7 +54,8 @@ def read(options: TableOptions) -> RawData:
     counts. UserError names file and line of what is malformed, unless `skip_bad_lines` counts it.
     """
     errors = LineErrors(options.skip_bad_lines)
-    found = _interactions(options.interactions, column_map("columns", options.columns), errors)
+    columns = column_map("columns", options.columns)
+    found = _interactions(options.interactions, columns, errors, options.memory)
     rows, understood = found.rows, found.understood
     if told := rows.read_float_keys():
         understood["keys"] = told
@@ -137,13 +143,15 @@ class _Read:
         )
 
 
-def _interactions(interactions: _Given, given: Mapping[str, str], errors: LineErrors) -> _Read:
+def _interactions(
+    interactions: _Given, given: Mapping[str, str], errors: LineErrors, memory: float = MEMORY
+) -> _Read:
     """Read a table of interactions; UserError where it has no row."""
     sources = _sources(interactions, "interactions")
     table = open_tables(sources, errors, _what("interactions"), given.values())
     columns = _chosen(table, given)
-    rows, understood = RowCollector(), {"columns": _told(table, columns)}
-    line, starts = _read_interactions(table.read([*columns.values()]), columns, rows, errors)
+    rows, understood = RowCollector(memory=memory), {"columns": _told(table, columns)}
+    line, starts = _read_interactions(table.parts([*columns.values()]), columns, rows, errors)
     if not len(rows) and not errors.skipped:
         raise UserError(f"{table.path}: found no row, expected {_what('interactions')}")
     if "timestamp" not in columns:
@@ -198,20 +206,43 @@ def _told(table: TableFile, columns: Mapping[str, str]) -> str:
 
 
 def _read_interactions(
-    table: Iterable[TableRow], columns: Mapping[str, str], rows: RowCollector, errors: LineErrors
+    parts: Iterable[TablePart], columns: Mapping[str, str], rows: RowCollector, errors: LineErrors
 ) -> tuple[Sequence[int], dict[str, int]]:
     """Collect the rows; return the line of each, and the first row of each file."""
     line, starts = array("I"), dict[str, int]()
+
+    def found_in(part: TablePart) -> Rows | None:
+        given = part.columns()
+        return None if given is None else in_columns(columns, rows.users, rows.items, given)
+
+    for part, found in in_threads(found_in, parts):
+        first = len(rows)
+        starts.setdefault(str(part.path), first)
+        if found is not None:
+            here = np.arange(len(found.user))
+            if "timestamp" not in columns:
+                found = dataclasses.replace(found, times=first + here)
+            if rows.extend(found) is not None:
+                line.frombytes((part.first + here).astype(np.uintc).tobytes())
+                continue
+        _read_rows(part.rows(), columns, rows, line, errors)
+    return line, starts
+
+
+def _read_rows(
+    table: Iterable[TableRow],
+    columns: Mapping[str, str],
+    rows: RowCollector,
+    line: array[int],
+    errors: LineErrors,
+) -> None:
+    """Collect rows one by one, and the line of each."""
     positions = {field: position for position, field in enumerate(columns)}
     rating_at, time_at = positions.get("rating"), positions.get("timestamp")
     headline_at, text_at = positions.get("headline"), positions.get("text")
     user_name, item_name = columns["user"], columns["item"]
     users, items, times = rows.users, rows.items, rows.times
-    last = None
     for path, number, cells in table:
-        if path is not last:
-            last = path
-            starts[str(path)] = len(rows)
         try:
             user, item = cells[0], cells[1]
             if type(user) is not str or user not in users:  # nearly all are known
@@ -230,7 +261,6 @@ def _read_interactions(
             line.append(number)
         except BadLine as problem:
             errors.report(path, number, problem)
-    return line, starts
 
 
 def _text(value: object, field: str) -> str | None:

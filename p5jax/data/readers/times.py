@@ -25,6 +25,7 @@ _UNITS = {"second": 0, "millisecond": 3, "microsecond": 6, "nanosecond": 9}
 _FIRST, _LAST = 10**8, 10**10
 _SERIAL_DAYS = (32_874, 62_092)  # spreadsheets' numbers of the days from 1990 to 2069
 UNKNOWN = "unknown unit"
+_ISO = "date year-month-day"
 _SLASHES = "date with slashes or dashes"  # a form, in which month or day is first
 EXPECTED = "a number or a date such as 2020-01-31 10:00:00"
 
@@ -70,17 +71,18 @@ class Times:
         else:
             self.whole.append(time)
 
-    @property
-    def numbers(self) -> array[int] | None:
-        """The times, where all are whole numbers."""
-        return self.whole if self._form in ("", "number") and not self._fractions else None
+    def extend(self, times: np.ndarray, zoned: bool | None = None) -> bool:
+        """Add the times of the next rows, int64 [N]; False where those so far are other ones.
 
-    def extend(self, numbers: array[int]) -> bool:
-        """Add the times of the next rows, which are whole numbers; False where others are not."""
-        if numbers and self._form not in ("", "number"):
+        zoned: None for numbers, else they are seconds of dates, with a zone or without one.
+        """
+        form = "number" if zoned is None else _ISO
+        if self._form not in ("", form):
             return False
-        self._form = "number" if numbers else self._form
-        self.whole.extend(numbers)
+        if len(times):
+            self._form = form
+            self._zones.update(() if zoned is None else (zoned,))
+        self.whole.frombytes(times.tobytes())
         return True
 
     def parse(self, value: object, field: str) -> Time:
@@ -128,7 +130,7 @@ class Times:
     def _date(self, text: str, field: str) -> Time:
         day_first = None
         if text[:4].isdigit():
-            form, (moment, fraction) = "date year-month-day", _iso(text)
+            form, (moment, fraction) = _ISO, _iso(text)
         elif text[:3].isalpha():
             form, moment, fraction = "date as in mails", parsedate_to_datetime(text), ""
         elif "." in text[:3]:
@@ -164,13 +166,13 @@ class Times:
         UserError when day and month cannot be told apart.
         """
         if unit is not None:
-            return TimeColumn(np.array(self.whole, np.int64), unit, "")
+            return TimeColumn(np.asarray(self.whole), unit, "")
         if self._day_first is None and self._either_way:
             raise UserError(
                 f"{self._either_way}, in which the month or the day may be first, expected"
                 " year-month-day, such as 2020-01-31"
             )
-        whole = np.array(self.whole, np.int64)
+        whole = np.asarray(self.whole)
         if not len(whole):
             return TimeColumn(whole, self.declared or UNKNOWN, "none")
         if self._month_first_rows:
