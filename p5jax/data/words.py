@@ -1,4 +1,4 @@
-"""The words and the sentences of many texts at once, as places in one row of characters."""
+"""The words and the sentences of many texts at once, as positions in one row of characters."""
 
 from __future__ import annotations
 
@@ -110,23 +110,23 @@ class Joined:
         first, end = (np.sort(np.concatenate(each), kind="stable") for each in (begins, ends))
         return first, end
 
-    def has(self, role: int, places: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return whether the characters at some places have a role, bool."""
-        found: np.ndarray = (self.roles[places] & role) != 0
+    def has(self, role: int, positions: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return whether the characters at some positions have a role, bool."""
+        found: np.ndarray = (self.roles[positions] & role) != 0
         return found
 
-    def past(self, places: np.ndarray, role: int, step: int = 1) -> np.ndarray:
-        """Return the first places without a role, from some places on, or back with `step` -1."""
-        places = places.copy()
-        inside = np.flatnonzero(self.has(role, places))
+    def past(self, positions: np.ndarray, role: int, step: int = 1) -> np.ndarray:
+        """Return the first positions without a role, from some positions on, or back with `step` -1."""
+        positions = positions.copy()
+        inside = np.flatnonzero(self.has(role, positions))
         for _ in range(STEPS):
-            places[inside] += step
-            inside = inside[self.has(role, places[inside])]
+            positions[inside] += step
+            inside = inside[self.has(role, positions[inside])]
         if len(inside):
             edges = edges_of(self.has(role))
-            behind = np.searchsorted(edges, places[inside], side="right")
-            places[inside] = edges[behind] if step > 0 else edges[behind - 1] - 1
-        return places
+            behind = np.searchsorted(edges, positions[inside], side="right")
+            positions[inside] = edges[behind] if step > 0 else edges[behind - 1] - 1
+        return positions
 
     @functools.cached_property
     def utf8(self) -> tuple[bytes, np.ndarray | None]:
@@ -204,10 +204,10 @@ class Vocabulary:
         return where[known], number[known]
 
 
-def _eight(data: bytes, places: np.ndarray) -> np.ndarray:
+def _eight(data: bytes, positions: np.ndarray) -> np.ndarray:
     """The eight bytes from each place on as a number, uint64, the first byte the lowest."""
     numbers = np.frombuffer(data + bytes(2 * EIGHT - len(data) % EIGHT), "<u8")
-    at, bits = places >> 3, ((places & 7) << 3).astype(np.uint64)
+    at, bits = positions >> 3, ((positions & 7) << 3).astype(np.uint64)
     high = numbers[at + 1] << np.uint64(1) << (np.uint64(63) - bits)
     found: np.ndarray = high | (numbers[at] >> bits)
     return found
