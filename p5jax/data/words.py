@@ -116,7 +116,7 @@ class Joined:
         return found
 
     def past(self, positions: np.ndarray, role: int, step: int = 1) -> np.ndarray:
-        """Return the first positions without a role, from some positions on, or back with `step` -1."""
+        """Return the first positions without a role, from some on, or back with `step` -1."""
         positions = positions.copy()
         inside = np.flatnonzero(self.has(role, positions))
         for _ in range(STEPS):

@@ -86,13 +86,13 @@ def _rows(scale: Sequence[float], fields: Fields, values: dict[str, list[Any]]) 
 
 def _keys(values: list[str]) -> tuple[list[str], np.ndarray]:
     """Return the different keys, and each value's place among them, int32 [N]."""
-    places = {key: place for place, key in enumerate(dict.fromkeys(values))}
-    _check_types(places, {str})
-    keys = [*places]
+    positions = {key: place for place, key in enumerate(dict.fromkeys(values))}
+    _check_types(positions, {str})
+    keys = [*positions]
     clean = keys == [*map(str.strip, keys)] and is_text("".join(keys))
     if not clean or not MISSING.isdisjoint(keys):
         raise _Unusual
-    return keys, np.fromiter(map(places.__getitem__, values), np.int32, len(values))
+    return keys, np.fromiter(map(positions.__getitem__, values), np.int32, len(values))
 
 
 def _texts(values: list[str | None]) -> pa.Array:
