@@ -126,8 +126,8 @@ def _with_pairs(finder: PairFinder, part: Callable[[], pa.Table]) -> pa.Table:
     place = np.full(reviews.num_rows, -1)  # of each review's feature in the list
     at, sentences = np.full(reviews.num_rows, -1), list[str]()
     for rows, texts in blocks(reviews["text"]):
-        found, places, some = finder.pairs(texts)
-        place[rows[found]] = places
+        found, positions, some = finder.pairs(texts)
+        place[rows[found]] = positions
         at[rows[found]] = np.arange(len(some)) + len(sentences)
         sentences += some
     feature = finder.features.take(pa.array(place, mask=place < 0))

@@ -194,9 +194,9 @@ def nouns_in(texts: Joined) -> tuple[np.ndarray, np.ndarray]:
     return first[taken], end[taken]
 
 
-def _in_word(texts: Joined, places: np.ndarray) -> np.ndarray:
+def _in_word(texts: Joined, positions: np.ndarray) -> np.ndarray:
     """Whether characters are such as names of programs are made of."""
-    found: np.ndarray = texts.has(LETTER, places) | (texts.codes[places] == ord("_"))
+    found: np.ndarray = texts.has(LETTER, positions) | (texts.codes[positions] == ord("_"))
     return found
 
 
