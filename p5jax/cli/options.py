@@ -64,7 +64,7 @@ def add_options(
         parser.add_argument(flag, **given)
 
 
-class _Several(argparse.Action):
+class _Several(argparse._ExtendAction):
     """Words that take the place of the default; given again, they follow those given before."""
 
     def __call__(

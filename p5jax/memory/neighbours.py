@@ -32,18 +32,24 @@ def pairs(dataset: Dataset, rows: range | None = None) -> sp.csr_array:
 
     rows: of the matrix, the others being empty (default: all).
     """
-    return neighbours(dataset, None, _nearness, rows=rows) / _UNITS
+    return _in_ones(neighbours(dataset, None, _nearness, rows=rows))
 
 
 def pairs_of(sequences: Sequence[np.ndarray], num_items: int) -> sp.csr_array:
     """Sum the same over pairs of positions of sequences of item indices: [I, I]."""
     users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    return summed_pairs(np.concatenate(sequences), users, num_items, None, _nearness) / _UNITS
+    return _in_ones(summed_pairs(np.concatenate(sequences), users, num_items, None, _nearness))
 
 
 def _nearness(distance: int) -> tuple[float, float]:
     """Whole numbers of units, whose sums are exact, so the same in any order."""
     return float(round(_UNITS / distance)), float(round(BACKWARD * _UNITS / distance))
+
+
+def _in_ones(units: sp.csr_array) -> sp.csr_array:
+    found = units.copy()
+    found.data /= _UNITS  # what scipy would multiply by a rounded reciprocal
+    return found
 
 
 def damped(near: sp.csr_array, counts: np.ndarray) -> sp.csr_array:
