@@ -47,9 +47,8 @@ def _nearness(distance: int) -> tuple[float, float]:
 
 
 def _in_ones(units: sp.csr_array) -> sp.csr_array:
-    found = units.copy()
-    found.data /= _UNITS  # what scipy would multiply by a rounded reciprocal
-    return found
+    units.data /= _UNITS  # what scipy would multiply by a rounded reciprocal
+    return units
 
 
 def damped(near: sp.csr_array, counts: np.ndarray) -> sp.csr_array:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from p5jax.core.kinds import is_text
 from p5jax.data.readers.amazon_reviews import NEW, OLD, Fields, Found
-from p5jax.data.readers.cells import MISSING, BadLine
+from p5jax.data.readers.cells import MISSING, BadLine, Unusual
 from p5jax.data.readers.json_lines import Record, json_record
 from p5jax.data.readers.lines import NEWLINE, Block
 from p5jax.data.readers.page_text import plain
@@ -22,10 +22,6 @@ from p5jax.data.readers.texts import TEXT, text_rows
 from p5jax.data.readers.times import LATEST
 
 LINES = 128  # that are objects of Python at once, few enough for a core's cache
-
-
-class _Unusual(Exception):
-    """Something of which `Reviews.read` knows what to do with its line."""
 
 
 def in_columns(scale: Sequence[float], path: Path, block: Block) -> Found | None:
@@ -40,7 +36,7 @@ def in_columns(scale: Sequence[float], path: Path, block: Block) -> Found | None
         values = _values(fields, lines)
         rows = _rows(scale, fields, values)
         names = _names(values.get(fields.name or "", []), rows)
-    except (_Unusual, BadLine, LookupError, TypeError, OverflowError, UnicodeDecodeError):
+    except (Unusual, BadLine, LookupError, TypeError, OverflowError, UnicodeDecodeError):
         return None
     return Found(rows, names, {fields.user: (path, block.first)})
 
@@ -63,7 +59,7 @@ def _values(fields: Fields, lines: Sequence[bytes]) -> dict[str, list[Any]]:
     for start in range(0, len(lines), LINES):
         records = _records(lines[start : start + LINES])
         if fields is NEW and any(OLD.user in record for record in records):
-            raise _Unusual
+            raise Unusual
         users += [record[fields.user] for record in records]
         items += [record[first] if first in record else record[last] for record in records]
         for field, column in values.items():
@@ -79,7 +75,7 @@ def _rows(scale: Sequence[float], fields: Fields, values: dict[str, list[Any]]) 
     rating = np.array(values[fields.rating], np.float64)
     time = np.array(values[fields.time], np.int64)
     if not ((rating >= scale[0]) & (rating <= scale[1])).all() or (np.abs(time) >= LATEST).any():
-        raise _Unusual
+        raise Unusual
     texts = text_rows(_texts(values[fields.headline]), _texts(values[fields.text]))
     return Rows(users, items, user, item, rating.astype(np.float32), time, texts)
 
@@ -91,7 +87,7 @@ def _keys(values: list[str]) -> tuple[list[str], np.ndarray]:
     keys = [*positions]
     clean = keys == [*map(str.strip, keys)] and is_text("".join(keys))
     if not clean or not MISSING.isdisjoint(keys):
-        raise _Unusual
+        raise Unusual
     return keys, np.fromiter(map(positions.__getitem__, values), np.int32, len(values))
 
 
@@ -112,4 +108,4 @@ def _names(values: list[str | None], rows: Rows) -> list[str | None]:
 
 def _check_types(values: Sequence[object] | dict[str, int], types: set[type]) -> None:
     if not types.issuperset(map(type, values)):
-        raise _Unusual
+        raise Unusual

@@ -20,6 +20,10 @@ EXAMPLES = 3
 _LONGEST = 40
 
 
+class Unusual(Exception):
+    """A cell or line that is read among rows, not in columns."""
+
+
 class BadLine(Exception):
     """A malformed line, to be raised by a parser; `read_lines`' caller hands it to LineErrors."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from p5jax.data.readers.arrow_files import values_of
-from p5jax.data.readers.cells import MISSING, BadLine, is_missing, key_of
+from p5jax.data.readers.cells import MISSING, BadLine, Unusual, is_missing, key_of
 from p5jax.data.readers.page_text import plain
 from p5jax.data.readers.raw import Rows
 from p5jax.data.readers.texts import TEXT, text_rows
@@ -20,10 +20,6 @@ from p5jax.data.readers.times import LATEST
 DIGITS = 18  # of a number that 64 bits hold, whatever it is
 _MISSING = pa.array(sorted(MISSING))
 _DAY = 86_400
-
-
-class _Unusual(Exception):
-    """A cell of which the readers of rows know what to do with it."""
 
 
 def in_columns(
@@ -51,7 +47,7 @@ def in_columns(
             times, zoned = _times(cells["timestamp"])
         texts = (_texts(cells[name]) if name in cells else nothing for name in ("headline", "text"))
         return Rows(user_keys, item_keys, user, item, rating, times, text_rows(*texts), zoned)
-    except (_Unusual, BadLine, pa.ArrowException):
+    except (Unusual, BadLine, pa.ArrowException):
         return None
 
 
@@ -63,7 +59,7 @@ def _decoded(column: pa.Array) -> pa.Array:
 def _keys(column: pa.Array, name: str, known: Collection[str]) -> tuple[list[str], np.ndarray]:
     """Return the different keys, by first appearance, and each row's among them, int32 [N]."""
     if column.null_count or not len(column):
-        raise _Unusual
+        raise Unusual
     coded = column.dictionary_encode()
     kind = column.type
     if pa.types.is_integer(kind):
@@ -72,7 +68,7 @@ def _keys(column: pa.Array, name: str, known: Collection[str]) -> tuple[list[str
     if _is_text(kind):
         odd = (key for key in keys if key not in known and key_of(key, name) != key)
         if next(odd, None) is not None:
-            raise _Unusual
+            raise Unusual
     else:
         keys = [key_of(key, name) for key in keys]
     return keys, coded.indices.to_numpy()
@@ -85,12 +81,12 @@ def _ratings(column: pa.Array) -> np.ndarray:
         missing = pc.is_in(column, _MISSING.cast(kind))
         column = pc.if_else(missing, pa.scalar(None, kind), column)
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise _Unusual
+        raise Unusual
     given = np.asarray(column.is_valid())
     numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     # Arrow reads more than one spelling of what is no number.
     if np.isinf(numbers).any() or (_is_text(kind) and np.isnan(numbers[given]).any()):
-        raise _Unusual
+        raise Unusual
     with np.errstate(over="ignore"):
         found: np.ndarray = numbers.astype(np.float32)
     return found
@@ -100,13 +96,13 @@ def _times(column: pa.Array) -> tuple[np.ndarray, bool | None]:
     """Return the times, int64 [N], and whether they are dates with a zone, None for numbers."""
     kind = column.type
     if column.null_count:
-        raise _Unusual
+        raise Unusual
     zoned = None
     if _is_text(kind):
         if not pc.all(pc.ascii_is_decimal(column)).as_py():
-            raise _Unusual
+            raise Unusual
         if pc.max(pc.binary_length(column)).as_py() > DIGITS:
-            raise _Unusual
+            raise Unusual
     elif pa.types.is_date32(kind):
         zoned = False
         column = pc.multiply(column.cast(pa.int32()).cast(pa.int64()), _DAY)
@@ -115,19 +111,19 @@ def _times(column: pa.Array) -> tuple[np.ndarray, bool | None]:
         column = column.cast(pa.timestamp("s", kind.tz))  # an error where there are fractions
         years = pc.min_max(pc.year(column)).as_py()
         if years["min"] < 1 or years["max"] > 9999:
-            raise _Unusual
+            raise Unusual
     elif not pa.types.is_integer(kind):
-        raise _Unusual
+        raise Unusual
     times = column.cast(pa.int64()).to_numpy()
     if (times <= -LATEST).any() or (times >= LATEST).any():
-        raise _Unusual
+        raise Unusual
     return times, zoned
 
 
 def _texts(column: pa.Array) -> pa.Array:
     values = values_of(column)
     if not {str, NoneType}.issuperset(map(type, values)):
-        raise _Unusual
+        raise Unusual
     said = (None if value is None or is_missing(value.strip()) else value for value in values)
     return pa.array([value and plain(value) for value in said], TEXT)
 
