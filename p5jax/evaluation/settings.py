@@ -31,3 +31,6 @@ class EvaluationConfig(RankingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, batch_size=SIZE, yes_no_users=SIZE, max_length=SIZE)
+
+
+DEFAULTS = EvaluationConfig()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.evaluators import DEFAULTS, evaluate_run
+from p5jax.evaluation.evaluators import evaluate_run
 from p5jax.evaluation.results import FamilyResult
-from p5jax.evaluation.settings import EvaluationConfig
+from p5jax.evaluation.settings import DEFAULTS, EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.runs.other_domain import asked_about, zero_shot_prompts
 from p5jax.runs.run import Run

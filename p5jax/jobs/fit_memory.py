@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from p5jax.evaluation.evaluators import DEFAULTS
 from p5jax.evaluation.memory_choice import Choices, choose_memory
-from p5jax.evaluation.settings import MEMORY_USERS, EvaluationConfig
+from p5jax.evaluation.settings import DEFAULTS, MEMORY_USERS, EvaluationConfig
 from p5jax.jobs.start import PathName, opened
 from p5jax.memory.memory import Memory
 from p5jax.memory.stored_pairs import stored_pairs

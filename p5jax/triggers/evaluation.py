@@ -16,16 +16,13 @@ from p5jax.core.errors import Unwritten, UserError
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
 from p5jax.evaluation.baselines.ranking import RankingBaselines
+from p5jax.evaluation.baselines.results import baseline_results
 from p5jax.evaluation.compare import Difference, compare_results
-from p5jax.evaluation.evaluators import (
-    DEFAULTS,
-    EvaluationConfig,
-    FamilyResult,
-    baseline_results,
-    evaluate_family,
-)
+from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.evaluation.intervals import format_value, mean_intervals
 from p5jax.evaluation.keeping import keep_results, reserve
+from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.settings import DEFAULTS, EvaluationConfig
 from p5jax.evaluation.task import RunLike
 from p5jax.parallel import distributed
 from p5jax.runs.run import Run

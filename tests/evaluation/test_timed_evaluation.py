@@ -20,9 +20,10 @@ from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import TEST, TRAIN, Dataset
 from p5jax.data.readers.synthetic import synthetic_raw
-from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_run, format_results
+from p5jax.evaluation.evaluators import evaluate_run
 from p5jax.evaluation.merging import merge_evaluations
-from p5jax.evaluation.results import SUMMARY, load_results, read_summary
+from p5jax.evaluation.results import SUMMARY, format_results, load_results, read_summary
+from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.jobs.merge import merge
 from p5jax.ppr.backbone.catalogue import catalogue_result
 from p5jax.prompts.families import FamilyConfig, make_families

@@ -15,7 +15,8 @@ from small_model import token_log_probabilities
 from trigger_run import random_run
 
 from p5jax.core.errors import Interrupted, UserError
-from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
+from p5jax.evaluation.evaluators import evaluate_family
+from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.models.t5 import Transformer
 from p5jax.pipeline.batching import padded
 from p5jax.pipeline.config import PipelineConfig

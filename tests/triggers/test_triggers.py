@@ -16,8 +16,9 @@ from small_model import token_log_probabilities
 from trigger_run import random_run
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.evaluators import EvaluationConfig, evaluate_family
+from p5jax.evaluation.evaluators import evaluate_family
 from p5jax.evaluation.results import FamilyResult
+from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.triggers import evaluation
 from p5jax.triggers.ablation import ablate
 from p5jax.triggers.layout import POSITIONS, PROMPT_ID, TRIGGER_FAMILIES, USER_PLACES, Layout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
-from p5jax.evaluation.evaluators import DEFAULTS, EvaluationConfig
+from p5jax.evaluation.settings import DEFAULTS, EvaluationConfig
 from p5jax.parallel import distributed
 from p5jax.ppr.soft.t5_backbone import PROMPT_ID
 from p5jax.ppr.soft.training import SOFT_PROMPT, load_soft
