@@ -68,7 +68,7 @@ class PromptComparison:
 
 @dataclass(frozen=True)
 class Contender:
-    """Another prompt of the run's model to compare: a run-like object and the id of its prompt.
+    """A prompt of the run's model to compare: a run-like object and the id of its prompt.
 
     Those of one kind with equal settings are averaged.
     """
@@ -78,6 +78,7 @@ class Contender:
     settings: str
     run: RunLike
     prompt_id: str
+    family: str = "sequential"
 
 
 def evaluate_triggers(
@@ -102,50 +103,31 @@ def evaluate_triggers(
         raise UserError("folders: found none, expected at least one of p5jax triggers search")
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError("folders: found one twice, expected each once")
-    prompts = [load_triggers(folder, run) for folder in folders]
-    for folder in folders:
-        if split == "test" and not TRIGGER_FOLDER.read(folder)["finished"]:
-            raise UserError(
-                f"{folder}: found a search that is not finished, expected a finished one before"
-                " its test"
-            )
-    families = {prompt.family for prompt in prompts} | ({"sequential"} if others else set())
+    contenders = [*(_contender(Path(folder), run, split) for folder in folders), *others]
+    families = {each.family for each in contenders}
     if len(families) > 1:
         raise UserError(f"folders: found prompts of {', '.join(sorted(families))}, expected one")
-    family = families.pop()
+    (family,) = families
+    header: dict[str, object] = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
+    header["leaky_item_ids"] = run.dataset.leaky
+    for each in contenders:
+        reserve(_kept(each, split), header)
 
     def evaluated(run: RunLike, id: str) -> FamilyResult:
         return evaluate_family(run, family, id, split, limit, config=config, report=report)
 
-    unwritten: list[Unwritten] = []
-    header: dict[str, object] = {"split": split, "limit": limit, "identity": run_fingerprints(run)}
-    header["leaky_item_ids"] = run.dataset.leaky
-    for folder in folders:
-        reserve(_kept(Path(folder), PROMPT_ID, split), header)
-    for other in others:
-        reserve(_kept(other.run.path, other.prompt_id, split), header)
     manual = [(kind, evaluated(run, id)) for kind, id in _manual(run, family)]
-
-    def keep(result: FamilyResult, folder: Path) -> None:
-        both = [manual[0][1], result]  # in this order: "2-3" before "triggers"
+    reference = manual[0][1]
+    unwritten: list[Unwritten] = []
+    groups: dict[tuple[str, str], list[FamilyResult]] = {}
+    for each in contenders:
+        result = evaluated(each.run, each.prompt_id)
         try:
-            keep_results(_kept(folder, result.prompt_id, split), both, header)
+            keep_results(_kept(each, split), [reference, result], header)
         except Unwritten as error:
             unwritten.append(error)
-
-    groups: dict[tuple[str, str], list[FamilyResult]] = {}
-    for folder, prompt in zip(folders, prompts, strict=True):
-        result = evaluated(TriggeredRun(run, prompt, Path(folder)), PROMPT_ID)
-        keep(result, Path(folder))
-        named = replace(result, prompt_id=Path(folder).name)
-        kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
-        groups.setdefault((kind, _settings(folder)), []).append(named)
-    for other in others:
-        result = evaluated(other.run, other.prompt_id)
-        keep(result, other.run.path)
-        named = replace(result, prompt_id=other.name)
-        groups.setdefault((other.kind, other.settings), []).append(named)
-    reference = manual[0][1]
+        named = replace(result, prompt_id=each.name)
+        groups.setdefault((each.kind, each.settings), []).append(named)
     rows = [compared(kind, [result], reference) for kind, result in manual]
     rows += [compared(kind, members, reference) for (kind, _), members in groups.items()]
     ranking = RankingBaselines(run.dataset, report)
@@ -158,15 +140,25 @@ def evaluate_triggers(
     return rows
 
 
-def _kept(folder: Path, prompt_id: str, split: str) -> Path:
+def _contender(folder: Path, run: Run, split: str) -> Contender:
+    """The trigger prompt of a folder; UserError for an unfinished search before its test."""
+    prompt, found = load_triggers(folder, run), TRIGGER_FOLDER.read(folder)
+    if split == "test" and not found["finished"]:
+        raise UserError(
+            f"{folder}: found a search that is not finished, expected a finished one before its"
+            " test"
+        )
+    settings = {name: value for name, value in found["settings"].items() if name != "seed"}
+    kind = "personalised" if prompt.layout.user_tokens else "non-personalised"
+    return Contender(
+        *(kind, folder.name, json.dumps(settings, sort_keys=True)),
+        *(TriggeredRun(run, prompt, folder), PROMPT_ID, prompt.family),
+    )
+
+
+def _kept(contender: Contender, split: str) -> Path:
     """Where the results of a prompt are kept."""
-    return folder / "evaluation" / f"{prompt_id}-{split}"
-
-
-def _settings(folder: str | Path) -> str:
-    settings = dict(TRIGGER_FOLDER.read(folder)["settings"])
-    del settings["seed"]
-    return json.dumps(settings, sort_keys=True)
+    return contender.run.path / "evaluation" / f"{contender.prompt_id}-{split}"
 
 
 def _manual(run: Run, family: str) -> list[tuple[str, str]]:
