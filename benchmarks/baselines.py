@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from p5jax.core.progress import print_progress
 from p5jax.data.dataset import Dataset
-from p5jax.evaluation.asked import default_prompts, kind_of
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import baseline_results
+from p5jax.evaluation.prompts import default_prompts
 from p5jax.evaluation.results import FamilyResult, format_results
+from p5jax.evaluation.task import kind_of
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template_files import load_templates
 

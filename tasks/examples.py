@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from p5jax.data.dataset import SPLITS
-from p5jax.evaluation.asked import kind_of
+from p5jax.evaluation.task import kind_of
 from p5jax.prompts.families import Example, Family, example_rng
 from p5jax.tasks.calls import numpy_function
 

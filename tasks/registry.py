@@ -28,7 +28,7 @@ from p5jax.tasks.source import NumberSource
 from p5jax.tasks.vocabulary import SeqioVocabulary
 from p5jax.text.vocabulary import Vocabulary
 
-# How each kind of answer is judged; the kinds are those of p5jax.evaluation.asked.
+# How each kind of answer is judged; the kinds are those of p5jax.evaluation.task.
 METRICS: Mapping[str, Callable[[Dataset], Any]] = {
     "catalogue": metrics.items,
     "candidates": metrics.items,

@@ -162,7 +162,7 @@ def evaluate_rating(task: Task) -> FamilyResult:
     predictions = np.array(expected)[order]
     greedy_ratings, _ = ratings_from_text(said, float(ratings_of(run.dataset, "train")[2].mean()))
     result = rating_result(
-        task.family.name,
+        task.about,
         task.template.id,
         users,
         items,
@@ -200,7 +200,7 @@ def evaluate_text(task: Task) -> FamilyResult:
     users, items = _pairs(examples)
     shown = zip([e.inputs for e in examples[:EXAMPLES_SHOWN]], said, references, strict=False)
     return text_result(
-        task.family.name,
+        task.about,
         task.template.id,
         users,
         items,
@@ -228,7 +228,7 @@ def evaluate_choice(task: Task) -> FamilyResult:
     users, items = _pairs(examples)
     shown = zip([e.inputs for e in examples[:EXAMPLES_SHOWN]], chosen, references, strict=False)
     return choice_result(
-        task.family.name,
+        task.about,
         task.template.id,
         users,
         items,

@@ -18,11 +18,11 @@ from p5jax.core.progress import Report
 from p5jax.core.shard import Shard
 from p5jax.data.names import HELD_OUT_SPLITS
 from p5jax.evaluation.answer_evaluators import evaluate_choice, evaluate_rating, evaluate_text
-from p5jax.evaluation.asked import Asked, chosen_prompts, together
 from p5jax.evaluation.baselines.ranking import RankingBaselines
 from p5jax.evaluation.baselines.results import baseline_results, memory_baseline
 from p5jax.evaluation.figures import warm_results, with_warmth
 from p5jax.evaluation.keeping import keep_results, reserve
+from p5jax.evaluation.prompts import chosen_prompts, prompt_task, together
 from p5jax.evaluation.rank_metrics import ranking_columns
 from p5jax.evaluation.ranking_evaluators import (
     evaluate_candidates,
@@ -65,25 +65,12 @@ def evaluate_family(
     is evaluated by all its devices and processes, each of which must call it.
     """
     _check_split(split)
-    asked = Asked.of(run, family, prompt_id, split, limit, config)
-    return _measured(run, asked, split, config, report, memory)
+    task = prompt_task(run, family, prompt_id, split, limit, config, report)
+    return _evaluated(replace(task, memory=memory))
 
 
-def _measured(
-    run: RunLike,
-    asked: Asked,
-    split: str,
-    config: EvaluationConfig,
-    report: Report,
-    memory: Memory | None,
-    shard: Shard | None = None,
-) -> FamilyResult:
-    indices = asked.share(shard)
-    task = Task(
-        *(run, asked.examples_of, asked.template, split, indices, config, report, memory),
-        others=asked.others,
-    )
-    return replace(_EVALUATORS[asked.kind](task), family=asked.family)
+def _evaluated(task: Task) -> FamilyResult:
+    return _EVALUATORS[task.kind](task)
 
 
 def validation_ranking(run: RunLike, prompt_id: str, limit: int) -> dict[str, float]:
@@ -136,23 +123,24 @@ def evaluate_run(
     """
     _check_split(split)
     run.dataset.refuse_nothing_held_out()
-    asked = [
-        Asked.of(run, family, id, split, limit, config)
+    tasks = [
+        prompt_task(run, family, id, split, limit, config, report)
         for family, id in chosen_prompts(run, families, prompts, split)
     ]
     if average:
-        asked.append(together(asked))
+        tasks.append(together(tasks))
     share = None if shard is None else Shard.read(shard)
     folder, header = _reserved(run, split, limit, config, memory, share, about)
     results: list[FamilyResult] = []
-    largest: dict[tuple[str, str], tuple[Asked, FamilyResult]] = {}
-    for each in asked:
-        with_memory = (None, memory) if memory and each.kind == "catalogue" else (None,)
-        for beside in with_memory:
-            results.append(_measured(run, each, split, config, report, beside, share))
-        key = each.family, each.kind
-        if key not in largest or len(each.indices) > len(largest[key][0].indices):
-            largest[key] = each, results[-1]
+    largest: dict[tuple[str, str], tuple[int, FamilyResult]] = {}
+    for task in tasks:
+        own = task.share(share)
+        results.append(_evaluated(own))
+        if memory and task.kind == "catalogue":
+            results.append(_evaluated(replace(own, memory=memory)))
+        key, count = (task.about, task.kind), len(task.indices)
+        if key not in largest or count > largest[key][0]:  # in all shards the same
+            largest[key] = count, results[-1]
     ranking = RankingBaselines(run.dataset, report)
     for _, result in largest.values():
         results += baseline_results(run, result, split, ranking)

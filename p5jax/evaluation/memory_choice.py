@@ -16,10 +16,10 @@ import numpy as np
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.core.text_table import aligned
-from p5jax.evaluation.asked import kind_of, next_item_prompt
+from p5jax.evaluation.prompts import next_item_prompt
 from p5jax.evaluation.rank_metrics import LIST_LENGTH, ndcg
 from p5jax.evaluation.settings import EvaluationConfig
-from p5jax.evaluation.task import RunLike, Task, chosen_indices
+from p5jax.evaluation.task import RunLike, Task, chosen_indices, kind_of
 from p5jax.inference.mixing import Mixing
 from p5jax.inference.ranking import given_rows, id_trie, rank, score_items
 from p5jax.memory.memory import Memory, Neighbours

@@ -107,7 +107,7 @@ class _Found:
     def result(self, kind: str) -> FamilyResult:
         task = self.task
         return ranking_result(
-            task.family.name,
+            task.about,
             task.label,
             kind,
             np.array(self.users),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.progress import Progress, Report
+from p5jax.core.shard import Shard
 from p5jax.data.dataset import Dataset
+from p5jax.data.families import FAMILIES
 from p5jax.evaluation.results import WITH_MEMORY
 from p5jax.evaluation.settings import EvaluationConfig
 from p5jax.inference.mixing import Beside
@@ -55,6 +57,19 @@ class ReadsUsers(Protocol):
         """Return what the model reads, int32 [B, S'], of sources [B, S] and their users [B]."""
 
 
+def kind_of(template: PromptTemplate) -> str:
+    """How a prompt is judged: a key of the evaluators."""
+    targets, among = template.asks_for, FAMILIES[template.family].among_candidates
+    if "item" in targets:
+        listed = among or "cand" in template.fields
+        return "candidates" if listed else "catalogue"
+    if "yes_no" in targets and among:
+        return "yes_no"
+    if "explanation" in targets or "headline" in targets:
+        return "text"
+    return "rating" if "rating" in targets else "choice"
+
+
 @dataclass(frozen=True)
 class Task:
     """A prompt of a family on a split, for the examples at `indices`."""
@@ -68,6 +83,26 @@ class Task:
     report: Report
     memory: Memory | None = None  # beside the model, where a catalogue is ranked
     others: tuple[PromptTemplate, ...] = ()  # whose probabilities are averaged with the template's
+    candidates_of: str = ""  # another family, whose candidates the prompt ranks
+
+    @property
+    def about(self) -> str:
+        """The family that the results are about."""
+        return self.candidates_of or self.family.name
+
+    @property
+    def kind(self) -> str:
+        """How the prompt is judged."""
+        return "candidates" if self.candidates_of else kind_of(self.template)
+
+    def share(self, shard: Shard | None) -> Task:
+        """The task for a shard of the examples; UserError where there are fewer than shards."""
+        if shard is None:
+            return self
+        if len(self.indices) < shard.count:
+            found = f"{len(self.indices)} examples of prompt {self.template.id}"
+            raise UserError(f"shard: found {found}, expected one or more for each of {shard.count}")
+        return replace(self, indices=self.indices[shard.number - 1 :: shard.count])
 
     @property
     def label(self) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from p5jax.core.errors import UserError
-from p5jax.evaluation.asked import kind_of, next_item_prompt
+from p5jax.evaluation.prompts import next_item_prompt
+from p5jax.evaluation.task import kind_of
 from p5jax.inference.mixing import Beside
 from p5jax.inference.ranking import Asked, Ranking, given_rows, id_trie, rank, score_items
 from p5jax.inference.settings import METHODS

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from p5jax.cli.main import main
 from p5jax.core.errors import UserError
-from p5jax.evaluation.asked import default_prompts, kind_of
 from p5jax.evaluation.baselines.texts import most_frequent
 from p5jax.evaluation.evaluators import evaluate_family, evaluate_run
+from p5jax.evaluation.prompts import default_prompts
 from p5jax.evaluation.ranking_evaluators import place_of
 from p5jax.evaluation.results import format_results, load_results
 from p5jax.evaluation.settings import EvaluationConfig
-from p5jax.evaluation.task import chosen_indices
+from p5jax.evaluation.task import chosen_indices, kind_of
 from p5jax.inference.ranking import id_trie
 from p5jax.inference.trie import Trie
 from p5jax.models.t5 import Transformer, init_params

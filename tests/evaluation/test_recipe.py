@@ -11,9 +11,9 @@ import pytest
 from p5jax.core import config
 from p5jax.core.errors import UserError
 from p5jax.data.prepare import chosen_options
-from p5jax.evaluation.asked import kind_of
 from p5jax.evaluation.recipe import Figure, RecipeConfig, figures_of, format_figures
 from p5jax.evaluation.results import SHOWN_METRICS, WITH_MEMORY, FamilyResult
+from p5jax.evaluation.task import kind_of
 from p5jax.jobs import pretrain, train
 from p5jax.prompts.template_files import chosen_templates
 from p5jax.runs.run import RunConfig

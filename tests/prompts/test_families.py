@@ -19,7 +19,8 @@ from scipy import stats
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import Dataset
 from p5jax.data.families import FAMILIES, FamilyKind, Needed
-from p5jax.evaluation.asked import default_prompts, kind_of
+from p5jax.evaluation.prompts import default_prompts
+from p5jax.evaluation.task import kind_of
 from p5jax.prompts.families import FamilyConfig, example_rng, make_families
 from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.template import PromptTemplate

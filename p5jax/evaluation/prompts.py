@@ -1,98 +1,60 @@
-"""Which prompts an evaluation asks, of what examples, and how each is judged."""
+"""Which prompts are evaluated, and on what examples."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from p5jax.core.errors import UserError, nearest
-from p5jax.core.shard import Shard
+from p5jax.core.progress import Report
 from p5jax.data.families import FAMILIES
 from p5jax.evaluation.settings import EvaluationConfig
-from p5jax.evaluation.task import RunLike, chosen_indices
+from p5jax.evaluation.task import RunLike, Task, chosen_indices, kind_of
 from p5jax.prompts.families import Family
-from p5jax.prompts.template import PromptTemplate
 
 LENDER = "sequential"  # whose prompts for an item also rank the candidates of other families
 
 
-def kind_of(template: PromptTemplate) -> str:
-    """How a prompt is judged: a key of the evaluators."""
-    targets, among = template.asks_for, FAMILIES[template.family].among_candidates
-    if "item" in targets:
-        listed = among or "cand" in template.fields
-        return "candidates" if listed else "catalogue"
-    if "yes_no" in targets and among:
-        return "yes_no"
-    if "explanation" in targets or "headline" in targets:
-        return "text"
-    return "rating" if "rating" in targets else "choice"
+def prompt_task(
+    run: RunLike,
+    family: str,
+    prompt_id: str,
+    split: str,
+    limit: int | None,
+    config: EvaluationConfig,
+    report: Report,
+) -> Task:
+    """A prompt asked about a family, and at most `limit` of its examples, the same for every run.
 
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt of a run asked about a family; others of the same kind are averaged with it.
-
-    examples_of: whose examples it is asked of, the lender's for a prompt that ranks another
-    family's candidates. indices: the examples, of all shards.
+    UserError when the run lacks the family or the prompt, and when no record can fill it.
     """
-
-    family: str
-    examples_of: Family
-    template: PromptTemplate
-    kind: str
-    indices: np.ndarray
-    others: tuple[PromptTemplate, ...] = ()
-
-    @staticmethod
-    def of(
-        run: RunLike,
-        family: str,
-        prompt_id: str,
-        split: str,
-        limit: int | None,
-        config: EvaluationConfig,
-    ) -> Asked:
-        """Find a prompt and at most `limit` of its examples, the same for every run.
-
-        UserError when the run lacks the family or the prompt, and when no record can fill it.
-        """
-        lent = prompt_id in _lent(run, family)
-        if family not in run.families and not lent:
-            raise UserError(
-                f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
-            )
-        examples_of = run.families[LENDER if lent else family]
-        template = examples_of.template(prompt_id)
-        kind = "candidates" if lent else kind_of(template)
-        size = examples_of.size(split, prompt_id)
-        if not size:
-            raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
-        if kind == "yes_no":
-            limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
-        indices = chosen_indices(size, limit, config.seed)
-        return Asked(family, examples_of, template, kind, indices)
-
-    def share(self, shard: Shard | None) -> np.ndarray:
-        """The examples of a shard, or all; UserError where there are fewer than shards."""
-        if shard is None:
-            return self.indices
-        if len(self.indices) < shard.count:
-            found = f"{len(self.indices)} examples of prompt {self.template.id}"
-            raise UserError(f"shard: found {found}, expected one or more for each of {shard.count}")
-        return self.indices[shard.number - 1 :: shard.count]
+    lent = prompt_id in _lent(run, family)
+    if family not in run.families and not lent:
+        raise UserError(
+            f"families: {family!r} is not in this run, which has {', '.join(run.families)}"
+        )
+    examples_of = run.families[LENDER if lent else family]
+    template = examples_of.template(prompt_id)
+    size = examples_of.size(split, prompt_id)
+    if not size:
+        raise UserError(f"prompt {prompt_id}: no {split} record has all that it needs")
+    if not lent and kind_of(template) == "yes_no":
+        limit = config.yes_no_users if limit is None else min(limit, config.yes_no_users)
+    indices = chosen_indices(size, limit, config.seed)
+    candidates_of = family if lent else ""
+    return Task(
+        *(run, examples_of, template, split, indices, config, report), candidates_of=candidates_of
+    )
 
 
-def together(asked: Sequence[Asked]) -> Asked:
+def together(tasks: Sequence[Task]) -> Task:
     """Those that rank the catalogue, averaged; UserError for fewer than two."""
-    ranking = [each for each in asked if each.kind == "catalogue"]
+    ranking = [task for task in tasks if task.kind == "catalogue"]
     if len(ranking) < 2:
-        found = ", ".join(each.template.id for each in ranking) or "none"
+        found = ", ".join(task.template.id for task in ranking) or "none"
         raise UserError(f"average: found {found}, expected several prompts that rank the catalogue")
     first, *others = ranking
-    return replace(first, others=tuple(each.template for each in others))
+    return replace(first, others=tuple(task.template for task in others))
 
 
 def default_prompts(family: Family, split: str) -> tuple[str, ...]:
