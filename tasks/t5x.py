@@ -132,7 +132,12 @@ def transformer(name: str) -> Transformer:
     """
     vocabulary = vocabulary_of(name).vocabulary
     starts = np.packbits(vocabulary.word_starts).tobytes()
-    sizes = config.build(T5Config, vocab_size=vocabulary.padded_size, word_starts=starts)
+    sizes = config.build(
+        T5Config,
+        vocab_size=vocabulary.padded_size,
+        word_starts=starts,
+        first_id_token=vocabulary.first_id_token,
+    )
     if sizes.likelihood != "vocabulary":
         found = f"T5Config.likelihood: found {sizes.likelihood!r}"
         raise UserError(f"{found}, expected 'vocabulary', over which t5x has its loss")

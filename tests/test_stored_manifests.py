@@ -41,7 +41,9 @@ from p5jax.triggers.settings import SearchConfig
 A, B = "a" * 64, "b" * 64
 PLACE = {"path": "/a", "relative": "../a"}
 DATASET = {**PLACE, "name": "toy", "fingerprint": A, "id_scheme": "random", "leaky": False}
-MODEL = {k: v for k, v in asdict(T5Config(128)).items() if k != "word_starts"}
+MODEL = {
+    k: v for k, v in asdict(T5Config(128)).items() if k not in ("word_starts", "first_id_token")
+}
 SCHEMA = ProfileSchema((Attribute("age", edges=(20.0, 40.0)), Attribute("city", ("A", "B"))))
 IDENTITY = {"params": A, "vocabulary": B, "dataset": A}
 PIPELINE = {k: v for k, v in asdict(PipelineConfig()).items() if k not in ("threads", "workers")}

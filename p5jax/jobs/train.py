@@ -154,6 +154,7 @@ def _model_config(run_config: RunConfig) -> T5Config:
         sizes,
         dropout_rate=wanted.dropout_rate,
         decoder_dropout_rate=wanted.decoder_dropout_rate,
+        item_dropout_rate=wanted.item_dropout_rate,
         output_dropout_rate=wanted.output_dropout_rate,
         dtype=wanted.dtype,
         likelihood=wanted.likelihood,

@@ -46,11 +46,15 @@ class Dropout(nn.Module):
     axis: int = -2
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool) -> Array:
-        if deterministic or self.rate == 0.0:
+    def __call__(self, x: Array, deterministic: bool, rates: Array | None = None) -> Array:
+        """rates: those of the positions, in place of `rate`, to be broadcast over `x`."""
+        if deterministic or (self.rate == 0.0 and rates is None):
             return x
         shape = list(x.shape)
         shape[self.axis] = 1
+        if rates is not None:
+            kept = jax.random.uniform(self.make_rng("dropout"), shape) >= rates
+            return x * (kept / (1.0 - rates)).astype(x.dtype)
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
         # A product with the small mask (not a select): the compiler fuses it into its neighbours.
         return x * (kept.astype(x.dtype) * (1.0 / (1.0 - self.rate)))
@@ -173,7 +177,7 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool) -> Array:
+    def __call__(self, x: Array, deterministic: bool, rates: Array | None = None) -> Array:
         model_dim = x.shape[-1]
         hidden: Array | None = None
         for number, activation in enumerate(self.activations):
@@ -183,6 +187,6 @@ class MLP(nn.Module):
             hidden = branch if hidden is None else hidden * branch
         assert hidden is not None  # there is one activation at least
         hidden = constrained(hidden, "batch", "length", "mlp")
-        hidden = Dropout(self.dropout_rate, name="dropout")(hidden, deterministic)
+        hidden = Dropout(self.dropout_rate, name="dropout")(hidden, deterministic, rates)
         stddev = self.hidden_dim**-0.5
         return Dense(model_dim, ("mlp", "embed"), stddev, self.dtype, name="wo")(hidden)

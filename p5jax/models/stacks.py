@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
+from p5jax.core.errors import UserError
 from p5jax.models.attention import MASKED, Attention, RelativePositionBias
 from p5jax.models.layers import MLP, Array, Dense, Dropout, Embed, LayerNorm, constrained
 from p5jax.models.t5_config import T5Config
@@ -45,8 +46,10 @@ class _Layer(nn.Module):
         cfg = self.config
         return MLP(cfg.mlp_dim, cfg.mlp_activations, self.dropout_rate, jnp.dtype(cfg.dtype))
 
-    def _residual(self, x: Array, update: Array, deterministic: bool) -> Array:
-        x = x + self.dropout(update, deterministic)
+    def _residual(
+        self, x: Array, update: Array, deterministic: bool, rates: Array | None = None
+    ) -> Array:
+        x = x + self.dropout(update, deterministic, rates)
         return constrained(x, "batch", "length", "embed")
 
 
@@ -95,6 +98,7 @@ class DecoderLayer(_Layer):
         deterministic: bool,
         decode: bool,
         cache_index: Array | None,
+        rates: Array | None,
     ) -> Array:
         """[B*G, T, D] and the source [B, S, D] -> [B*G, T, D]."""
         y = self.pre_self_attention_layer_norm(x)
@@ -107,14 +111,14 @@ class DecoderLayer(_Layer):
             cache_index=cache_index,
             decode=decode,
         )
-        x = self._residual(x, y, deterministic)
+        x = self._residual(x, y, deterministic, rates)
         y = self.pre_cross_attention_layer_norm(x)
         y = self.encoder_decoder_attention(
             y, encoded, None, cross_mask_bias, deterministic, cross=True
         )
-        x = self._residual(x, y, deterministic)
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return self._residual(x, y, deterministic)
+        x = self._residual(x, y, deterministic, rates)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic, rates)
+        return self._residual(x, y, deterministic, rates)
 
 
 def _relative_bias(config: T5Config, bidirectional: bool) -> RelativePositionBias:
@@ -201,7 +205,8 @@ class Decoder(nn.Module):
             self_mask = self_mask & seen[:, None, None, :]
         position_bias = self.relpos_bias(length, room, first)
         self_mask_bias, cross_mask_bias = mask_bias(self_mask), mask_bias(cross_mask)
-        y = self.dropout(self.embedder(tokens), deterministic)
+        rates = self._rates(tokens)
+        y = self.dropout(self.embedder(tokens), deterministic, rates)
         for layer in self.layers:
             y = layer(
                 y,
@@ -212,9 +217,20 @@ class Decoder(nn.Module):
                 deterministic,
                 decode,
                 filled,
+                rates,
             )
         states: Array = self.output_dropout(self.decoder_norm(y), deterministic)
         return states
+
+    def _rates(self, tokens: Array) -> Array | None:
+        """The dropout rate of each position, [B*G, T, 1], by what it reads; None: all alike."""
+        cfg = self.config
+        if cfg.item_dropout_rate is None:
+            return None
+        if not cfg.first_id_token:
+            raise UserError("T5Config.first_id_token: found 0, expected the vocabulary's")
+        is_item = tokens >= cfg.first_id_token
+        return jnp.where(is_item, cfg.item_dropout_rate, self.dropout.rate)[:, :, None]
 
     def logits(self, states: Array) -> Array:
         """The output projection: states [B*G, T, D] -> [B*G, T, V] float32."""

@@ -27,6 +27,9 @@ class T5Config:
     # None: dropout_rate. With little data dropout in the decoder sharpens what it predicts without
     # it: frequent answers, such as five stars, become too probable.
     decoder_dropout_rate: float | None = None
+    # At decoder positions that read a token of an item's id, attention aside; None: the decoder's.
+    # With little data the next item wants much of it, and stars and texts bear little.
+    item_dropout_rate: float | None = None
     # After the last norm of encoder and decoder. None: the stack's rate, as T5. Small models that
     # need much dropout learn nothing through one in front of the logits.
     output_dropout_rate: float | None = None
@@ -34,6 +37,7 @@ class T5Config:
     dtype: str = "float32"  # of activations; parameters, softmax and logits stay float32
     whole_words: bool = True
     word_starts: bytes = b""  # np.packbits of Vocabulary.word_starts
+    first_id_token: int = 0  # Vocabulary.first_id_token, from which on tokens are of items' ids
     float32_attention_logits: bool = True
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
@@ -46,10 +50,12 @@ class T5Config:
         check(
             self,
             vocab_size=COUNT,
+            first_id_token=COUNT,
             **dict.fromkeys((*sizes, "mlp_dim"), SIZE),
             mlp_activations=ACTIVATIONS,
             dropout_rate=BELOW_ONE,
             decoder_dropout_rate=BELOW_ONE,
+            item_dropout_rate=BELOW_ONE,
             output_dropout_rate=BELOW_ONE,
             dtype=("float32", "bfloat16"),
             relpos_buckets=at_least(4),  # fewer would leave no bucket for a direction's distances

@@ -101,7 +101,10 @@ class Run:
         self.family_config = built(path, FamilyConfig, manifest["family_config"])
         word_starts = np.packbits(vocabulary.word_starts).tobytes()
         sizes = built(path, T5Config, manifest["model"])
-        self.model = Transformer(dataclasses.replace(sizes, word_starts=word_starts))
+        sizes = dataclasses.replace(
+            sizes, word_starts=word_starts, first_id_token=vocabulary.first_id_token
+        )
+        self.model = Transformer(sizes)
 
     @cached_property
     def families(self) -> dict[str, Family]:
@@ -221,7 +224,7 @@ def _manifest(
     asked = config.families or None  # None: those that the data and the prompts can feed
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
-    del fields["word_starts"]
+    del fields["word_starts"], fields["first_id_token"]  # the vocabulary's
     manifest = {
         "dataset": dataset_entry(dataset, config.run_dir),
         "vocabulary": vocabulary.fingerprint,

@@ -69,10 +69,10 @@ class Vocabulary:
         self.model = model
         self._pieces = _load_model(model, source)
         self.num_pieces: int = self._pieces.get_piece_size()
-        self._first_id_token: int = self.num_pieces + NUM_SENTINELS
-        self.size: int = self._first_id_token + len(self.id_tokens)
+        self.first_id_token: int = self.num_pieces + NUM_SENTINELS
+        self.size: int = self.first_id_token + len(self.id_tokens)
         self.padded_size: int = -(-self.size // 128) * 128
-        self._id_of_token = {t: self._first_id_token + n for n, t in enumerate(self.id_tokens)}
+        self._id_of_token = {t: self.first_id_token + n for n, t in enumerate(self.id_tokens)}
         self._piece_list: list[str] = [self._pieces.id_to_piece(i) for i in range(self.num_pieces)]
         self._scores = [self._pieces.get_score(i) for i in range(self.num_pieces)]
         self._wordwise = self._encodes_word_by_word()
@@ -184,10 +184,10 @@ class Vocabulary:
                 break
             if self.unk_id < token < self.num_pieces:
                 run.append(token)
-            elif self._first_id_token <= token < self.size:
+            elif self.first_id_token <= token < self.size:
                 text = self._append_run(text, run)
                 run = []
-                name = self.id_tokens[token - self._first_id_token]
+                name = self.id_tokens[token - self.first_id_token]
                 text += (" " if text and text[-1] not in " _" and _starts_word(name) else "") + name
         return self._append_run(text, run)
 
@@ -197,16 +197,16 @@ class Vocabulary:
             raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
         if token < self.num_pieces:
             return self._piece_list[token]
-        if token < self._first_id_token:
-            return f"<extra_id_{self._first_id_token - 1 - token}>"
-        return self.id_tokens[token - self._first_id_token]
+        if token < self.first_id_token:
+            return f"<extra_id_{self.first_id_token - 1 - token}>"
+        return self.id_tokens[token - self.first_id_token]
 
     @cached_property
     def word_starts(self) -> np.ndarray:
         """Return which ids start a whole word: bool [padded_size]."""
         starts = np.zeros(self.padded_size, bool)
         starts[: self.num_pieces] = [piece.startswith(WORD_MARK) for piece in self._piece_list]
-        starts[self._first_id_token : self.size] = [_starts_word(t) for t in self.id_tokens]
+        starts[self.first_id_token : self.size] = [_starts_word(t) for t in self.id_tokens]
         starts.setflags(write=False)
         return starts
 

@@ -84,6 +84,7 @@ LIMITS = {
     "T5Config": "vocab_size=count emb_dim=size num_heads=size num_encoder_layers=size"
     " num_decoder_layers=size head_dim=size mlp_dim=size dropout_rate=share_below_1"
     " decoder_dropout_rate=share_below_1 output_dropout_rate=share_below_1"
+    " item_dropout_rate=share_below_1 first_id_token=count"
     " relpos_buckets=buckets relpos_max_distance=distance",
     "TrainConfig": "steps=size log_every=size validate_every=count checkpoint_every=count"
     " keep=size",

@@ -13,46 +13,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from t5_case import CONFIGS, V10, V11, WORD_STARTS, Case, V, shifted, tokens
 
 from p5jax.core.errors import UserError
 from p5jax.models.attention import RelativePositionBias, relative_buckets, repeat_rows
 from p5jax.models.layers import product
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes, whole_word_ids
-
-V = 64
-WORD_STARTS = np.arange(V) % 2 == 0  # even tokens start a word
-V10 = T5Config(
-    vocab_size=V,
-    emb_dim=16,
-    num_heads=2,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    head_dim=8,
-    mlp_dim=32,
-    word_starts=np.packbits(WORD_STARTS).tobytes(),
-)
-V11 = dataclasses.replace(V10, mlp_activations=("gelu", "linear"), logits_via_embedding=False)
-CONFIGS = {"v1.0": V10, "v1.1": V11}
-
-
-class Case:
-    """One small model with parameters, and its methods under jit without dropout."""
-
-    def __init__(self, config: T5Config) -> None:
-        self.config = config
-        self.model = Transformer(config)
-        self.params = init_params(self.model, jax.random.key(0))
-        self.encode = self._method("encode")
-        self.decode = self._method("decode")
-        self.logits = self._method("__call__")
-
-    def _method(self, name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> jax.Array:
-            variables = {"params": self.params}
-            method = getattr(Transformer, name)
-            return self.model.apply(variables, *args, **kwargs, enable_dropout=False, method=method)
-
-        return jax.jit(call)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +30,6 @@ def case() -> Case:
 @pytest.fixture(scope="module", params=CONFIGS)
 def any_case(request: pytest.FixtureRequest) -> Case:
     return Case(CONFIGS[request.param])
-
-
-def tokens(seed: int, rows: int, length: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(2, V, (rows, length)).astype(np.int32)
-
-
-def shifted(targets: np.ndarray) -> np.ndarray:
-    return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
 def assert_close(a: Any, b: Any, tolerance: float = 2e-5) -> None:
@@ -304,55 +262,6 @@ def test_every_parameter_gets_a_gradient_and_a_step_lowers_the_loss(any_case: Ca
         assert float(jnp.abs(array).max()) > 0, path
     stepped = jax.tree.map(lambda p, g: p - 1e-2 * g, any_case.params, gradient)
     assert float(jax.jit(loss)(stepped)) < float(value)
-
-
-def test_the_decoders_dropout_can_differ_from_the_encoders(case: Case) -> None:
-    source, targets = tokens(20, 2, 9), tokens(21, 2, 5)
-    key = {"dropout": jax.random.key(0)}
-    for encoder, decoder in ((0.0, 0.5), (0.5, 0.0)):
-        config = dataclasses.replace(V10, dropout_rate=encoder, decoder_dropout_rate=decoder)
-        apply = jax.jit(
-            partial(Transformer(config).apply, {"params": case.params}, rngs=key),
-            static_argnames=("enable_dropout", "method"),
-        )
-        encoded = case.encode(source)
-        noisy = apply(source, enable_dropout=True, method="encode")
-        assert np.allclose(noisy, encoded, atol=1e-5) == (encoder == 0)
-        logits = case.decode(encoded, source, shifted(targets), targets)
-        noisy = apply(
-            encoded, source, shifted(targets), targets, enable_dropout=True, method="decode"
-        )
-        assert np.allclose(noisy, logits, atol=1e-5) == (decoder == 0)
-
-
-def test_the_outputs_dropout_can_differ_from_the_layers(case: Case) -> None:
-    source, key = tokens(20, 2, 9), {"dropout": jax.random.key(0)}
-    encoded = case.encode(source)
-
-    def noisy(inside: float, output: float) -> np.ndarray:
-        config = dataclasses.replace(V10, dropout_rate=inside, output_dropout_rate=output)
-        model = Transformer(config)
-        return np.asarray(model.apply({"params": case.params}, source, rngs=key, method="encode"))
-
-    assert np.allclose(noisy(0.0, 0.0), encoded, atol=1e-5)
-    assert set(np.unique(np.round(noisy(0.0, 0.5) / encoded, 3)).tolist()) == {0.0, 2.0}
-    within = noisy(0.5, 0.0)
-    assert not np.allclose(within, encoded, atol=0.1)
-    assert (within == 0).mean() < 0.25  # an output's dropout would make half of it zeros
-
-
-def test_dropout_is_random_and_repeatable(case: Case) -> None:
-    source, targets = tokens(11, 2, 6), tokens(12, 2, 4)
-
-    @jax.jit
-    def logits(seed: int) -> jax.Array:
-        key = {"dropout": jax.random.key(seed)}
-        return case.model.apply(
-            {"params": case.params}, source, shifted(targets), targets, rngs=key
-        )
-
-    assert bool((logits(0) == logits(0)).all())
-    assert float(jnp.abs(logits(0) - logits(1)).max()) > 1e-3
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits(case: Case) -> None:
