@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import datetime
 import gzip
-import io
 import json
 import lzma
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,48 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table_files import FORMATS, Row, arrow, ipc, parquet, read, rows_of, write
 
 import p5jax
 from p5jax.core.errors import UserError
 from p5jax.data.prepare import prepare, read_raw
-from p5jax.data.readers import lines, table
-from p5jax.data.readers.raw import RowCollector
 
 UTC = datetime.UTC
 FIELDS = ("user", "item", "rating", "timestamp", "text")
 UNITS = {"second": 1, "millisecond": 10**3, "microsecond": 10**6, "nanosecond": 10**9}
 PACK = {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
-Row = dict[str, Any]
-
-
-def rows_of(raw) -> list[tuple]:
-    """What a reader understood, a tuple for each interaction."""
-    return [
-        (
-            raw.user_keys[user],
-            raw.item_keys[item],
-            None if math.isnan(rating) else rating,
-            time,
-            text,
-        )
-        for user, item, rating, time, text in zip(
-            raw.user.tolist(),
-            raw.item.tolist(),
-            raw.rating.tolist(),
-            raw.timestamp.tolist(),
-            raw.text.to_pylist(),
-            strict=True,
-        )
-    ]
-
-
-def read(path: Any, **options: Any):
-    return read_raw("table", interactions=path, **options)
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
 
 
 # --- any table in any format, against what was written ---
@@ -91,47 +55,6 @@ def with_times(rows: list[Row], written: str) -> list[Row]:
         return seconds * UNITS[written]
 
     return [row | {"timestamp": time(row["timestamp"])} for row in rows]
-
-
-def separated(rows: list[Row], delimiter: str, quoting: int, ending: str) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=ending)
-    writer.writerow(rows[0])
-    writer.writerows([["" if cell is None else cell for cell in row.values()] for row in rows])
-    return out.getvalue().encode()
-
-
-def arrow(rows: list[Row]) -> pa.Table:
-    return pa.Table.from_pylist(rows)
-
-
-def parquet(rows: list[Row]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(arrow(rows), out, row_group_size=2)
-    return out.getvalue()
-
-
-def ipc(rows: list[Row], new) -> bytes:
-    sink = pa.BufferOutputStream()
-    table = arrow(rows)
-    with new(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    return sink.getvalue().to_pybytes()
-
-
-FORMATS = {
-    "comma": lambda rows: separated(rows, ",", csv.QUOTE_MINIMAL, "\n"),
-    "all quoted": lambda rows: separated(rows, ",", csv.QUOTE_ALL, "\r\n"),
-    "mark": lambda rows: b"\xef\xbb\xbf" + separated(rows, ",", csv.QUOTE_MINIMAL, "\r\n"),
-    "semicolon": lambda rows: separated(rows, ";", csv.QUOTE_NONNUMERIC, "\r\n"),
-    "bar": lambda rows: separated(rows, "|", csv.QUOTE_MINIMAL, "\n"),
-    "tab": lambda rows: separated(rows, "\t", csv.QUOTE_ALL, "\n"),
-    "json": lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode(),
-    "literal": lambda rows: "".join(f"{row!r}\n" for row in rows).encode(),
-    "parquet": parquet,
-    "arrow file": lambda rows: ipc(rows, pa.ipc.new_file),
-    "arrow stream": lambda rows: ipc(rows, pa.ipc.new_stream),
-}
 
 
 @settings(
@@ -305,270 +228,3 @@ def test_a_rating_outside_the_scale_is_named_in_its_own_file(tmp_path):
             "table", tmp_path / "d", interactions=[first, second], k_core=1, rating_scale=(1, 5)
         )
     assert not (tmp_path / "d").exists()
-
-
-# --- what is wrong is one line ---
-
-HEAD = "user,item,rating,timestamp\n"
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "found an empty file, expected a table of interactions"),
-        (HEAD, "found no row, expected a table of interactions"),
-        (HEAD + "u,i,3\n", r":2: found 3 cells, expected 4"),
-        (HEAD + "u,i,3,1\n\n,i,3,1\n", r":4: field 'user': found an empty value"),
-        (HEAD + "u,nan,3,1\n", r":2: field 'item': found 'nan'"),
-        (HEAD + "u,i,good,1\n", r":2: field 'rating': found 'good', expected a number"),
-        (HEAD + "u,i,inf,1\n", r":2: field 'rating': found 'inf', expected a number"),
-        (HEAD + "u,i,3,\n", r":2: field 'timestamp': found '', a missing value"),
-        (HEAD + "u,i,3,noon\n", r":2: field 'timestamp': found 'noon', expected a time"),
-        (HEAD + "u,i,3,1\nu,j,3,2020-01-01\n", r":3: .*found '2020-01-01', expected a number as"),
-        (HEAD + 'u,"i,3,1\nu,j,3,2\n', r":2: found a quote without its other, expected CSV"),
-        (HEAD + 'u,"i"x,3,1\n', r":2: found a quote without its other, expected CSV"),
-        (HEAD.encode() + b"u,caf\xe9,3,1\n", r":2: found byte 0xe9, expected UTF-8"),
-        ("user,user,item\na,b,c\n", r":1: found column 'user' twice"),
-        ("who,item\nu,i\n", r"no column of users among who, item, .*--columns user=NAME says"),
-        ("1,2,3\n4,5,6\n", r"no column of users among 1, 2, 3, .*or its number where"),
-        ('[{"user": "u", "item": "i"}]', r"found a JSON list, expected an object a line"),
-        ('{"user": "u"}\n', "no column of items among user"),
-        ('{"user": "u", "item": "i"}\n{"user": "u"}\n', r":2: field 'item': found an empty value"),
-        ('{"user": true, "item": "i"}\n', r":1: field 'user': found True, expected a token"),
-        ('{"user": {"a": 1}, "item": "i"}\n', r":1: field 'user': found {'a': 1}"),
-        ('{"user": "\\ud800", "item": "i"}\n', r":1: field 'user': found '\\ud800'"),
-        ('{"user": "u", "item": 5, "rating": [1]}\n', r":1: field 'rating': found \[1\]"),
-        ('{"user": "u", "item": 5, "text": {}}\n', r":1: field 'text': found {}, expected a text"),
-        ('{"user": 1e400, "item": 5}\n', r":1: field 'user': found Decimal"),
-        ('{"user": 1e999999999, "item": 5}\n', r":1: field 'user': found Decimal"),
-        ('{"user": NaN, "item": 5}\n', r":1: field 'user': found nan"),
-        ('{"user": "u", "item": 5\n', r":1: found a line that is neither JSON .* nor a Python"),
-        (b"PAR1 and no more", r"f: found .*; expected a table of interactions"),
-        (b"ARROW1 and no more", r"f: found .*; expected a table of interactions"),
-        (b"\xff\xff\xff\xffxxxxxxxx", r"f: found .*; expected a table of interactions"),
-        (parquet([{"user": None, "item": 5}]), r"f:1: field 'user': found an empty value"),
-        (gzip.compress(HEAD.encode() * 50, mtime=0)[:-9], "cut short or damaged"),
-    ],
-)
-def test_what_is_wrong_is_one_line(tmp_path, data, message):
-    path = write(tmp_path / "f", data)
-    with pytest.raises(UserError, match=message) as caught:
-        read(path)
-    assert str(path) in str(caught.value)
-
-
-def test_bad_lines_are_counted_when_that_is_asked(tmp_path):
-    path = write(tmp_path / "f", HEAD + 'u,"i,3,1\nu,j,3,2\nu\nv,j,x,2\n')
-    raw = read(path, skip_bad_lines=True)
-    assert rows_of(raw) == [("u", "j", 3, 2, None)]
-    assert raw.skipped_lines == 3
-    with pytest.raises(UserError, match="no line is left of 1"):
-        read(write(tmp_path / "g", HEAD + "u\n"), skip_bad_lines=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"columns": "usr=a"}, "columns: found 'usr', expected FIELD=NAME .*did you mean user"),
-        ({"columns": "user"}, "columns: found 'user', expected FIELD=NAME"),
-        ({"columns": "user=a,user=b"}, "columns: found 'user=b', expected FIELD=NAME, each"),
-        ({"item_columns": {"rating": "a"}}, "item_columns: found 'rating'"),
-        ({"columns": "user=usr"}, "no column 'usr' among user, item, but --columns user=usr names"),
-        ({"items": "nowhere.csv"}, "nowhere.csv: no such file, expected a table of items"),
-    ],
-)
-def test_wrong_options_are_one_line(tmp_path, options, message):
-    path = write(tmp_path / "f.csv", "user,item\nu,i\n")
-    with pytest.raises(UserError, match=message):
-        read(path, **options)
-
-
-def test_files_must_have_the_columns_of_the_first(tmp_path):
-    paths = [
-        write(tmp_path / "1.csv", "user,item,rating\nu,i,3\n"),
-        write(tmp_path / "2.csv", "user,item\nu,i\n"),
-    ]
-    with pytest.raises(UserError, match=r"2\.csv: found no column 'rating' .*1\.csv has it"):
-        read(paths)
-
-
-def test_what_is_no_table_is_refused_as_a_format(tmp_path):
-    with pytest.raises(
-        UserError, match=r"format: found \[1\], expected one of amazon, .* or a table"
-    ):
-        prepare([1], tmp_path / "d")
-
-
-def test_lone_quotes_between_tabs_are_signs_like_others(tmp_path):
-    path = write(tmp_path / "f", 'user\titem\ttext\nu\t5" pipe\t"\nv\t"x" y\tz\n')
-    assert [row[:2] + row[4:] for row in rows_of(read(path))] == [
-        ("u", '5" pipe', '"'),
-        ("v", '"x" y', "z"),
-    ]
-
-
-def test_times_of_mixed_units_are_warned_about(tmp_path):
-    lines = [f"u{n},i,{10**9 + n}\n" for n in range(30)] + ["u,i,1500000000000\n"]
-    raw = read(write(tmp_path / "f.csv", "user,item,ts\n" + "".join(lines)))
-    assert raw.understood["times"].startswith("warning: 1 of 31 lie far from the others")
-
-
-# --- columns at once, against the same cells row by row ---
-
-ODD = (
-    ["u1", " u1", "u1 ", "7", "7.0", "007", "", " ", "nan", "NaN", "nAn", "inf", "-5", "+5", "5.5"]
-    + ["1e3", "0x1F", "1_0", "9" * 18, "9" * 19, "4611686018427387904", "2020-01-31", "é", "\0"]
-    + ["\r", "a,b", 'a"b', '"a"', "::", "<b>x</b>", "\ufeff", "1/2/2020", "none", "."]
-)
-CELLS = st.sampled_from(ODD)
-TYPED = {
-    "int64": st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9),
-    "uint64": st.integers(0, 2**64 - 1),
-    "float64": st.sampled_from([0.0, -0.0, 1.0, 2.5, math.nan, math.inf, 1e300, 1e15]),
-    "bool": st.booleans(),
-    "string": CELLS,
-    "large_string": CELLS,
-    "date32": st.dates(),
-    "timestamp[s]": st.datetimes().map(lambda moment: moment.replace(microsecond=0)),
-    "timestamp[ns, tz=Europe/Paris]": st.datetimes(
-        datetime.datetime(1800, 1, 1), datetime.datetime(2200, 1, 1), timezones=st.just(UTC)
-    ),
-    "list<item: int64>": st.lists(st.integers(0, 9), max_size=2),
-}
-ZONED = pa.timestamp("ns", "Europe/Paris")
-TYPES = {str(kind): kind for kind in (pa.timestamp("s"), ZONED, pa.list_(pa.int64()))}
-
-
-@st.composite
-def texts_of_cells(draw) -> bytes:
-    sign = draw(st.sampled_from([",", "\t", ";", "|", "::"]))
-    rows = [["user", "item", "rating", "timestamp", "text"][: draw(st.integers(2, 5))]]
-    for number in range(draw(st.integers(1, 6))):
-        row = [f"u{number % 2}", f"{number % 3}", "4", f"{10**9 + number}", "Good"][: len(rows[0])]
-        for _ in range(draw(st.integers(0, 1))):
-            row[draw(st.integers(0, len(row) - 1))] = draw(CELLS)
-        rows.append(row + ["more"] * (draw(st.integers(0, 20)) == 20))
-    ending = draw(st.sampled_from(["\n", "\r\n"]))
-    text = ending.join(sign.join(row) for row in rows)
-    return (text + draw(st.sampled_from(["", ending, ending * 2, " "]))).encode()
-
-
-@st.composite
-def typed_cells(draw) -> bytes:
-    size = draw(st.integers(0, 5))
-    columns = {}
-    for name in ("user", "item", "rating", "timestamp", "text"):
-        kind = draw(st.sampled_from([*TYPED]))
-        cells = TYPED[kind] | st.none() if draw(st.booleans()) else TYPED[kind]
-        values = draw(st.lists(cells, min_size=size, max_size=size))
-        column = pa.array(values, TYPES.get(kind) or pa.type_for_alias(kind))
-        coded = kind in ("int64", "string") and draw(st.booleans())
-        columns[name] = column.dictionary_encode() if coded else column
-    out = io.BytesIO()
-    pq.write_table(pa.table(columns), out, row_group_size=draw(st.integers(1, 5)))
-    return out.getvalue()
-
-
-def both_ways(path: Path, block: int, **options: Any) -> tuple[object, object]:
-    """What is read of a file in columns, where that can be, and row by row."""
-
-    def outcome() -> object:
-        try:
-            raw = read(path, **options)
-        except UserError as error:
-            return str(error)
-        return (
-            [repr(row) for row in rows_of(raw)],
-            (raw.user_keys, raw.item_keys, raw.line.tolist(), raw.skipped_lines, raw.starts),
-            (raw.time_unit, raw.understood),
-        )
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "BLOCK", block)
-        patch.setattr(lines, "PIECE", block)
-        found = outcome()
-        patch.setattr(table, "in_columns", lambda *given: None)
-        return found, outcome()
-
-
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(texts_of_cells() | typed_cells(), st.booleans(), st.sampled_from([1, 1 << 22]))
-def test_columns_are_what_the_rows_say(tmp_path, data, skip, block):
-    found, expected = both_ways(write(tmp_path / "f", data), block, skip_bad_lines=skip)
-    assert found == expected
-
-
-@pytest.mark.parametrize("column", range(5))
-@pytest.mark.parametrize("block", [1, 1 << 22])
-@pytest.mark.parametrize("dates", [False, True])
-def test_an_odd_cell_in_any_place_is_what_its_row_says(tmp_path, column, block, dates):
-    times = ("2020-01-31", "2020-02-01 10:00:00") if dates else ("1580428800", "1580551200")
-    for odd in ODD:
-        rows = [["u1", "7", "4", times[0], "Good"], ["u2", "8", "5", times[1], "Bad"]]
-        rows.insert(1, [*rows[0]])
-        rows[1][column] = odd
-        text = "".join(",".join(row) + "\n" for row in [[*FIELDS], *rows])
-        found, expected = both_ways(write(tmp_path / "f", text), block)
-        assert found == expected, odd
-
-
-@pytest.mark.parametrize("block", [1, 1 << 22])
-@pytest.mark.parametrize(
-    "text",
-    [
-        '"user","item"\nu1,1\nu2,2\n',
-        '"user\n","item"\nu1,1\nu2,2\n',
-        '"user",item,"a ""b"""\nu1,1,"x\ny"\nu2,2,y\n',
-        'user,item,a"b\nu1,1,3\nu2,2,4\n',
-        "\n\nuser,item\n\nu1,1\nu2,2",
-        "\ufeffuser,item\nu1,1\n\ufeffu2,2\n",
-        'user,item,text\nu1,1,a\nu1,2,"b\n\nc"\nu2,1,"d"\n',
-        'user,item,text\nu1,1,a\nu1,2,5" disk\nu2,1,"d\n3"\nu3,1,e\n',
-    ],
-)
-def test_quotes_and_blank_lines_are_what_the_rows_say(tmp_path, text, block):
-    found, expected = both_ways(write(tmp_path / "f", text), block)
-    assert found == expected
-
-
-@pytest.mark.parametrize("kind", [*TYPED])
-@pytest.mark.parametrize("field", ["user", "rating", "timestamp", "text"])
-@given(data=st.data())
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_a_column_of_any_type_is_what_its_rows_say(tmp_path, kind, field, data):
-    values = data.draw(st.lists(TYPED[kind], min_size=2, max_size=3))
-    row = {"user": "u", "item": 1, "rating": 4.5, "timestamp": 10**9, "text": "Good"}
-    columns = {name: pa.array([cell] * len(values)) for name, cell in row.items()}
-    columns[field] = pa.array(values, TYPES.get(kind) or pa.type_for_alias(kind))
-    pq.write_table(pa.table(columns), tmp_path / "f")
-    found, expected = both_ways(tmp_path / "f", 1)
-    assert found == expected
-
-
-@pytest.mark.parametrize("form", ["comma", "tab", "::", "parquet", "arrow stream", "moments"])
-def test_usual_tables_are_read_in_columns(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(RowCollector, "add", None)
-    rows = [
-        {"user": f"u{n % 3}", "item": n % 2, "rating": n % 5 + 0.5, "timestamp": 10**9 + n}
-        for n in range(9)
-    ]
-    if form == "::":
-        data = FORMATS["comma"](rows).replace(b",", b"::")
-    elif form == "moments":
-        whole = arrow(rows)
-        moments = whole["timestamp"].cast(pa.timestamp("s")).cast(pa.timestamp("us", "UTC"))
-        sink = io.BytesIO()
-        pq.write_table(whole.set_column(3, "timestamp", moments), sink)
-        data = sink.getvalue()
-    else:
-        data = (FORMATS | {"tab": lambda rows: separated(rows, "\t", csv.QUOTE_NONE, "\n")})[form](
-            rows
-        )
-    expected = [
-        (row["user"], str(row["item"]), row["rating"], row["timestamp"], None) for row in rows
-    ]
-    assert rows_of(read(write(tmp_path / "f", data))) == expected
