@@ -132,7 +132,7 @@ def _interaction_vectors(train_sequences: Sequence[np.ndarray], num_items: int) 
     scale = sp.diags_array((degree > 0) / np.sqrt(np.maximum(degree, 1e-12)))
     known = sp.diags_array((degree > 0).astype(np.float64))
     # Its eigenvalues are from -1 to 1: with one added, the largest are the leading ones.
-    left, values = _svd(sp.csr_array(scale @ pairs @ scale + known))
+    left, values = leading_directions(sp.csr_array(scale @ pairs @ scale + known))
     scaled: np.ndarray = left * np.sqrt(np.maximum(values - 1, 0))
     return scaled
 
@@ -145,20 +145,20 @@ def _text_vectors(texts: Sequence[str]) -> np.ndarray:
         words = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform(texts)
     except ValueError:  # no two texts have a word in common
         return np.zeros((len(texts), 0))
-    left, values = _svd(sp.csr_array(words))
+    left, values = leading_directions(sp.csr_array(words))
     scaled: np.ndarray = left * np.sqrt(values)
     return scaled
 
 
-def _svd(matrix: sp.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading left singular vectors [I, W] and their values [W], WIDTH at most.
+def leading_directions(matrix: sp.csr_array, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading left singular vectors [I, W] and their values [W], `width` at most.
 
     Halko, Martinsson and Tropp (2011), from a fixed start; of each vector the largest number is
     positive.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    width = min(WIDTH, *matrix.shape)
+    width = min(width, *matrix.shape)
     if not width:
         return np.zeros((matrix.shape[0], 0)), np.zeros(0)
     left, values, _ = randomized_svd(matrix, width, n_iter=4, random_state=0, flip_sign=True)

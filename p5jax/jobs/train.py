@@ -25,8 +25,8 @@ from p5jax.jobs.start import Bindings, PathName, configure, keep_config, refuse_
 from p5jax.models.checkpoints.hugging_face import import_hugging_face
 from p5jax.models.checkpoints.t5x import check_t5x, import_t5x, is_t5x
 from p5jax.models.checkpoints.tokenizer import PIECES, refuse_other_pieces, refuse_other_tokenizer
-from p5jax.models.id_embeddings import StartConfig, with_item_vectors
 from p5jax.models.initial import Params
+from p5jax.models.starts import StartConfig, with_item_vectors, with_word_vectors
 from p5jax.models.t5 import T5Config, init_params, param_axes
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import MeshConfig, make_mesh, process_share
@@ -36,6 +36,7 @@ from p5jax.pipeline.iterator import supervised_batches, train_iterator
 from p5jax.prompts.families import Example, Family, FamilyConfig, example_rng
 from p5jax.runs.run import Run, RunConfig
 from p5jax.text.vocabulary import Vocabulary
+from p5jax.text.word_vectors import word_vectors
 from p5jax.training import trainer
 from p5jax.training.checkpoints import reading
 from p5jax.training.checksums import PROGRESS, compared
@@ -163,8 +164,15 @@ def _model_config(run_config: RunConfig) -> T5Config:
 
 
 def _initial_params(run: Run, start: StartConfig, seed: int) -> Params:
-    """Return a run's first parameters: a checkpoint's or random ones, and item vectors if asked."""
+    """Return a run's first parameters: a checkpoint's or random ones, and vectors if asked."""
     params, dataset = _without_vectors(run, seed), run.dataset
+    if start.word_vectors:
+        if run.manifest["initial_checkpoint"]:
+            raise UserError(
+                "StartConfig.word_vectors: found an initial checkpoint, which has learned its words"
+            )
+        width = run.model.config.emb_dim
+        params = with_word_vectors(params, word_vectors(run.vocabulary, dataset, width), seed)
     if not start.item_vectors:
         return params
     texts = item_texts(dataset.items)

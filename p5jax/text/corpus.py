@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow.compute as pc
 
@@ -15,11 +15,7 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
 
     Reviews come from the training split alone; the held-out ones must not shape the pieces.
     """
-    reviews = dataset.reviews
-    train = reviews.filter(pc.equal(reviews["split"], TRAIN))
-    for column in ("text", "headline", "sentence", "feature"):
-        yield from (text for text in train[column].to_pylist() if text)
-    yield from (title for title in dataset.titles if title)
+    yield from training_texts(dataset, ("text", "headline", "sentence", "feature"))
     yield from (brand for brand in dataset.items["brand"].to_pylist() if brand)
     yield from dataset.user_names
     # Prompts are most of what the model reads, and many of them name a user by number alone: the
@@ -33,6 +29,17 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
         yield from (f"{separator}{number}{separator}" for number in numbers)
     if not dataset.id_tokens:
         yield from (f"item_{item_id}" for item_id in dataset.item_ids)
+
+
+def training_texts(
+    dataset: Dataset, columns: Sequence[str] = ("text", "headline")
+) -> Iterator[str]:
+    """Yield the texts of the training split's reviews, by column, and the titles of items."""
+    reviews = dataset.reviews
+    train = reviews.filter(pc.equal(reviews["split"], TRAIN))
+    for column in columns:
+        yield from (text for text in train[column].to_pylist() if text)
+    yield from (title for title in dataset.titles if title)
 
 
 def _as_candidates(texts: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from p5jax.data.dataset import Dataset
 from p5jax.data.item_vectors import item_texts, item_vectors
-from p5jax.models.id_embeddings import turned
+from p5jax.models.starts import turned
 
 STARTS = ("counts", "noise")
 LENGTH = 0.4  # of a start: short enough for the first steps to turn it, long beside the noise

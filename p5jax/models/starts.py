@@ -1,4 +1,4 @@
-"""A start from counts: the first embeddings of id tokens are made from item vectors."""
+"""A start from counts: the first embeddings of id tokens and of words are made from vectors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class StartConfig:
     """What a model starts from, beside random numbers or a checkpoint.
 
     item_vectors: the embeddings of id tokens start from the vectors of their items, counted from
-    training interactions and item texts, or those that the dataset was given.
+    training interactions and item texts, or those that the dataset was given. word_vectors: the
+    embeddings of pieces start from vectors counted in the texts of training reviews and in titles.
     """
 
     item_vectors: bool = False
+    word_vectors: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -65,6 +67,27 @@ def with_item_vectors(
         starts[rows] *= embedding.std() / max(starts[rows].std(), 1e-9)
     first = vocabulary.size - len(vocabulary.id_tokens)
     embedding[first + np.flatnonzero(known)] = starts[known]
+    return dict(unflatten_dict(flat | {EMBEDDING_PATH: embedding}))
+
+
+def with_word_vectors(params: Params, vectors: np.ndarray, seed: int) -> Params:
+    """Return parameters in which the rows of pieces start from word vectors [pieces, W].
+
+    Vectors are brought to length one, less their mean, and then to the model's width and the
+    embedding's standard deviation as those of items are. The row of a piece without a vector, one
+    of zeros, does not change. UserError when no piece has one.
+    """
+    flat = flatten_dict(params)
+    embedding = np.array(flat[EMBEDDING_PATH], np.float32)
+    known = np.flatnonzero(np.abs(vectors).sum(axis=1) > 0)
+    if not len(known):
+        raise UserError(
+            "StartConfig.word_vectors: found no two words near each other in training reviews and"
+            " titles, expected some"
+        )
+    rows = vectors[known] / np.linalg.norm(vectors[known], axis=1, keepdims=True)
+    starts = turned(rows - rows.mean(axis=0), embedding.shape[1], seed)
+    embedding[known] = starts * (embedding.std() / max(starts.std(), 1e-9))
     return dict(unflatten_dict(flat | {EMBEDDING_PATH: embedding}))
 
 

@@ -1,4 +1,4 @@
-"""A start from counts: id tokens begin at the means of their items' vectors, and nothing else."""
+"""A start from counts: id tokens and pieces begin at their vectors, and nothing else does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from p5jax.core.errors import UserError
-from p5jax.models.id_embeddings import token_means, with_item_vectors
+from p5jax.models.starts import token_means, with_item_vectors, with_word_vectors
 from p5jax.text.vocabulary import Vocabulary
 
 RNG = np.random.default_rng(0)
@@ -98,3 +98,25 @@ def test_ids_without_tokens_and_items_without_vectors_are_refused(vocabulary, wo
         with_item_vectors(params(numeric, 4), numeric, ["1", "2"], VECTORS[:2], 0)
     with pytest.raises(UserError, match="found no item with a vector"):
         with_item_vectors(params(vocabulary, 4), vocabulary, IDS, 0 * VECTORS, 0)
+
+
+def test_only_the_rows_of_known_pieces_change(vocabulary):
+    """They are the vectors at length one, less their mean, up to a rotation and a factor."""
+    vectors = np.random.default_rng(2).standard_normal((vocabulary.num_pieces, 6))
+    vectors[::3] = 0
+    before = params(vocabulary, 8, 0.25)
+    after = with_word_vectors(before, vectors, seed=0)
+    old = np.asarray(before["token_embedder"]["embedding"])
+    new = np.asarray(after["token_embedder"]["embedding"])
+    known = np.flatnonzero(vectors.any(axis=1))
+    assert set(np.flatnonzero((old != new).any(axis=1))) == set(known)
+    assert after["decoder"] == before["decoder"]
+    expected = vectors[known] / np.linalg.norm(vectors[known], axis=1, keepdims=True)
+    expected -= expected.mean(axis=0)
+    factor = np.linalg.norm(new[known]) / np.linalg.norm(expected)
+    np.testing.assert_allclose(
+        new[known] @ new[known].T, factor**2 * expected @ expected.T, atol=1e-5
+    )
+    assert new[known].std() == pytest.approx(old.std(), rel=1e-3)
+    with pytest.raises(UserError, match=r"StartConfig.word_vectors: found no two words"):
+        with_word_vectors(before, 0 * vectors, seed=0)
