@@ -20,10 +20,13 @@ def answer(text: Texts, example: Mapping[str, Any], is_target: bool) -> Any:
     if is_target:
         return {name: example[name].decode() for name in ("kind", "answer")}
     kind, whole = example["kind"].decode(), example["targets_pretokenized"]
+    given = example["given"].decode()
+    if kind == "text" and given:
+        return _each(lambda each: each.strip().removeprefix(given).strip(), text)
     if kind == "text" and whole != example["answer"]:
         return _each(lambda each: without_rating(each).strip(), text)
     if kind in (*ITEM_KINDS, "yes_no") and whole != example["answer"]:
-        return _each(lambda each: _next_word(each, example["given"].decode()), text)
+        return _each(lambda each: _next_word(each, given), text)
     return _each(str.strip, text)
 
 

@@ -29,8 +29,9 @@ class FamilyKind:
     family: "module:class" of its examples, a p5jax.prompts.family.Family. inputs, targets: the
     placeholders it can fill, in the inputs beside those about a user and an item. usual: seen
     prompts that an evaluation shows, one or two for each kind of answer. needs: what a dataset must
-    have. asks_about: a yes/no prompt says at least one of these. among_candidates: a held-out pair
-    is ranked among candidates, also where the prompt does not list them.
+    have. asks_about: a yes/no prompt says at least one of these. writes: its answers are texts,
+    which may be cut. among_candidates: a held-out pair is ranked among candidates, also where the
+    prompt does not list them.
     """
 
     family: str
@@ -39,6 +40,7 @@ class FamilyKind:
     usual: tuple[str, ...] = ()
     needs: Needed | None = None
     asks_about: frozenset[str] = ITEM
+    writes: bool = False
     among_candidates: bool = False
 
 
@@ -61,9 +63,10 @@ FAMILIES: Mapping[str, FamilyKind] = {
     "explanation": FamilyKind(
         family="p5jax.prompts.records:Explanation",
         inputs=frozenset({"star", "feature", "headline"}),
-        targets=frozenset({"rating", "like", "explanation"}),
+        targets=frozenset({"rating", "like", "feature", "explanation"}),
         usual=("3-3", "3-12"),
         needs=Needed("reviews", "sentence", "explanation sentences"),
+        writes=True,
     ),
     "review": FamilyKind(
         family="p5jax.prompts.records:Review",
@@ -71,6 +74,7 @@ FAMILIES: Mapping[str, FamilyKind] = {
         targets=frozenset({"rating", "like", "headline"}),
         usual=("4-1", "4-2", "4-4"),
         needs=Needed("reviews", "text", "texts"),
+        writes=True,
     ),
     "direct": FamilyKind(
         family="p5jax.prompts.users:Direct",

@@ -18,7 +18,7 @@ from p5jax.evaluation.metrics import (
 from p5jax.evaluation.results import EXAMPLES_SHOWN, FamilyResult
 from p5jax.evaluation.task import Task
 from p5jax.inference.decoding import greedy
-from p5jax.inference.ranking import score_all
+from p5jax.inference.ranking import given_rows, score_all
 from p5jax.inference.trie import Trie
 from p5jax.memory.histories import ratings_of
 from p5jax.parallel.placing import place_rows, to_host
@@ -183,15 +183,23 @@ def evaluate_rating(task: Task) -> FamilyResult:
 
 
 def evaluate_text(task: Task) -> FamilyResult:
-    """Generate greedily and compare with the reference, both without a leading rating."""
+    """Generate greedily and compare with the reference, both without a leading rating, and without
+    what the answer is given to begin with."""
     run = task.run
     examples: list[Example] = []
     said: list[str] = []
     for batch, tokens in task.batches():
+        begins = [each.given for each in batch] + [""] * (len(tokens) - len(batch))
+        given = given_rows(begins, run.vocabulary)
+        known = np.zeros(len(tokens), int) if given is None else (given >= 0).sum(axis=1)
+        begun = None if given is None else place_rows(run.params, given)
         sources = place_rows(run.params, tokens)
-        output = to_host(greedy(run.model, run.params, sources, task.config.max_length))
+        output = to_host(greedy(run.model, run.params, sources, task.config.max_length, begun))
         examples += batch
-        said += [run.vocabulary.decode(row.tolist()) for row in output[: len(batch)]]
+        said += [
+            run.vocabulary.decode(row[count:].tolist())
+            for row, count in zip(output[: len(batch)], known.tolist(), strict=False)
+        ]
     order = _sorted(examples)
     examples, said = [examples[i] for i in order], [said[i] for i in order]
     if "rating" in task.template.target_fields:

@@ -25,12 +25,26 @@ Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _generate(
-    model: Transformer, params: Params, tokens: jax.Array, max_length: int, choose: Choice
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    max_length: int,
+    choose: Choice,
+    given: jax.Array | None = None,
 ) -> jax.Array:
-    """Decode texts [B, T] from sources [B, S]; each ends with eos (if it ends) and is padded."""
+    """Decode texts [B, T] from sources [B, S]; each ends with eos (if it ends) and is padded.
+
+    given [B, N]: what each begins with, behind -1.
+    """
     source = read_source(model, params, tokens)
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts, max_length)
+
+    if given is not None:
+        known = (given >= 0).sum(axis=1)
+        # What is given ends its row: the token at a position is so far from the row's end.
+        from_end = jnp.arange(max_length)[None, :] - known[:, None]
+        begun = jnp.take_along_axis(given, from_end % given.shape[1], axis=1)
 
     def going(state: State) -> jax.Array:
         position, _, ended, _, _ = state
@@ -40,7 +54,10 @@ def _generate(
     def advance(state: State) -> State:
         position, last, ended, cache, output = state
         logits, cache = step(model, params, source, cache, last)
-        chosen = jnp.where(ended, PAD_ID, choose(logits, position)).astype(jnp.int32)
+        chosen = choose(logits, position)
+        if given is not None:
+            chosen = jnp.where(position < known, begun[:, position], chosen)
+        chosen = jnp.where(ended, PAD_ID, chosen).astype(jnp.int32)
         output = lax.dynamic_update_slice(output, chosen[:, None], (0, position))
         return position + 1, chosen, ended | (chosen == EOS_ID), cache, output
 
@@ -52,16 +69,23 @@ def _generate(
 
 
 @partial(jax.jit, static_argnames=("model", "max_length"))
-def greedy(model: Transformer, params: Params, tokens: jax.Array, max_length: int) -> jax.Array:
+def greedy(
+    model: Transformer,
+    params: Params,
+    tokens: jax.Array,
+    max_length: int,
+    given: jax.Array | None = None,
+) -> jax.Array:
     """The most probable token at each step: sources [B, S] -> texts [B, T] int32.
 
     A text ends with end-of-sequence, unless it reached T = `max_length`, and is padded with 0.
+    given [B, N]: the tokens that each text begins with, padded with -1 at their beginning.
     """
 
     def choose(logits: jax.Array, position: jax.Array) -> jax.Array:
         return logits.argmax(axis=-1)
 
-    return _generate(model, params, tokens, max_length, choose)
+    return _generate(model, params, tokens, max_length, choose, given)
 
 
 def sample(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from p5jax.core.errors import UserError
+from p5jax.data.families import FAMILIES
 from p5jax.pipeline.batching import Tokens
 from p5jax.pipeline.mixture import Mixture
 from p5jax.prompts.sampling import example_rng
@@ -95,7 +96,8 @@ def encoded_target(example: Example, vocabulary: Vocabulary, longest: int) -> To
     UserError for one with a list of items that is longer: it would lose what comes last.
     """
     tokens = vocabulary.encode(example.targets)
-    if (example.listed or example.given) and len(tokens) >= longest:
+    lists = example.listed or (example.given and not FAMILIES[example.family].writes)
+    if lists and len(tokens) >= longest:
         raise UserError(
             f"prompt {example.prompt_id}: found a list of {len(tokens) + 1} tokens, expected at"
             f" most {longest}; set FamilyConfig.max_history or longer PipelineConfig.target_lengths"

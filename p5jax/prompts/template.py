@@ -15,6 +15,7 @@ from p5jax.data.families import ABOUT, FAMILIES, ITEM
 LIST_SEPARATOR = " , "
 HISTORY_SEPARATORS = (" , ", " -> ")
 TOLD = "{told} {yes_no}"  # an answer that first lists the history and the item asked about
+NAMED = "{feature} : {explanation}"  # an answer that first names the feature its inputs ask for
 LIST_END = ","  # of each item in an answer that lists items
 
 # An input that would state the target outright.
@@ -70,6 +71,10 @@ class PromptTemplate:
             self._refuse(f"found {{list}} within {self.targets!r}, expected it alone")
         if self.targets != TOLD and "told" in self.target_fields:
             self._refuse(f"found {{told}} in {self.targets!r}, expected {TOLD!r}")
+        if self.targets != NAMED and "feature" in self.target_fields:
+            self._refuse(f"found {{feature}} in {self.targets!r}, expected {NAMED!r}")
+        if self.targets == NAMED and "feature" not in given:
+            self._refuse("found no {feature} in inputs, expected it, as the answer begins with it")
         asks = "told" in self.target_fields or given & kind.asks_about
         if "yes_no" in self.target_fields and not asks:
             self._refuse("found nothing in inputs to answer yes or no to")

@@ -69,16 +69,26 @@ def test_probabilities_of_all_texts_sum_to_one(logp):
     np.testing.assert_allclose(np.exp(logp).sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_greedy_follows_the_uncached_argmax(model, params, sources):
+@pytest.mark.parametrize("begun", [False, True])
+def test_greedy_follows_the_uncached_argmax(model, params, sources, begun):
+    rng = np.random.default_rng(1)
+    begins = [rng.integers(2, VOCABULARY, n % 4) for n in range(len(sources))]
+    given = np.full((len(sources), 6), -1, np.int32)
+    for row, begin in zip(given, begins, strict=True):
+        row[6 - len(begin) :] = begin
+
     @jax.jit
     def logits_of(targets):
         return model.apply({"params": params}, sources, targets, targets, enable_dropout=False)
 
-    output = np.asarray(greedy(model, params, sources, 9))
+    output = np.asarray(greedy(model, params, sources, 9, given if begun else None))
     shifted = np.zeros((len(sources), 10), np.int32)
     ended = np.zeros(len(sources), bool)
     for position in range(9):
-        token = np.asarray(logits_of(shifted))[:, position].argmax(axis=-1)
+        token = np.array(logits_of(shifted))[:, position].argmax(axis=-1)
+        for row, begin in enumerate(begins):
+            if begun and position < len(begin):
+                token[row] = begin[position]
         shifted[:, position + 1] = np.where(ended, 0, token)
         ended |= token == EOS
     np.testing.assert_array_equal(output, shifted[:, 1:])

@@ -57,3 +57,10 @@ def test_the_word_behind_what_the_decoder_is_told_is_judged():
     assert answer(["7 , 8 , yes", " 7 , 8 , no ", "7 , 8 ,"], row, False) == ["yes", "no", ""]
     row |= {"given": b"", "targets_pretokenized": b"yes"}
     assert answer(" no", row, False) == "no"
+
+
+def test_the_sentence_behind_the_feature_that_is_named_is_judged():
+    row = {"kind": b"text", "answer": b"It is loud .", "given": b"sound :"}
+    row["targets_pretokenized"] = b"sound : It is loud ."
+    assert answer("", row, True) == {"kind": "text", "answer": "It is loud ."}
+    assert answer(["sound : So so .", " Good . "], row, False) == ["So so .", "Good ."]
