@@ -44,7 +44,7 @@ def test_the_answer_begins_with_the_feature_of_its_review(gaps):
         assert example.given == f"{review['feature']} :"
         assert example.targets == f"{review['feature']} : {review['sentence']}"
         assert example.answer == review["sentence"]
-        assert f"for {review['feature']} of" in example.inputs
+        assert f"said of {review['feature']} in" in example.inputs
 
 
 def test_what_is_given_has_no_loss_and_a_long_sentence_is_cut(world, world_vocabulary):
