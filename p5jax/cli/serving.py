@@ -233,14 +233,21 @@ def _explain_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         metavar="ID",
-        help="prompt to answer (default: 3-1, or 3-8 for an item without a title)",
+        help="prompt to answer (default: 3-1, or E-1 or 3-8 for an item without a title)",
+    )
+    parser.add_argument(
+        "--feature",
+        metavar="WORD",
+        help="feature that the explanation names, for prompts such as E-1 (default: the item's most"
+        " frequent one)",
     )
     triggers_option(parser)
 
 
 def _explain(arguments: Namespace) -> None:
     recommender = _recommender(arguments)
-    show(recommender.explain(arguments.user, arguments.item, prompt=arguments.prompt))
+    asked = {"prompt": arguments.prompt, "feature": arguments.feature}
+    show(recommender.explain(arguments.user, arguments.item, **asked))
 
 
 def _generate_options(parser: ArgumentParser) -> None:

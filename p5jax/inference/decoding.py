@@ -24,6 +24,25 @@ State = tuple[Any, ...]  # of a loop: the position first
 Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _beginning(given: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Return what leaves of logits [B, V] at a step only the token that is given there, if one is.
+
+    given [B, N]: the tokens that each text begins with, padded with -1 at their beginning.
+    """
+    if given is None:
+        return lambda logits, position: logits
+    known = (given >= 0).sum(axis=1)
+
+    def begin(logits: jax.Array, position: jax.Array) -> jax.Array:
+        # What is given ends its row: a position counts from the row's end.
+        from_end = (given.shape[1] - known + position)[:, None]
+        token = jnp.take_along_axis(given, from_end, axis=1, mode="clip")
+        wanted = (position >= known)[:, None] | (jnp.arange(logits.shape[1]) == token)
+        return jnp.where(wanted, logits, -jnp.inf)
+
+    return begin
+
+
 def _generate(
     model: Transformer,
     params: Params,
@@ -32,19 +51,12 @@ def _generate(
     choose: Choice,
     given: jax.Array | None = None,
 ) -> jax.Array:
-    """Decode texts [B, T] from sources [B, S]; each ends with eos (if it ends) and is padded.
-
-    given [B, N]: what each begins with, behind -1.
-    """
+    """Decode texts [B, T] from sources [B, S]; each ends with eos (if it ends) and is padded."""
     source = read_source(model, params, tokens)
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts, max_length)
 
-    if given is not None:
-        known = (given >= 0).sum(axis=1)
-        # What is given ends its row: the token at a position is so far from the row's end.
-        from_end = jnp.arange(max_length)[None, :] - known[:, None]
-        begun = jnp.take_along_axis(given, from_end % given.shape[1], axis=1)
+    begin = _beginning(given)
 
     def going(state: State) -> jax.Array:
         position, _, ended, _, _ = state
@@ -54,9 +66,7 @@ def _generate(
     def advance(state: State) -> State:
         position, last, ended, cache, output = state
         logits, cache = step(model, params, source, cache, last)
-        chosen = choose(logits, position)
-        if given is not None:
-            chosen = jnp.where(position < known, begun[:, position], chosen)
+        chosen = choose(begin(logits, position), position)
         chosen = jnp.where(ended, PAD_ID, chosen).astype(jnp.int32)
         output = lax.dynamic_update_slice(output, chosen[:, None], (0, position))
         return position + 1, chosen, ended | (chosen == EOS_ID), cache, output
@@ -145,12 +155,16 @@ def beam_search(
     max_length: int,
     beam: int = 4,
     alpha: float = 1.0,
+    given: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The best texts by beam search: sources [B, S] -> texts [B, K, T] int32, scores [B, K].
 
     A score is the log-probability divided by length**alpha (the length counts end-of-sequence);
     best first. The search of a text ends when no open beam can beat the worst of K finished ones.
+    given: as for `greedy`; its tokens have probability 1 and no length.
     """
+    begin = _beginning(None if given is None else jnp.repeat(given, beam, axis=0))
+    known = jnp.zeros(1) if given is None else (given >= 0).sum(axis=1)  # [1|B]
     source = read_source(model, params, tokens)
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts * beam, max_length)
@@ -158,7 +172,7 @@ def beam_search(
     def going(state: State) -> jax.Array:
         position, _, open_logp, _, _, ended_score = state
         # Log-probabilities only fall, and dividing by the greatest length favours them most.
-        bound = open_logp.max(axis=-1) / max_length**alpha
+        bound = open_logp.max(axis=-1) / (max_length - known) ** alpha
         more: jax.Array = (position < max_length) & (bound > ended_score.min(axis=-1)).any()
         return more
 
@@ -166,16 +180,18 @@ def beam_search(
         position, open_BxKxT, open_logp, cache, ended_BxKxT, ended_score = state
         last = jnp.where(position == 0, PAD_ID, open_BxKxT[:, :, position - 1])
         logits, cache = step(model, params, source, cache, last.reshape(-1))  # [B*K, V]
-        logp = jax.nn.log_softmax(logits).reshape(texts, beam, -1) + open_logp[:, :, None]
+        logp = (
+            jax.nn.log_softmax(begin(logits, position)).reshape(texts, beam, -1)
+            + open_logp[:, :, None]
+        )
         # [B, K, V] -> [B, K*V]; of 2K candidates at least K are not the end of a text
         best, index = lax.top_k(logp.reshape(texts, -1), 2 * beam)
         parent, token = index // logits.shape[-1], index % logits.shape[-1]
         grown = jnp.take_along_axis(open_BxKxT, parent[:, :, None], axis=1)
-        newest = token[:, :, None].astype(jnp.int32)
-        grown = lax.dynamic_update_slice(grown, newest, (0, 0, position))
+        grown = grown.at[:, :, position].set(token.astype(jnp.int32))
         ends = (token == EOS_ID) | (position == max_length - 1)
 
-        score = best / (position + 1.0) ** alpha
+        score = best / jnp.maximum(position + 1.0 - known, 1.0)[:, None] ** alpha
         score = jnp.where(ends & (jnp.arange(2 * beam) < beam), score, -jnp.inf)
         ended_score, chosen = lax.top_k(jnp.concatenate([ended_score, score], axis=1), beam)
         pool = jnp.concatenate([ended_BxKxT, grown], axis=1)

@@ -284,10 +284,12 @@ class Family(ABC):
         *,
         item: int | None = None,
         history: np.ndarray | None = None,
+        feature: str | None = None,
     ) -> str:
         """Return the inputs that a held-out example has, for what is known of a user.
 
-        `item` is what the prompt is about, `history` the user's items, oldest first. UserError
+        `item` is what the prompt is about, and `feature` the word it asks for; `history` the user's
+        items, oldest first. UserError
         naming the prompts usable here when this one is not of the family, needs more than is given
         or does not ask for `target`.
         """
@@ -295,6 +297,8 @@ class Family(ABC):
         known = fields.of_user(user) if item is None else fields.of(user, item)
         if history is not None:
             known |= self.source.history(history, HISTORY_SEPARATORS[0])
+        if feature is not None:
+            known["feature"] = prompt_text(feature)
         usable = {
             id
             for id, template in self.templates.items()

@@ -12,7 +12,7 @@ from p5jax.data.dataset import SPLITS
 from p5jax.prompts.family import Example, ExampleSource, Family
 from p5jax.prompts.fields import prompt_text
 from p5jax.prompts.sampling import choose, coin, jittered, whole_stars, wrong_star
-from p5jax.prompts.template import NAMED, PromptTemplate
+from p5jax.prompts.template import PromptTemplate
 
 LIKE_FROM = 4  # stars
 _SLICE = 1 << 16  # rows whose text is held as Python strings at a time
@@ -144,7 +144,7 @@ class RecordFamily(Family):
         for name in ("explanation", "headline", "yes_no", "like"):
             if name in template.target_fields:
                 answer = fields[name]
-        given = f"{fields['feature']} :" if template.targets == NAMED else ""
+        given = template.given(fields)
         return self._example(template, user, item, fields, answer, given=given)
 
     def _put_stars(

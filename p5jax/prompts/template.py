@@ -97,6 +97,10 @@ class PromptTemplate:
         """The placeholders of `targets`; a list of items is asked for as an item."""
         return tuple("item" if name == "list" else name for name in self.target_fields)
 
+    def given(self, fields: Mapping[str, Any]) -> str:
+        """What an answer that names the feature begins with; "" for others."""
+        return f"{fields['feature']} :" if self.targets == NAMED else ""
+
     def _placeholders(self, text: str) -> tuple[str, ...]:
         try:
             parts = list(string.Formatter().parse(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
+from p5jax.serving.features import Features
 from p5jax.serving.question import Case, Question
 from p5jax.serving.ranker import Ranker
 from p5jax.serving.settings import BULK_DEFAULTS, BulkConfig
@@ -26,6 +28,7 @@ from p5jax.serving.views import View, views_of
 from p5jax.triggers.prompt import load_triggers
 
 _ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
+ANSWER_BEGINS = 16  # tokens that it may be given to begin with
 
 
 @dataclass(frozen=True)
@@ -245,21 +248,41 @@ class Recommender(Ranker):
         (case,) = self.cases([_question(user)])
         return views_of(self, case, self.next_item_prompts(prompts), beam)
 
-    def explain(self, user: Key | Question, item: Key, *, prompt: str | None = None) -> str:
+    def explain(
+        self,
+        user: Key | Question,
+        item: Key,
+        *,
+        prompt: str | None = None,
+        feature: str | None = None,
+    ) -> str:
         """Return the model's explanation of an item for a user, by beam search.
 
-        Without a `prompt` it is the one of the triggers, or else 3-1, or 3-8 where the item has no
-        title. Of a Question only the user counts: prompts for an explanation tell no history.
+        Without a `prompt` it is the one of the triggers, or else 3-1 where the item has a title and
+        no `feature` is asked for, or else E-1 where the run has it, or else 3-8. feature: the word
+        that a prompt such as E-1 names; None for the one that training reviews name most of the
+        item. Of a Question only the user counts: prompts for an explanation tell no history.
         """
         dataset = self.run.dataset
         if "explanation" not in self.run.manifest["families"]:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         (case,) = self.cases([_question(user)])
         (i,) = dataset.named_items([item], "item")
-        # Without a title only a prompt that names the item's id can tell items apart.
-        prompt = self.own_prompt("explanation", prompt, "3-1" if dataset.titles[i] else "3-8")
         family = self.family("explanation")
-        return self.answer(self.tokens(family.inputs_for(prompt, "explanation", case.user, item=i)))
+        # Without a title only a prompt that names the item's id can tell items apart.
+        by_id = "E-1" if "E-1" in family.templates or feature else "3-8"
+        usual = "3-1" if dataset.titles[i] and feature is None else by_id
+        prompt = self.own_prompt("explanation", prompt, usual)
+        named = feature or self._features.of(i)
+        inputs = family.inputs_for(prompt, "explanation", case.user, item=i, feature=named)
+        template = family.template(prompt)
+        if feature and "feature" not in template.fields:
+            raise UserError(f"feature: found {feature!r}, but prompt {prompt} names none")
+        return self.answer(self.tokens(inputs), template.given({"feature": named}))
+
+    @cached_property
+    def _features(self) -> Features:
+        return Features(self.run.dataset)
 
     def generate(self, text: str) -> str:
         """Return the model's most probable answer to any text, by beam search."""
@@ -279,13 +302,25 @@ class Recommender(Ranker):
             text = self.triggers.around(text, vocabulary)
         return self.tokens(text)
 
-    def answer(self, prompt: list[int]) -> str:
-        """Return the model's most probable text for a prompt's tokens, by beam search."""
+    def answer(self, prompt: list[int], begins: str = "") -> str:
+        """Return the model's most probable text for a prompt's tokens, by beam search.
+
+        begins: what it begins with, at most ANSWER_BEGINS tokens, and is left out.
+        """
         run = self.run
+        given = np.full((1, ANSWER_BEGINS), -1, np.int32)  # one shape, so one program, for all
+        begun = run.vocabulary.encode(begins) if begins else []
+        if len(begun) > ANSWER_BEGINS:
+            found = f"{begins!r}, {len(begun)} tokens"
+            raise UserError(f"feature: found {found}, expected at most {ANSWER_BEGINS}")
+        given[0, ANSWER_BEGINS - len(begun) :] = begun
         tokens = padded([prompt], least=self.levels.fit(len(prompt)))
         sources = place_rows(run.params, tokens)
-        answers, _ = beam_search(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM)
-        return run.vocabulary.decode(to_host(answers)[0, 0].tolist())
+        answers, _ = beam_search(
+            *(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM),
+            given=place_rows(run.params, given),
+        )
+        return run.vocabulary.decode(to_host(answers)[0, 0, len(begun) :].tolist())
 
 
 def _question(user: Key | Question, exclude: Sequence[Key] = ()) -> Question:

@@ -108,6 +108,25 @@ def test_wide_beam_finds_the_best_of_all_texts(model, params, sources, texts, lo
             assert tuple(found[: len(texts[best])]) == texts[best]
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_wide_beam_finds_the_best_text_behind_what_is_given(
+    model, params, sources, texts, logp, alpha
+):
+    begins = [(), (3,), (2, 4), (5,), (3, 3), ()]
+    given = np.full((len(sources), 4), -1, np.int32)
+    for row, begin in zip(given, begins, strict=True):
+        row[4 - len(begin) :] = begin
+    beam = VOCABULARY ** (LENGTH - 1)
+    output, scores = beam_search(model, params, sources, LENGTH, beam, alpha, given=given)
+    for user, begin in enumerate(begins):
+        some = [n for n, text in enumerate(texts) if text[: len(begin)] == begin]
+        after = logp[user, some] - np.logaddexp.reduce(logp[user, some])  # less the beginning's
+        after /= np.array([len(texts[n]) - len(begin) for n in some]) ** alpha
+        best = some[int(after.argmax())]
+        np.testing.assert_allclose(scores[user, 0], after.max(), atol=2e-5)
+        assert tuple(output[user, 0].tolist()[: len(texts[best])]) == texts[best]
+
+
 def test_scores_of_a_narrow_beam_are_true(model, params, sources, texts, logp):
     output, scores = (np.asarray(x) for x in beam_search(model, params, sources, LENGTH, 3, 1.0))
     for user, rank in np.ndindex(scores.shape):

@@ -61,13 +61,18 @@ class Score(Ask):
 
 @dataclass(frozen=True)
 class Explain(Ask):
-    """The body of /v1/explain: without an item only what is read and searched is shown."""
+    """The body of /v1/explain: without an item only what is read and searched is shown.
+
+    feature: the word that the explanation names, for prompts that do.
+    """
 
     item: Key | None = None
+    feature: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_long("item", [self.item])
+        refuse_long("feature", [self.feature])
 
 
 @dataclass(frozen=True)

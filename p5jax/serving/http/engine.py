@@ -163,7 +163,9 @@ class Engine:
             views = self.recommender.views(body, prompts, beam=self.config.beam)
             found.append({"prompts": [asdict(view) for view in views]})
             if body.item is not None:
-                found[-1]["explanation"] = self.recommender.explain(body, body.item)
+                found[-1]["explanation"] = self.recommender.explain(
+                    body, body.item, feature=body.feature
+                )
         return found
 
     def generate(self, bodies: Sequence[Generate]) -> list[dict[str, Any]]:
