@@ -276,11 +276,18 @@ def _bounded_assignment(distance: np.ndarray, capacity: int) -> np.ndarray:
     `capacity` is at least n, so every point gets a cluster.
     """
     n, k = distance.shape
-    label = np.full(n, -1)
-    room = [capacity] * k
-    for pair in np.argsort(distance, axis=None, kind="stable").tolist():
-        point, cluster = divmod(pair, k)
-        if label[point] < 0 and room[cluster]:
-            label[point] = cluster
-            room[cluster] -= 1
-    return label
+    distance = distance.copy()
+    while True:
+        label: np.ndarray = distance.argmin(axis=1)
+        full = []  # the pair that is the last to be taken, for each cluster that is too full
+        for cluster in np.flatnonzero(np.bincount(label, minlength=k) > capacity).tolist():
+            points = np.flatnonzero(label == cluster)
+            order = np.argsort(distance[points, cluster], kind="stable")
+            last = int(points[order[capacity - 1]])
+            full.append((distance[last, cluster], last, cluster))
+        if not full:
+            return label
+        # Until the first cluster is full, nobody is turned away.
+        farthest, last, cluster = min(full)
+        column = distance[:, cluster]
+        column[(column > farthest) | ((column == farthest) & (np.arange(n) > last))] = np.inf
