@@ -204,7 +204,7 @@ def _split(
     # As few children as make half-full leaves, so that small clusters do not shatter.
     wanted = int(np.ceil(2 * len(rows) / config.max_leaf))
     children = max(2, min(config.branching, wanted, len(rows)))
-    points = _spectral_points(_shared(bought, rows), children, rng)
+    points = spectral_points(_shared(bought, rows), children, rng)
     distinct = len(np.unique(points, axis=0))
     if distinct < children:  # no structure left to follow: items without training co-occurrence
         return [part for part in np.array_split(rows, children) if len(part)]
@@ -228,7 +228,7 @@ def _shared(bought: sp.csc_array, rows: np.ndarray) -> sp.csr_array:
     return sp.csr_array((np.ones(len(pairs[0])), pairs), shape=shape)
 
 
-def _spectral_points(bought: sp.csr_array, dimensions: int, rng: np.random.Generator) -> np.ndarray:
+def spectral_points(bought: sp.csr_array, dimensions: int, rng: np.random.Generator) -> np.ndarray:
     """Embed n items by the leading eigenvectors of the normalised adjacency, [n, dimensions].
 
     bought: which of them each user has [users, n]. Two items are as near as many users have both:
