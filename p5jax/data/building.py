@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from p5jax.core.allocation import c_allocation
 from p5jax.core.errors import UserError
 from p5jax.data import splits
 from p5jax.data.catalogue import Naming, items_table
@@ -48,6 +49,7 @@ class _Kept:
     cuts: Cuts | None
 
 
+@c_allocation()
 def build_dataset(
     raw: RawData,
     out: str | os.PathLike[str],

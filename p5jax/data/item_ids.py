@@ -162,7 +162,7 @@ def collaborative_ids(source: IdSource) -> list[str]:
     num_items, config, rng = source.num_items, source.clusters, source.rng()
     place_of = rng.permutation(num_items)  # item -> row of the graph
     with threadpool_limits(1):  # the same sums whatever the number of cores
-        graph, popularity = _co_occurrence_graph(source.train_sequences, place_of)
+        bought, popularity = _purchases(source.train_sequences, place_of)
         ids = [""] * num_items
         pending = [("", 0, np.arange(num_items))]
         while pending:
@@ -172,31 +172,31 @@ def collaborative_ids(source: IdSource) -> list[str]:
                 for number, row in enumerate(ranked.tolist()):
                     ids[row] = f"{prefix}<c{level}_{number}>"
                 continue
-            for number, part in enumerate(_split(graph, rows, rng, config)):
+            for number, part in enumerate(_split(bought, rows, rng, config)):
                 pending.append((f"{prefix}<c{level}_{number}>", level + 1, part))
     return [ids[row] for row in place_of.tolist()]
 
 
-def _co_occurrence_graph(
+def _purchases(
     train_sequences: Sequence[np.ndarray], place_of: np.ndarray
-) -> tuple[sp.csr_array, np.ndarray]:
-    """Count the users who have both items in training [I, I], diagonal 0, and each item [I]."""
+) -> tuple[sp.csc_array, np.ndarray]:
+    """Return who has which item in training, 1.0 or nothing [U, I], and the rows of each item [I].
+
+    Items are in their places [I].
+    """
     import scipy.sparse as sp
 
     lengths = [len(sequence) for sequence in train_sequences]
     users = np.repeat(np.arange(len(lengths)), lengths)
-    rows = place_of[np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)]
+    places = place_of[np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)]
     shape = (len(lengths), len(place_of))
-    bought = sp.csr_array((np.ones(len(rows), np.float64), (users, rows)), shape=shape)
+    bought = sp.csc_array((np.ones(len(places), np.float64), (users, places)), shape=shape)
     bought.data[:] = 1
-    graph = sp.csr_array(bought.T @ bought)
-    graph.setdiag(0)
-    graph.eliminate_zeros()
-    return graph, np.bincount(rows, minlength=len(place_of))
+    return bought, np.bincount(places, minlength=len(place_of))
 
 
 def _split(
-    graph: sp.csr_array, rows: np.ndarray, rng: np.random.Generator, config: ClusterConfig
+    bought: sp.csc_array, rows: np.ndarray, rng: np.random.Generator, config: ClusterConfig
 ) -> list[np.ndarray]:
     """Divide a cluster's rows into at most `branching` children of bounded size."""
     from sklearn.cluster import KMeans
@@ -204,7 +204,7 @@ def _split(
     # As few children as make half-full leaves, so that small clusters do not shatter.
     wanted = int(np.ceil(2 * len(rows) / config.max_leaf))
     children = max(2, min(config.branching, wanted, len(rows)))
-    points = _spectral_points(graph[rows][:, rows], children, rng)
+    points = spectral_points(_shared(bought, rows), children, rng)
     distinct = len(np.unique(points, axis=0))
     if distinct < children:  # no structure left to follow: items without training co-occurrence
         return [part for part in np.array_split(rows, children) if len(part)]
@@ -214,10 +214,26 @@ def _split(
     return [part for child in range(children) if len(part := rows[label == child])]
 
 
-def _spectral_points(
-    weights: sp.csr_array, dimensions: int, rng: np.random.Generator
-) -> np.ndarray:
+def _shared(bought: sp.csc_array, rows: np.ndarray) -> sp.csr_array:
+    """Return which of some items [n] those users have who have two or more of them."""
+    import scipy.sparse as sp
+
+    some = bought[:, rows]
+    items = np.repeat(np.arange(len(rows)), np.diff(some.indptr))
+    _, user, count = np.unique(some.indices, return_inverse=True, return_counts=True)
+    several = count > 1
+    number, kept = np.cumsum(several) - 1, several[user]
+    pairs = number[user[kept]], items[kept]
+    shape = (int(several.sum()), len(rows))
+    return sp.csr_array((np.ones(len(pairs[0])), pairs), shape=shape)
+
+
+def spectral_points(bought: sp.csr_array, dimensions: int, rng: np.random.Generator) -> np.ndarray:
     """Embed n items by the leading eigenvectors of the normalised adjacency, [n, dimensions].
+
+    bought: which of them each user has [users, n]. Two items are as near as many users have both:
+    a vector times this graph is one times `bought` and back, less its diagonal, which takes time
+    and memory as there are interactions, not pairs of them.
 
     The regularised form (Qin and Rohe 2013; here a tenth of the mean degree, spread evenly over
     all pairs, is added to the graph) keeps isolated items and small components from taking a
@@ -226,18 +242,22 @@ def _spectral_points(
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    n = weights.shape[0]
-    degree = np.asarray(weights.sum(axis=1)).ravel()
+    n, back = bought.shape[1], bought.T.tocsr()
+    diagonal = np.diff(back.indptr)
+    degree = back @ np.diff(bought.indptr) - diagonal
     extra = max(0.1 * float(degree.mean()), 1e-3)
     scale = 1 / np.sqrt(degree + extra)
     if n <= max(256, 4 * dimensions):
-        dense = scale[:, None] * (weights.toarray() + extra / n) * scale
-        vectors = np.linalg.eigh(dense)[1][:, -dimensions:]
+        weights = (back @ bought).toarray()
+        np.fill_diagonal(weights, 0)
+        vectors = np.linalg.eigh(scale[:, None] * (weights + extra / n) * scale)[1]
+        vectors = vectors[:, -dimensions:]
     else:
 
         def product(vector: np.ndarray) -> np.ndarray:
             scaled = scale * vector.ravel()
-            result: np.ndarray = scale * (weights @ scaled + extra / n * scaled.sum())
+            near = back @ (bought @ scaled) - diagonal * scaled
+            result: np.ndarray = scale * (near + extra / n * scaled.sum())
             return result
 
         operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
@@ -256,11 +276,18 @@ def _bounded_assignment(distance: np.ndarray, capacity: int) -> np.ndarray:
     `capacity` is at least n, so every point gets a cluster.
     """
     n, k = distance.shape
-    label = np.full(n, -1)
-    room = [capacity] * k
-    for pair in np.argsort(distance, axis=None, kind="stable").tolist():
-        point, cluster = divmod(pair, k)
-        if label[point] < 0 and room[cluster]:
-            label[point] = cluster
-            room[cluster] -= 1
-    return label
+    distance = distance.copy()
+    while True:
+        label: np.ndarray = distance.argmin(axis=1)
+        full = []  # the pair that is the last to be taken, for each cluster that is too full
+        for cluster in np.flatnonzero(np.bincount(label, minlength=k) > capacity).tolist():
+            points = np.flatnonzero(label == cluster)
+            order = np.argsort(distance[points, cluster], kind="stable")
+            last = int(points[order[capacity - 1]])
+            full.append((distance[last, cluster], last, cluster))
+        if not full:
+            return label
+        # Until the first cluster is full, nobody is turned away.
+        farthest, last, cluster = min(full)
+        column = distance[:, cluster]
+        column[(column > farthest) | ((column == farthest) & (np.arange(n) > last))] = np.inf

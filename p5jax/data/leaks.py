@@ -102,6 +102,24 @@ def _pairs(dataset: Dataset, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return users * dataset.num_items + table["item"].to_numpy(), table["split"].to_numpy()
 
 
+def _among(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each of the pairs is one of others, bool; sorted, for NumPy's sets hash them."""
+    others = np.append(np.sort(others), -1)  # one more, which is no pair
+    found: np.ndarray = others[np.searchsorted(others[:-1], pairs)] == pairs
+    return found
+
+
+def _common(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The pairs that are among others, each once, ascending."""
+    return np.unique(pairs[_among(pairs, others)])
+
+
+def _repeated(pairs: np.ndarray) -> np.ndarray:
+    """The pairs that occur more than once, ascending."""
+    ordered = np.sort(pairs)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
 def leak_line(dataset: Dataset, pairs: np.ndarray, what: str) -> list[str]:
     """A leak line for a non-empty set of pairs, with the first as the example."""
     if not len(pairs):
@@ -155,15 +173,13 @@ def _left_out_leaks(dataset: Dataset) -> list[str]:
 
 def _interaction_leaks(dataset: Dataset) -> list[str]:
     pairs, split = _pairs(dataset, dataset.interactions)
-    held = np.intersect1d(pairs[split != TRAIN], pairs[split == TRAIN])
     lines = leak_line(
         dataset,
-        held,
+        _common(pairs[split != TRAIN], pairs[split == TRAIN]),
         "held-out pairs are also training rows of interactions (rating, sequential, direct)",
     )
-    values, counts = np.unique(pairs, return_counts=True)
     return lines + leak_line(
-        dataset, values[counts > 1], "pairs occur more than once in interactions"
+        dataset, _repeated(pairs), "pairs occur more than once in interactions"
     )
 
 
@@ -177,18 +193,18 @@ def _review_leaks(dataset: Dataset) -> list[str]:
     for family, rows in (("review", training), ("explanation", training & explains)):
         lines += leak_line(
             dataset,
-            np.intersect1d(held, reviewed[rows]),
+            _common(held, reviewed[rows]),
             f"held-out pairs are also training rows of reviews ({family})",
         )
     anywhere_in_training = np.concatenate([reviewed[training], pairs[split == TRAIN]])
     lines += leak_line(
         dataset,
-        np.intersect1d(reviewed[~training], anywhere_in_training),
+        _common(reviewed[~training], anywhere_in_training),
         "held-out pairs of reviews are also training rows",
     )
-    values, counts = np.unique(reviewed, return_counts=True)
-    lines += leak_line(dataset, values[counts > 1], "pairs occur more than once in reviews")
-    lines += leak_line(dataset, np.setdiff1d(values, pairs), "pairs of reviews are no interaction")
+    lines += leak_line(dataset, _repeated(reviewed), "pairs occur more than once in reviews")
+    strange = np.unique(reviewed[~_among(reviewed, pairs)])
+    lines += leak_line(dataset, strange, "pairs of reviews are no interaction")
     own = own_interactions(dataset)
     moved = (pairs[own] == reviewed) & (split[own] != review_split)
     return lines + leak_line(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from p5jax.core.allocation import c_allocation
 from p5jax.core.errors import UserError, nearest, shown
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
@@ -62,6 +63,7 @@ def read_raw(format: str, **options: Any) -> RawData:
     return _read(chosen_options(format, options))
 
 
+@c_allocation()
 def _read(options: PrepareOptions) -> RawData:
     raw: RawData = resolve_name(options.reader)(options)
     return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 from p5jax.data.dataset import SPLITS, TRAIN, Dataset
 from p5jax.prompts.sampling import whole_stars
 
-PAIRS_PER_FLUSH = 4_000_000
+PAIRS_AT_ONCE = 4_000_000  # about, but all of an item
 
 
 @dataclass(frozen=True)
@@ -143,24 +144,39 @@ def summed_pairs(
     items, users [N]: positions in time order, those of a user beside each other. rows: of the
     matrix, the others being empty (default: all).
     """
-    longest = int(np.bincount(users, minlength=1).max(initial=0))
-    shape = (num_items, num_items)
-    total = sp.csr_array(shape, dtype=np.float64)
-    waiting: list[tuple[np.ndarray, np.ndarray, float]] = []
     rows = range(num_items) if rows is None else rows
-    from_here = to_here = np.flatnonzero((items >= rows.start) & (items < rows.stop))
-    for distance in range(1, min(longest - 1, max_distance or longest) + 1):
+    others = np.bincount(users, minlength=1) - 1
+    most = 2 * np.minimum(others, max_distance or len(items))
+    pairs = np.bincount(items, weights=most[users], minlength=num_items)[rows.start : rows.stop]
+    cuts = np.flatnonzero(np.diff(np.cumsum(pairs) // PAIRS_AT_ONCE)) + 1 + rows.start
+    distances = range(1, min(others.max(), max_distance or len(items)) + 1)
+    parts = []  # by rows, so that nothing is added to what is there
+    for first, end in itertools.pairwise([rows.start, *cuts.tolist(), rows.stop]):
+        here = np.flatnonzero((items >= first) & (items < end))
+        found = _pairs_from(here, items, users, distances, weight)
+        parts.append(summed(list(found), (num_items, num_items)))
+    data, indices = (np.concatenate([getattr(p, of) for p in parts]) for of in ("data", "indices"))
+    return sp.csr_array((data, indices, sum(p.indptr for p in parts)), shape=parts[0].shape)
+
+
+def _pairs_from(
+    positions: np.ndarray,
+    items: np.ndarray,
+    users: np.ndarray,
+    distances: range,
+    weight: Callable[[int], tuple[float, float]],
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Yield (items, items, weight) of the pairs of some positions with others of their user."""
+    from_here = to_here = positions
+    for distance in distances:
         from_here = from_here[from_here + distance < len(items)]
         from_here = from_here[users[from_here] == users[from_here + distance]]
         forward, backward = weight(distance)
-        waiting.append((items[from_here], items[from_here + distance], forward))
+        yield items[from_here], items[from_here + distance], forward
         if backward:
             to_here = to_here[to_here >= distance]
             to_here = to_here[users[to_here] == users[to_here - distance]]
-            waiting.append((items[to_here], items[to_here - distance], backward))
-        if sum(len(found) for found, _, _ in waiting) > PAIRS_PER_FLUSH:
-            total, waiting = total + summed(waiting, shape), []
-    return total + summed(waiting, shape)
+            yield items[to_here], items[to_here - distance], backward
 
 
 def summed(

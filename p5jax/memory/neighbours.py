@@ -53,8 +53,10 @@ def _in_ones(units: sp.csr_array) -> sp.csr_array:
 
 def damped(near: sp.csr_array, counts: np.ndarray) -> sp.csr_array:
     """Divide each sum of pairs by powers of its items' counts [I]: [I, I]."""
-    factors = sp.diags_array(np.maximum(counts, 1.0) ** -DAMPING)
-    return sp.csr_array(factors @ near @ factors)
+    factors, found = np.maximum(counts, 1.0) ** -DAMPING, near.copy()
+    found.data *= np.repeat(factors, np.diff(found.indptr))
+    found.data *= factors[found.indices]
+    return found
 
 
 def shrunk(near: sp.csr_array, counts: np.ndarray) -> sp.csr_array:

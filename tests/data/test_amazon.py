@@ -419,13 +419,43 @@ def test_columns_are_what_the_lines_say(tmp_path, lines, ending, last, skip):
 
     found = outcome()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amazon, "in_columns", lambda scale, path, block: None)
+        patch.setattr(amazon, "in_columns", lambda scale, path, block: [(block, None)])
         assert found == outcome()
 
 
 def test_usual_lines_are_read_in_columns(tmp_path, monkeypatch):
     monkeypatch.setattr(amazon.Reviews, "read", None)
-    odd = review_2014("u", "i", 4, 7, summary="half a pair \ud83d", asin="i2")
+    odd = review_2014("u", "i", 4, 7, summary=" é &amp; <b>so</b>\u2003", reviewText=" ", asin="i2")
     raw = read_amazon([write(tmp_path / "Tea.json", [review_2014("u", "i"), odd])])
-    assert raw.headline.to_pylist() == ["Good", "half a pair ?"]
+    assert raw.headline.to_pylist() == ["Good", "é &  so"]
+    assert raw.text.to_pylist() == ["It is  good  & cheap.", None]
     assert read_amazon([write(tmp_path / "T.json", [review_2023("u", "i")] * 2)]).user.tolist()
+
+
+def test_few_lines_beside_an_unusual_one_are_read_one_by_one(tmp_path, monkeypatch):
+    rows = [review_2014(f"u{n % 9}", f"i{n % 7}", 1 + n % 5, n) for n in range(3000)]
+    rows[1234] = review_2014("u", "i", 4, 7, summary="half a pair \ud83d")
+    path, one_by_one = write(tmp_path / "Tea.json", rows), list[int]()
+    read = amazon.Reviews.read
+
+    def noted(reviews, path, block, errors):
+        one_by_one.append(block.data.count(b"\n"))
+        read(reviews, path, block, errors)
+
+    monkeypatch.setattr(amazon.Reviews, "read", noted)
+    raw = read_amazon([path])
+    assert raw.headline.to_pylist()[1233:1236] == ["Good", "half a pair ?", "Good"]
+    assert raw.timestamp.tolist() == [*range(1234), 7, *range(1235, 3000)]
+    (lines,) = one_by_one
+    assert lines < 500
+
+
+@pytest.mark.parametrize(
+    "line", ["null", '{"asin": "i"} null', "{} null {}", '{"a": 1}{"b": 2}', '"text"', "[{}]"]
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_lines_that_are_no_object_are_refused(tmp_path, line, place):
+    rows = [review_2014("u", "i"), review_2014("u", "i2")]
+    path = write(tmp_path / "Tea.json", [*rows[:place], line, *rows[place:]])
+    with pytest.raises(UserError, match=rf"Tea\.json:{place + 1}: (found|field)"):
+        read_amazon([path])

@@ -6,13 +6,21 @@ import time
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p5jax.core.errors import UserError
 from p5jax.data.building import build_dataset
 from p5jax.data.dataset import Dataset
-from p5jax.data.item_ids import ID_TOKEN, ClusterConfig, IdSource, assign_item_ids, id_tokens
+from p5jax.data.item_ids import (
+    ID_TOKEN,
+    ClusterConfig,
+    IdSource,
+    assign_item_ids,
+    id_tokens,
+    spectral_points,
+)
 from p5jax.data.leaks import find_leaks
 from p5jax.data.prepare import prepare
 from p5jax.data.readers.sequences import read_sequences
@@ -111,6 +119,29 @@ def test_collaborative_finds_the_communities():
     groups = [{ids[item].split(">")[0] for item in range(g, 160, 4)} for g in range(4)]
     assert [len(found) for found in groups] == [1, 1, 1, 1]
     assert len(set.union(*groups)) == 4
+
+
+@pytest.mark.parametrize("num_items", [60, 400])  # of which dense matrices are made, and not
+def test_points_are_eigenvectors_of_the_co_occurrence(num_items):
+    rng = np.random.default_rng(0)
+    counts = np.zeros((num_items, num_items))
+    bought = np.zeros((5 * num_items, num_items))
+    for user in range(len(bought)):
+        group = 20 * rng.integers(num_items // 20)  # items of a user are of one group, or nearly
+        items = np.unique([*(group + rng.choice(20, 6)), rng.integers(num_items)])
+        bought[user, items] = 1
+        for one in items:
+            for other in items[items != one]:
+                counts[one, other] += 1
+    degree = counts.sum(axis=0)
+    extra = degree.mean() / 10
+    scale = 1 / np.sqrt(degree + extra)
+    values, vectors = np.linalg.eigh((counts + extra / num_items) * np.outer(scale, scale))
+    assert np.diff(values)[-4:].min() > 1e-4  # or the vectors could be any that span the same
+    vectors = vectors[:, -4:] / np.linalg.norm(vectors[:, -4:], axis=1, keepdims=True)
+    points = spectral_points(sp.csr_array(bought), 4, rng)
+    signs = np.sign((points * vectors).sum(axis=0))
+    np.testing.assert_allclose(points * signs, vectors, atol=2e-6)
 
 
 @pytest.mark.parametrize(("branching", "slack"), [(2, 1.0), (2, 1.9), (3, 2.9), (5, 1.0)])

@@ -44,7 +44,7 @@ def test_stored_pairs_are_counted_pairs_bit_for_bit(data):
 def test_sums_are_exact_in_any_order(world, monkeypatch, flush):
     """Bit for bit the same however many pairs are added up at a time."""
     expected = pairs(world)
-    monkeypatch.setattr("p5jax.memory.histories.PAIRS_PER_FLUSH", flush)
+    monkeypatch.setattr("p5jax.memory.histories.PAIRS_AT_ONCE", flush)
     assert same(pairs(world), expected)
 
 

@@ -63,9 +63,10 @@ def read_amazon(
         columns_of = functools.partial(in_columns, rating_scale, path)
         blocks = read_blocks(path, "a JSON review a line")
         blocks = with_progress(blocks, path.name, "KiB", BLOCK >> 10)
-        for block, found in in_threads(columns_of, blocks):
-            if found is None or not collected.join(found):
-                collected.read(path, block, errors)
+        for _, pieces in in_threads(columns_of, blocks):
+            for piece, found in pieces:
+                if found is None or not collected.join(found):
+                    collected.read(path, piece, errors)
     rows, names, versions = collected.rows, collected.names, collected.versions
     understood = {"columns": f"fields of Amazon {' and '.join(map(_years, versions))}"}
     columns = empty_columns(ITEM_COLUMNS, len(rows.items))

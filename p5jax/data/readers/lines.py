@@ -87,6 +87,14 @@ class Block:
             end = self.data.index(NEWLINE, end) + 1
         return Block(number + 1, self.data[end:])
 
+    def halves(self) -> tuple[Block, Block] | None:
+        """Return two blocks of about half the bytes; None where it cannot be cut."""
+        cut = self.data.find(NEWLINE, len(self.data) // 2) + 1
+        if cut in (0, len(self.data)):
+            return None
+        before = self.data[:cut]
+        return Block(self.first, before), Block(self.first + before.count(NEWLINE), self.data[cut:])
+
     def lines(
         self, path: Path, errors: LineErrors, blank: bool = False
     ) -> Iterator[tuple[int, str]]:
@@ -120,7 +128,7 @@ def read_blocks(path: Path, what: str) -> Iterator[Block]:
                     where = f"{path}:{number + rest.count(NEWLINE)}"
                     problem = UserError(f"{where}: found more than {LONGEST_LINE:,} bytes a line")
                 if end >= BLOCK:
-                    block = Block(number, bytes(rest[:end]))
+                    block = Block(number, bytes(memoryview(rest)[:end]))
                     empty = empty and _is_blank(block)
                     yield block
                     number += block.data.count(NEWLINE)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -250,12 +249,7 @@ class RowCollector:
 
 def _numbers(known: dict[str, int], keys: Sequence[str]) -> list[int]:
     """The number of each key; new ones are added to the known."""
-    found = [*map(known.get, keys)]
-    if None not in found:  # as in time nearly always
-        return cast(list[int], found)
-    new = dict.fromkeys(key for key, number in zip(keys, found, strict=True) if number is None)
-    known.update(zip(new, itertools.count(len(known)), strict=False))
-    return [*map(known.__getitem__, keys)]
+    return [known.setdefault(key, len(known)) for key in keys]
 
 
 def _is_number(key: str) -> bool:
