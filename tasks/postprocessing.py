@@ -14,8 +14,8 @@ Texts = str | Sequence[str]
 def answer(text: Texts, example: Mapping[str, Any], is_target: bool) -> Any:
     """Return a target as {"kind", "answer"}, and predicted text without blanks around it.
 
-    Where the target states a rating before its sentence, predictions are without theirs; where it
-    begins with a list of known items, they are the first word after these.
+    Where the target states a rating before its sentence, or names a feature, predictions are
+    without theirs; where it begins with a list of known items, they are the first word after these.
     """
     if is_target:
         return {name: example[name].decode() for name in ("kind", "answer")}

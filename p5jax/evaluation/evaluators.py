@@ -130,11 +130,11 @@ def evaluate_run(
     if average:
         tasks.append(together(tasks))
     share = None if shard is None else Shard.read(shard)
+    shares = [task.share(share) for task in tasks]
     folder, header = _reserved(run, split, limit, config, memory, share, about)
     results: list[FamilyResult] = []
     largest: dict[tuple[str, str], tuple[int, FamilyResult]] = {}
-    for task in tasks:
-        own = task.share(share)
+    for task, own in zip(tasks, shares, strict=True):
         results.append(_evaluated(own))
         if memory and task.kind == "catalogue":
             results.append(_evaluated(replace(own, memory=memory)))

@@ -156,7 +156,9 @@ def summed_pairs(
         found = _pairs_from(here, items, users, distances, weight)
         parts.append(summed(list(found), (num_items, num_items)))
     data, indices = (np.concatenate([getattr(p, of) for p in parts]) for of in ("data", "indices"))
-    return sp.csr_array((data, indices, sum(p.indptr for p in parts)), shape=parts[0].shape)
+    return sp.csr_array(
+        (data, indices, sum(p.indptr.astype(np.int64) for p in parts)), shape=parts[0].shape
+    )
 
 
 def _pairs_from(

@@ -205,7 +205,7 @@ class Decoder(nn.Module):
             self_mask = self_mask & seen[:, None, None, :]
         position_bias = self.relpos_bias(length, room, first)
         self_mask_bias, cross_mask_bias = mask_bias(self_mask), mask_bias(cross_mask)
-        rates = self._rates(tokens)
+        rates = None if deterministic else self._rates(tokens)
         y = self.dropout(self.embedder(tokens), deterministic, rates)
         for layer in self.layers:
             y = layer(

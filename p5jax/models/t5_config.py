@@ -27,7 +27,7 @@ class T5Config:
     # None: dropout_rate. With little data dropout in the decoder sharpens what it predicts without
     # it: frequent answers, such as five stars, become too probable.
     decoder_dropout_rate: float | None = None
-    # At decoder positions that read a token of an item's id, attention aside; None: the decoder's.
+    # At decoder positions that read an id token, attention and output aside; None: the decoder's.
     # With little data the next item wants much of it, and stars and texts bear little.
     item_dropout_rate: float | None = None
     # After the last norm of encoder and decoder. None: the stack's rate, as T5. Small models that

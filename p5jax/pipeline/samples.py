@@ -93,16 +93,17 @@ def tokenise(example: Example, vocabulary: Vocabulary, config: PipelineConfig) -
 def encoded_target(example: Example, vocabulary: Vocabulary, longest: int) -> Tokens:
     """Encode an example's target alone, cut to `longest` tokens.
 
-    UserError for one with a list of items that is longer: it would lose what comes last.
+    UserError for one with a list of items that is longer, which would lose what comes last, and
+    where nothing would be left of a text but what is given.
     """
     tokens = vocabulary.encode(example.targets)
-    lists = example.listed or (example.given and not FAMILIES[example.family].writes)
-    if lists and len(tokens) >= longest:
+    given = len(vocabulary.encode(example.given)) if example.given else 0
+    may_be_cut = FAMILIES[example.family].writes and given + 1 < longest
+    if (example.listed or given) and len(tokens) >= longest and not may_be_cut:
         raise UserError(
-            f"prompt {example.prompt_id}: found a list of {len(tokens) + 1} tokens, expected at"
+            f"prompt {example.prompt_id}: found an answer of {len(tokens) + 1} tokens, expected at"
             f" most {longest}; set FamilyConfig.max_history or longer PipelineConfig.target_lengths"
         )
-    given = len(vocabulary.encode(example.given)) if example.given else 0
     target = np.array([*tokens[: longest - 1], vocabulary.eos_id], np.int32)
     return Tokens(np.zeros(0, np.int32), target, given, example.listed)
 

@@ -289,9 +289,8 @@ class Family(ABC):
         """Return the inputs that a held-out example has, for what is known of a user.
 
         `item` is what the prompt is about, and `feature` the word it asks for; `history` the user's
-        items, oldest first. UserError
-        naming the prompts usable here when this one is not of the family, needs more than is given
-        or does not ask for `target`.
+        items, oldest first. UserError naming the prompts usable here when this one is not of the
+        family, needs more than is given or does not ask for `target`.
         """
         fields = self.source.fields
         known = fields.of_user(user) if item is None else fields.of(user, item)

@@ -101,6 +101,11 @@ class Run:
         self.family_config = built(path, FamilyConfig, manifest["family_config"])
         word_starts = np.packbits(vocabulary.word_starts).tobytes()
         sizes = built(path, T5Config, manifest["model"])
+        if sizes.item_dropout_rate is not None and not vocabulary.id_tokens:
+            raise UserError(
+                f"T5Config.item_dropout_rate: found {sizes.item_dropout_rate} and item ids that are"
+                " numbers, expected ids of tokens (token, semantic or collaborative)"
+            )
         sizes = dataclasses.replace(
             sizes, word_starts=word_starts, first_id_token=vocabulary.first_id_token
         )

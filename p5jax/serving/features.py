@@ -12,11 +12,12 @@ class Features:
 
     def __init__(self, dataset: Dataset) -> None:
         self._of_items: dict[int, Counter[str]] = {}
+        self._of_all = Counter[str]()
         columns = (dataset.reviews[name].to_pylist() for name in ("split", "item", "feature"))
         for split, item, feature in zip(*columns, strict=True):
             if split == TRAIN and feature:
                 self._of_items.setdefault(item, Counter())[feature] += 1
-        self._of_all = sum(self._of_items.values(), Counter[str]())
+                self._of_all[feature] += 1
 
     def of(self, item: int) -> str | None:
         """Return an item's most frequent one, or that of all; of equals the first by alphabet.

@@ -18,6 +18,7 @@ from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
 from p5jax.pipeline.batching import padded
+from p5jax.prompts.fields import prompt_text
 from p5jax.runs.run import Run
 from p5jax.serving.bulk import rank_users
 from p5jax.serving.features import Features
@@ -258,10 +259,11 @@ class Recommender(Ranker):
     ) -> str:
         """Return the model's explanation of an item for a user, by beam search.
 
-        Without a `prompt` it is the one of the triggers, or else 3-1 where the item has a title and
-        no `feature` is asked for, or else E-1 where the run has it, or else 3-8. feature: the word
-        that a prompt such as E-1 names; None for the one that training reviews name most of the
-        item. Of a Question only the user counts: prompts for an explanation tell no history.
+        Without a `prompt` it is the one of the triggers, or else E-1 where a `feature` is asked
+        for, or else 3-1 where the run has it and the item a title, or else E-1 where the run has
+        it, or else 3-8. feature: the word that a prompt such as E-1 names; None for the one that
+        training reviews name most of the item. Of a Question only the user counts: prompts for an
+        explanation tell no history.
         """
         dataset = self.run.dataset
         if "explanation" not in self.run.manifest["families"]:
@@ -269,16 +271,20 @@ class Recommender(Ranker):
         (case,) = self.cases([_question(user)])
         (i,) = dataset.named_items([item], "item")
         family = self.family("explanation")
+        wanted = None if feature is None else prompt_text(feature)
+        if wanted == "":
+            raise UserError(f"feature: found {feature!r}, expected a word")
         # Without a title only a prompt that names the item's id can tell items apart.
-        by_id = "E-1" if "E-1" in family.templates or feature else "3-8"
-        usual = "3-1" if dataset.titles[i] and feature is None else by_id
-        prompt = self.own_prompt("explanation", prompt, usual)
-        named = feature or self._features.of(i)
-        inputs = family.inputs_for(prompt, "explanation", case.user, item=i, feature=named)
+        titled = "3-1" in family.templates and dataset.titles[i]
+        by_id = "E-1" if "E-1" in family.templates or wanted else "3-8"
+        prompt = self.own_prompt("explanation", prompt, by_id if wanted or not titled else "3-1")
         template = family.template(prompt)
-        if feature and "feature" not in template.fields:
+        if wanted and "feature" not in template.fields:
             raise UserError(f"feature: found {feature!r}, but prompt {prompt} names none")
-        return self.answer(self.tokens(inputs), template.given({"feature": named}))
+        if not wanted and "feature" in template.fields:
+            wanted = prompt_text(self._features.of(i))
+        inputs = family.inputs_for(prompt, "explanation", case.user, item=i, feature=wanted)
+        return self.answer(self.tokens(inputs), template.given({"feature": wanted}))
 
     @cached_property
     def _features(self) -> Features:

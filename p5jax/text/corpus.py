@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow.compute as pc
 
 from p5jax.data.dataset import TRAIN, Dataset
@@ -32,14 +33,19 @@ def corpus(dataset: Dataset, templates: Iterable[PromptTemplate]) -> Iterator[st
 
 
 def training_texts(
-    dataset: Dataset, columns: Sequence[str] = ("text", "headline")
+    dataset: Dataset, columns: Sequence[str] = ("text", "headline"), every: int = 1
 ) -> Iterator[str]:
-    """Yield the texts of the training split's reviews, by column, and the titles of items."""
+    """Yield the texts of the training split's reviews, by column, and the titles of items.
+
+    every: how many reviews, and items, there are for each one that is taken.
+    """
     reviews = dataset.reviews
     train = reviews.filter(pc.equal(reviews["split"], TRAIN))
+    if every > 1:
+        train = train.take(np.arange(0, train.num_rows, every))
     for column in columns:
         yield from (text for text in train[column].to_pylist() if text)
-    yield from (title for title in dataset.titles if title)
+    yield from (title for title in dataset.titles[::every] if title)
 
 
 def _as_candidates(texts: list[str]) -> list[str]:

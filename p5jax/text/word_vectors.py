@@ -10,7 +10,7 @@ from p5jax.data.item_vectors import leading_directions, near_pairs
 from p5jax.text.corpus import training_texts
 from p5jax.text.vocabulary import Vocabulary
 
-TEXTS = 50_000  # that are counted, at most, evenly spread over all
+TEXTS = 50_000  # that are counted, at most: reviews, headlines and titles, evenly spread over all
 SMOOTHED = 0.75  # the power of how frequent a piece is as another one's neighbour
 
 
@@ -23,9 +23,9 @@ def word_vectors(vocabulary: Vocabulary, dataset: Dataset, width: int) -> np.nda
     import sklearn.utils.extmath  # noqa: F401  (before the limit, which holds for what is loaded)
     from threadpoolctl import threadpool_limits
 
-    texts, pieces = list(training_texts(dataset)), vocabulary.num_pieces
-    step = -(-len(texts) // TEXTS) or 1
-    tokens = [np.array(vocabulary.encode(text), np.int64) for text in texts[::step]]
+    pieces, most = vocabulary.num_pieces, 2 * dataset.reviews.num_rows + dataset.num_items
+    texts = training_texts(dataset, every=max(1, -(-most // TEXTS)))
+    tokens = [np.array(vocabulary.encode(text), np.int64) for text in texts]
     near = near_pairs([each[each < pieces] for each in tokens], pieces)
     with threadpool_limits(1):
         left, values = leading_directions(_information(near), width)

@@ -234,6 +234,7 @@ BAD = {
     "no item": (without("asin"), r"field 'asin' is missing"),
     "no time": (without("unixReviewTime"), r"field 'unixReviewTime' is missing"),
     "empty user": (review_2014(" ", "a"), r"field 'reviewerID': found ' ', expected a non-empty"),
+    "time before all": (review_2014("u", "a", 5, -(2**63)), r"found -922\d*, expected a time"),
     "time text": (review_2014("u", "a", 5, "May"), r"field 'unixReviewTime': found 'May'"),
     "huge time": (
         review_2014("u", "a", 5, 10**300),

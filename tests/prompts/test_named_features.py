@@ -57,6 +57,10 @@ def test_what_is_given_has_no_loss_and_a_long_sentence_is_cut(world, world_vocab
         tokens = tokenise(example, world_vocabulary, config)
         assert tokens.target.tolist() == [*whole[: longest - 1], world_vocabulary.eos_id]
         assert tokens.given == len(given)
+        assert tokens.weights()[len(given) :].sum() == pytest.approx(1)
+    config = PipelineConfig(source_lengths=(64,), target_lengths=(len(given) + 1,))
+    with pytest.raises(UserError, match="prompt E-1: found an answer of .* expected at most"):
+        tokenise(example, world_vocabulary, config)
 
 
 @pytest.fixture(scope="module")

@@ -70,10 +70,22 @@ def test_the_decoder_is_told_the_feature(recommender, world):
     assert len(said) > 1
 
 
+def test_a_titled_item_is_explained_by_a_prompt_that_the_run_has(world, tmp_path):
+    assert world.titles[0]
+    config = RunConfig(str(world.path), str(tmp_path / "run"), prompts=("2-3", "E-1"))
+    run = Run.create(config, FamilyConfig(max_source=64), SIZES)
+    recommender = Recommender(run.with_params(init_params(run.model, jax.random.key(0))))
+    user, item = world.user_keys[0], world.item_keys[0]
+    usual = recommender.explain(user, item)
+    assert usual == recommender.explain(user, item, prompt="E-1", feature=frequent(world, 0))
+
+
 def test_what_cannot_be_named_is_refused(recommender, world):
     user, item = world.user_keys[0], world.item_keys[0]
     with pytest.raises(UserError, match="feature: found 'tin', but prompt 3-1 names none"):
         recommender.explain(user, item, prompt="3-1", feature="tin")
+    with pytest.raises(UserError, match="feature: found ' ', expected a word"):
+        recommender.explain(user, item, feature=" ")
     many = "tin " * ANSWER_BEGINS
     with pytest.raises(UserError, match=f"expected at most {ANSWER_BEGINS}"):
         recommender.explain(user, item, feature=many)

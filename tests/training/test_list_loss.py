@@ -90,7 +90,7 @@ def test_what_is_given_and_the_end_of_a_list_have_no_loss(world_vocabulary, exam
 
 def test_a_list_is_never_cut(world_vocabulary, examples):
     short = PipelineConfig(source_lengths=(96,), target_lengths=(4,))
-    with pytest.raises(UserError, match=r"prompt L-1: found a list of \d+ tokens, expected at"):
+    with pytest.raises(UserError, match=r"prompt L-1: found an answer of \d+ tokens, expected at"):
         tokenise(examples[1], world_vocabulary, short)
 
 
@@ -104,5 +104,7 @@ def test_an_answer_behind_a_list_has_its_loss_alone_and_is_never_cut(world, worl
     assert tokens.weights().sum() == pytest.approx(1)
     for longest in (4, len(tokens.target) - 1):
         short = PipelineConfig(source_lengths=(96,), target_lengths=(longest,))
-        with pytest.raises(UserError, match=r"prompt D-2: found a list of \d+ tokens, expected at"):
+        with pytest.raises(
+            UserError, match=r"prompt D-2: found an answer of \d+ tokens, expected at"
+        ):
             tokenise(example, world_vocabulary, short)

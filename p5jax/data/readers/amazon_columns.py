@@ -34,8 +34,8 @@ def in_columns(
 ) -> list[tuple[Block, Found | None]]:
     """Return a block in pieces, and what `Reviews.read` finds in each.
 
-    None where a line is in any way unusual: such pieces are small. scale: the lowest and the
-    highest rating.
+    None where what is read of a line is in any way unusual: such pieces are small. scale: the
+    lowest and the highest rating.
     """
     try:
         return [(block, _found(scale, path, block))]
@@ -53,7 +53,10 @@ def _found(scale: Sequence[float], path: Path, block: Block) -> Found:
     users, user = _keys(columns[fields.user])
     items, item = _keys(columns[_item_field(fields, block.data)])
     rating, time = (_numbers(columns[field]) for field in (fields.rating, fields.time))
-    if not ((rating >= scale[0]) & (rating <= scale[1])).all() or (np.abs(time) >= LATEST).any():
+    if (
+        not ((rating >= scale[0]) & (rating <= scale[1])).all()
+        or ((time <= -LATEST) | (time >= LATEST)).any()
+    ):
         raise Unusual
     texts = text_rows(_plain(columns[fields.headline]), _plain(columns[fields.text]))
     names: list[str | None] = [None] * len(users)
