@@ -182,17 +182,17 @@ def _purchases(
 ) -> tuple[sp.csc_array, np.ndarray]:
     """Return who has which item in training, 1.0 or nothing [U, I], and the rows of each item [I].
 
-    Items are in their places [I].
+    Items are at their rows [I].
     """
     import scipy.sparse as sp
 
     lengths = [len(sequence) for sequence in train_sequences]
     users = np.repeat(np.arange(len(lengths)), lengths)
-    places = place_of[np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)]
+    rows = place_of[np.concatenate([np.zeros(0, np.int64), *train_sequences]).astype(np.int64)]
     shape = (len(lengths), len(place_of))
-    bought = sp.csc_array((np.ones(len(places), np.float64), (users, places)), shape=shape)
+    bought = sp.csc_array((np.ones(len(rows), np.float64), (users, rows)), shape=shape)
     bought.data[:] = 1
-    return bought, np.bincount(places, minlength=len(place_of))
+    return bought, np.bincount(rows, minlength=len(place_of))
 
 
 def _split(
