@@ -7,6 +7,7 @@ import importlib
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from test_architecture import SOURCES, TREES
@@ -18,7 +19,7 @@ LONGER = {"p5jax.data.readers.sequences.ITEM.findall": "its text is one that LIS
 EXTRAS = ("p5jax.tasks", "p5jax.data.tfds", "p5jax.core.beam")  # not imported
 
 
-def uses(name: str) -> Iterator[tuple[str, re.Pattern[str], str]]:
+def uses(name: str) -> Iterator[tuple[str, re.Pattern[Any], str]]:
     """Each use of a pattern in a module: where, the pattern and the method that is called."""
     module = None
     for node in ast.walk(TREES[name]):
@@ -62,9 +63,11 @@ def test_the_patterns_of_the_readers_are_found():
 def test_a_pattern_takes_linear_time(use):
     pattern, method = USES[use]
     call = getattr(pattern, method)
-    for unit in runs(pattern.pattern):
+    binary = isinstance(pattern.pattern, bytes)
+    for unit in runs(pattern.pattern.decode() if binary else pattern.pattern):
         run = (unit * LENGTH)[:LENGTH]
-        for text in (run, f"{unit[0]}{run}\0"):
+        for written in (run, f"{unit[0]}{run}\0"):
+            text = written.encode() if binary else written
             start = time.process_time()
             result = call("", text) if method == "sub" else call(text)
             list(result) if method == "finditer" else result

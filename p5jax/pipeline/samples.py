@@ -98,12 +98,14 @@ def encoded_target(example: Example, vocabulary: Vocabulary, longest: int) -> To
     """
     tokens = vocabulary.encode(example.targets)
     given = len(vocabulary.encode(example.given)) if example.given else 0
-    may_be_cut = FAMILIES[example.family].writes and given + 1 < longest
-    if (example.listed or given) and len(tokens) >= longest and not may_be_cut:
-        raise UserError(
-            f"prompt {example.prompt_id}: found an answer of {len(tokens) + 1} tokens, expected at"
-            f" most {longest}; set FamilyConfig.max_history or longer PipelineConfig.target_lengths"
-        )
+    if (example.listed or given) and len(tokens) >= longest:
+        may_be_cut = FAMILIES[example.family].writes and given + 1 < longest
+        if not may_be_cut:
+            found = f"prompt {example.prompt_id}: found an answer of {len(tokens) + 1} tokens"
+            raise UserError(
+                f"{found}, expected at most {longest}; set FamilyConfig.max_history or longer"
+                " PipelineConfig.target_lengths"
+            )
     target = np.array([*tokens[: longest - 1], vocabulary.eos_id], np.int32)
     return Tokens(np.zeros(0, np.int32), target, given, example.listed)
 
