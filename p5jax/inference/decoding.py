@@ -43,6 +43,24 @@ def _beginning(given: jax.Array | None) -> Callable[[jax.Array, jax.Array], jax.
     return begin
 
 
+def _without_repeats(
+    logits: jax.Array, texts: jax.Array, position: jax.Array, most: int
+) -> jax.Array:
+    """Leave out of logits [N, V] what would make texts [N, T] say `most` tokens in a row again.
+
+    position: how many tokens the texts have. 0 leaves all.
+    """
+    if not most:
+        return logits
+    starts = jnp.arange(texts.shape[1] - most + 1)
+    repeats = (starts + most <= position)[None, :]  # [1, T - most + 1], those that texts have
+    for number in range(most - 1):
+        newest = jnp.take(texts, position - most + 1 + number, axis=1, mode="clip")
+        repeats = repeats & (texts[:, number : number + len(starts)] == newest[:, None])
+    barred = jnp.where(repeats, -jnp.inf, jnp.inf)
+    return logits.at[jnp.arange(len(texts))[:, None], texts[:, most - 1 :]].min(barred)
+
+
 def _generate(
     model: Transformer,
     params: Params,
@@ -147,7 +165,7 @@ def _sample(
     return _generate(model, params, tokens, max_length, choose)
 
 
-@partial(jax.jit, static_argnames=("model", "max_length", "beam"))
+@partial(jax.jit, static_argnames=("model", "max_length", "beam", "no_repeat"))
 def beam_search(
     model: Transformer,
     params: Params,
@@ -156,12 +174,14 @@ def beam_search(
     beam: int = 4,
     alpha: float = 1.0,
     given: jax.Array | None = None,
+    no_repeat: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """The best texts by beam search: sources [B, S] -> texts [B, K, T] int32, scores [B, K].
 
     A score is the log-probability divided by length**alpha (the length counts end-of-sequence);
     best first. The search of a text ends when no open beam can beat the worst of K finished ones.
-    given: as for `greedy`; its tokens have probability 1 and no length.
+    given: as for `greedy`; its tokens have probability 1 and no length. no_repeat: how many tokens
+    in a row no text says twice, 0 for any.
     """
     begin = _beginning(None if given is None else jnp.repeat(given, beam, axis=0))
     known = jnp.zeros(1) if given is None else (given >= 0).sum(axis=1)  # [1|B]
@@ -180,23 +200,21 @@ def beam_search(
         position, open_BxKxT, open_logp, cache, ended_BxKxT, ended_score = state
         last = jnp.where(position == 0, PAD_ID, open_BxKxT[:, :, position - 1])
         logits, cache = step(model, params, source, cache, last.reshape(-1))  # [B*K, V]
-        logp = (
-            jax.nn.log_softmax(begin(logits, position)).reshape(texts, beam, -1)
-            + open_logp[:, :, None]
-        )
+        logp = jax.nn.log_softmax(begin(logits, position))
+        # [B, K, T] -> [B*K, T]
+        logp = _without_repeats(logp, open_BxKxT.reshape(-1, max_length), position, no_repeat)
+        logp = logp.reshape(texts, beam, -1) + open_logp[:, :, None]
         # [B, K, V] -> [B, K*V]; of 2K candidates at least K are not the end of a text
         best, index = lax.top_k(logp.reshape(texts, -1), 2 * beam)
         parent, token = index // logits.shape[-1], index % logits.shape[-1]
         grown = jnp.take_along_axis(open_BxKxT, parent[:, :, None], axis=1)
         grown = grown.at[:, :, position].set(token.astype(jnp.int32))
         ends = (token == EOS_ID) | (position == max_length - 1)
-
         score = best / jnp.maximum(position + 1.0 - known, 1.0)[:, None] ** alpha
         score = jnp.where(ends & (jnp.arange(2 * beam) < beam), score, -jnp.inf)
         ended_score, chosen = lax.top_k(jnp.concatenate([ended_score, score], axis=1), beam)
         pool = jnp.concatenate([ended_BxKxT, grown], axis=1)
         ended_BxKxT = jnp.take_along_axis(pool, chosen[:, :, None], axis=1)
-
         open_logp, chosen = lax.top_k(jnp.where(ends, -jnp.inf, best), beam)
         open_BxKxT = jnp.take_along_axis(grown, chosen[:, :, None], axis=1)
         cache = select_rows(cache, jnp.take_along_axis(parent, chosen, axis=1))
@@ -206,5 +224,5 @@ def beam_search(
     nothing = jnp.full((texts, beam), -jnp.inf)
     # All beams start alike: only the first may continue.
     state = (jnp.int32(0), empty, nothing.at[:, 0].set(0.0), cache, empty, nothing)
-    state = lax.while_loop(going, advance, state)
-    return state[-2], state[-1]
+    ended: tuple[jax.Array, jax.Array] = lax.while_loop(going, advance, state)[-2:]
+    return ended

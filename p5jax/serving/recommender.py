@@ -29,6 +29,7 @@ from p5jax.serving.views import View, views_of
 from p5jax.triggers.prompt import load_triggers
 
 _ANSWER_LENGTH, _ANSWER_BEAM = 64, 4  # of free text
+EXPLAINED = 2  # tokens in a row that an explanation does not say twice
 ANSWER_BEGINS = 16  # tokens that it may be given to begin with
 
 
@@ -257,7 +258,8 @@ class Recommender(Ranker):
         prompt: str | None = None,
         feature: str | None = None,
     ) -> str:
-        """Return the model's explanation of an item for a user, by beam search.
+        """Return the model's explanation of an item for a user, by beam search, in which no two
+        tokens in a row come twice.
 
         Without a `prompt` it is the one of the triggers, or else E-1 where a `feature` is asked
         for, or else 3-1 where the run has it and the item a title, or else E-1 where the run has
@@ -284,7 +286,7 @@ class Recommender(Ranker):
         if not wanted and "feature" in template.fields:
             wanted = prompt_text(self._features.of(i))
         inputs = family.inputs_for(prompt, "explanation", case.user, item=i, feature=wanted)
-        return self.answer(self.tokens(inputs), template.given({"feature": wanted}))
+        return self.answer(self.tokens(inputs), template.given({"feature": wanted}), EXPLAINED)
 
     @cached_property
     def _features(self) -> Features:
@@ -308,10 +310,11 @@ class Recommender(Ranker):
             text = self.triggers.around(text, vocabulary)
         return self.tokens(text)
 
-    def answer(self, prompt: list[int], begins: str = "") -> str:
+    def answer(self, prompt: list[int], begins: str = "", no_repeat: int = 0) -> str:
         """Return the model's most probable text for a prompt's tokens, by beam search.
 
-        begins: what it begins with, at most ANSWER_BEGINS tokens, and is left out.
+        begins: what it begins with, at most ANSWER_BEGINS tokens, and is left out. no_repeat: how
+        many tokens in a row it does not say twice, 0 for any.
         """
         run = self.run
         given = np.full((1, ANSWER_BEGINS), -1, np.int32)  # one shape, so one program, for all
@@ -325,6 +328,7 @@ class Recommender(Ranker):
         answers, _ = beam_search(
             *(run.model, run.params, sources, _ANSWER_LENGTH, _ANSWER_BEAM),
             given=place_rows(run.params, given),
+            no_repeat=no_repeat,
         )
         return run.vocabulary.decode(to_host(answers)[0, 0, len(begun) :].tolist())
 

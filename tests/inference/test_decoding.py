@@ -108,6 +108,22 @@ def test_wide_beam_finds_the_best_of_all_texts(model, params, sources, texts, lo
             assert tuple(found[: len(texts[best])]) == texts[best]
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_wide_beam_finds_the_best_text_without_repeats(model, params, sources, texts, logp, most):
+    beam = VOCABULARY ** (LENGTH - 1)
+    output, scores = beam_search(
+        model, params, sources, LENGTH, beam, 0.0, given=None, no_repeat=most
+    )
+    grams = [[text[n : n + most] for n in range(len(text) - most + 1)] for text in texts]
+    allowed = np.array([len(set(each)) == len(each) for each in grams])
+    assert allowed.any()
+    assert not allowed.all()
+    for user, row in enumerate(np.where(allowed, logp, -np.inf)):
+        best = int(row.argmax())
+        np.testing.assert_allclose(scores[user, 0], row[best], atol=2e-5)
+        assert tuple(output[user, 0].tolist()[: len(texts[best])]) == texts[best]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_wide_beam_finds_the_best_text_behind_what_is_given(
     model, params, sources, texts, logp, alpha
@@ -233,11 +249,10 @@ def test_greedy_is_that_of_transformers(hugging_face, prompts):
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("alpha", [1.0, 0.5])
-def test_beam_search_is_that_of_transformers(hugging_face, prompts, alpha):
+@pytest.mark.parametrize(("alpha", "no_repeat"), [(1.0, 0), (0.5, 0), (1.0, 2), (1.0, 3)])
+def test_beam_search_is_that_of_transformers(hugging_face, prompts, alpha, no_repeat):
     reference, model, params = hugging_face
-    expected = generated(
-        reference, prompts, 12, num_beams=4, length_penalty=alpha, early_stopping="never"
-    )
-    output, _ = beam_search(model, params, prompts, 12, 4, alpha)
+    options = {"length_penalty": alpha, "no_repeat_ngram_size": no_repeat}
+    expected = generated(reference, prompts, 12, num_beams=4, early_stopping="never", **options)
+    output, _ = beam_search(model, params, prompts, 12, 4, alpha, no_repeat=no_repeat)
     np.testing.assert_array_equal(np.asarray(output)[:, 0], expected)

@@ -17,7 +17,7 @@ from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
 from p5jax.serving.features import Features
-from p5jax.serving.recommender import ANSWER_BEGINS, Recommender
+from p5jax.serving.recommender import ANSWER_BEGINS, EXPLAINED, Recommender
 
 SIZES = T5Config(0, 16, 2, 1, 1, 8, 32)
 
@@ -60,7 +60,8 @@ def test_the_decoder_is_told_the_feature(recommender, world):
         source[0, : len(tokens)] = tokens
         begun = run.vocabulary.encode(f"{named} :")
         given = np.array([begun], np.int32)
-        best, _ = beam_search(run.model, run.params, source, 64, 4, given=given)
+        model = (run.model, run.params)
+        best, _ = beam_search(*model, source, 64, 4, given=given, no_repeat=EXPLAINED)
         expected = run.vocabulary.decode(np.asarray(best)[0, 0, len(begun) :].tolist())
         key = world.item_keys[item]
         assert recommender.explain(user, key, prompt="E-1", feature=feature) == expected

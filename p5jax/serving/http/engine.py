@@ -14,7 +14,7 @@ from p5jax.inference.ranking import given_rows
 from p5jax.serving.http.bodies import MOST_ITEMS, Ask, Explain, Generate, Score
 from p5jax.serving.question import Case
 from p5jax.serving.ranker import Levels, Prompted
-from p5jax.serving.recommender import Recommender
+from p5jax.serving.recommender import EXPLAINED, Recommender
 from p5jax.serving.settings import BulkConfig, ServeConfig
 from p5jax.training.checkpoints import params_fingerprint
 
@@ -69,7 +69,9 @@ class Engine:
             progress.add(1)
         for length in self.recommender.levels.source:
             if wanted():
-                self.recommender.answer([run.vocabulary.eos_id] * length)
+                prompt = [run.vocabulary.eos_id] * length
+                for no_repeat in (0, EXPLAINED):
+                    self.recommender.answer(prompt, no_repeat=no_repeat)
 
     def _shapes(self) -> Iterator[Work]:
         """One case for each shape of what is computed."""
