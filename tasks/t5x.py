@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from t5x import models
 
 from p5jax.core import config
@@ -131,13 +130,7 @@ def transformer(name: str) -> Transformer:
     over the vocabulary, as t5x's is.
     """
     vocabulary = vocabulary_of(name).vocabulary
-    starts = np.packbits(vocabulary.word_starts).tobytes()
-    sizes = config.build(
-        T5Config,
-        vocab_size=vocabulary.padded_size,
-        word_starts=starts,
-        first_id_token=vocabulary.first_id_token,
-    )
+    sizes = config.build(T5Config, vocab_size=0).for_vocabulary(vocabulary)
     if sizes.likelihood != "vocabulary":
         found = f"T5Config.likelihood: found {sizes.likelihood!r}"
         raise UserError(f"{found}, expected 'vocabulary', over which t5x has its loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,18 +29,7 @@ RUN_MODEL = T5Config(
 
 def small_model(vocabulary: int) -> Transformer:
     """One encoder and two decoder layers of 16."""
-    return Transformer(
-        T5Config(
-            vocab_size=vocabulary,
-            emb_dim=16,
-            num_heads=2,
-            num_encoder_layers=1,
-            num_decoder_layers=2,
-            head_dim=8,
-            mlp_dim=32,
-            whole_words=False,
-        )
-    )
+    return Transformer(replace(RUN_MODEL, vocab_size=vocabulary, num_decoder_layers=2))
 
 
 def padded(sequences: Any) -> np.ndarray:

@@ -7,19 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from small_model import RUN_MODEL
 
 from p5jax.models.t5 import T5Config, Transformer, init_params
 
 V = 64
 WORD_STARTS = np.arange(V) % 2 == 0  # even tokens start a word
-V10 = T5Config(
+V10 = dataclasses.replace(
+    RUN_MODEL,
     vocab_size=V,
-    emb_dim=16,
-    num_heads=2,
     num_encoder_layers=2,
     num_decoder_layers=2,
-    head_dim=8,
-    mlp_dim=32,
+    whole_words=True,
     word_starts=np.packbits(WORD_STARTS).tobytes(),
 )
 V11 = dataclasses.replace(V10, mlp_activations=("gelu", "linear"), logits_via_embedding=False)

@@ -16,7 +16,7 @@ from p5jax.data.dataset import DATASET_FOLDER
 from p5jax.inference.mixing import Mixing
 from p5jax.memory.settings import MemorySettings
 from p5jax.memory.stored_pairs import PAIRS_FOLDER
-from p5jax.models.t5_config import T5Config
+from p5jax.models.t5_config import OF_VOCABULARY, T5Config
 from p5jax.pipeline.config import PipelineConfig
 from p5jax.pipeline.shards import SHARD_FOLDER
 from p5jax.ppr.backbone.model import BackboneConfig
@@ -41,9 +41,7 @@ from p5jax.triggers.settings import SearchConfig
 A, B = "a" * 64, "b" * 64
 PLACE = {"path": "/a", "relative": "../a"}
 DATASET = {**PLACE, "name": "toy", "fingerprint": A, "id_scheme": "random", "leaky": False}
-MODEL = {
-    k: v for k, v in asdict(T5Config(128)).items() if k not in ("word_starts", "first_id_token")
-}
+MODEL = {k: v for k, v in asdict(T5Config(128)).items() if k not in OF_VOCABULARY}
 SCHEMA = ProfileSchema((Attribute("age", edges=(20.0, 40.0)), Attribute("city", ("A", "B"))))
 IDENTITY = {"params": A, "vocabulary": B, "dataset": A}
 PIPELINE = {k: v for k, v in asdict(PipelineConfig()).items() if k not in ("threads", "workers")}

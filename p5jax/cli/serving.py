@@ -246,8 +246,8 @@ def _explain_options(parser: ArgumentParser) -> None:
 
 def _explain(arguments: Namespace) -> None:
     recommender = _recommender(arguments)
-    asked = {"prompt": arguments.prompt, "feature": arguments.feature}
-    show(recommender.explain(arguments.user, arguments.item, **asked))
+    user, item = arguments.user, arguments.item
+    show(recommender.explain(user, item, prompt=arguments.prompt, feature=arguments.feature))
 
 
 def _generate_options(parser: ArgumentParser) -> None:

@@ -189,8 +189,8 @@ def evaluate_text(task: Task) -> FamilyResult:
     examples: list[Example] = []
     said: list[str] = []
     for batch, tokens in task.batches():
-        begins = [each.given for each in batch] + [""] * (len(tokens) - len(batch))
-        given = given_rows(begins, run.vocabulary)
+        rows = batch + [batch[-1]] * (len(tokens) - len(batch))
+        given = given_rows([example.given for example in rows], run.vocabulary)
         known = np.zeros(len(tokens), int) if given is None else (given >= 0).sum(axis=1)
         begun = None if given is None else place_rows(run.params, given)
         sources = place_rows(run.params, tokens)

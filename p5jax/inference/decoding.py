@@ -73,7 +73,6 @@ def _generate(
     source = read_source(model, params, tokens)
     texts = tokens.shape[0]
     cache = empty_cache(model, params, source, texts, max_length)
-
     begin = _beginning(given)
 
     def going(state: State) -> jax.Array:

@@ -214,10 +214,15 @@ def given_rows(texts: Sequence[str], vocabulary: Vocabulary) -> np.ndarray | Non
     rows = [vocabulary.encode(text) if text else [] for text in texts]
     longest = max(map(len, rows))
     width = next((size for size in _GIVEN if size >= longest), -(-longest // 64) * 64)
-    given = np.full((len(rows), width), -1, np.int32)
-    for row, tokens in zip(given, rows, strict=True):
+    return padded_before(rows, width)
+
+
+def padded_before(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Rows of tokens, each at the end of a row of `width`, behind -1: [B, width] int32."""
+    padded = np.full((len(rows), width), -1, np.int32)
+    for row, tokens in zip(padded, rows, strict=True):
         row[width - len(tokens) :] = tokens
-    return given
+    return padded
 
 
 def begun_rows(given: ArrayLike | None, users: int) -> np.ndarray:

@@ -52,22 +52,13 @@ def with_item_vectors(
             "StartConfig.item_vectors: found item ids that are numbers, expected ids of tokens"
             " (token, semantic or collaborative)"
         )
-    flat = flatten_dict(params)
-    embedding = np.array(flat[EMBEDDING_PATH], np.float32)
     means = token_means(vocabulary, item_ids, vectors)
     known: np.ndarray = np.abs(means).sum(axis=1) > 0
     if not known.any():
         raise UserError("StartConfig.item_vectors: found no item with a vector, expected some")
     level = np.array([token.partition("_")[0] for token in vocabulary.id_tokens])
-    levels = [known & (level == each) for each in np.unique(level)]
-    for rows in levels:
-        means[rows] -= means[rows].mean(axis=0)
-    starts = turned(means, embedding.shape[1], seed)
-    for rows in levels:
-        starts[rows] *= embedding.std() / max(starts[rows].std(), 1e-9)
-    first = vocabulary.size - len(vocabulary.id_tokens)
-    embedding[first + np.flatnonzero(known)] = starts[known]
-    return dict(unflatten_dict(flat | {EMBEDDING_PATH: embedding}))
+    levels = [np.flatnonzero(known & (level == each)) for each in np.unique(level[known])]
+    return _started(params, vocabulary.first_id_token + np.arange(len(means)), means, levels, seed)
 
 
 def with_word_vectors(params: Params, vectors: np.ndarray, seed: int) -> Params:
@@ -77,17 +68,37 @@ def with_word_vectors(params: Params, vectors: np.ndarray, seed: int) -> Params:
     embedding's standard deviation as those of items are. The row of a piece without a vector, one
     of zeros, does not change. UserError when no piece has one.
     """
-    flat = flatten_dict(params)
-    embedding = np.array(flat[EMBEDDING_PATH], np.float32)
     known = np.flatnonzero(np.abs(vectors).sum(axis=1) > 0)
     if not len(known):
         raise UserError(
             "StartConfig.word_vectors: found no two words near each other in training reviews and"
             " titles, expected some"
         )
-    rows = vectors[known] / np.linalg.norm(vectors[known], axis=1, keepdims=True)
-    starts = turned(rows - rows.mean(axis=0), embedding.shape[1], seed)
-    embedding[known] = starts * (embedding.std() / max(starts.std(), 1e-9))
+    units = vectors[known] / np.linalg.norm(vectors[known], axis=1, keepdims=True)
+    return _started(params, known, units, [np.arange(len(known))], seed)
+
+
+def _started(
+    params: Params,
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    groups: Sequence[np.ndarray],
+    seed: int,
+) -> Params:
+    """Return parameters in which rows [N] of the embedding start from vectors [N, W].
+
+    groups: which of the rows, the others staying as they are; those of a group lose their mean and
+    get the embedding's standard deviation.
+    """
+    flat = flatten_dict(params)
+    embedding = np.array(flat[EMBEDDING_PATH], np.float32)
+    deviation, vectors = embedding.std(), vectors.copy()
+    for group in groups:
+        vectors[group] -= vectors[group].mean(axis=0)
+    starts = turned(vectors, embedding.shape[1], seed)
+    for group in groups:
+        scale = deviation / max(starts[group].std(), 1e-9)
+        embedding[rows[group]] = starts[group] * scale
     return dict(unflatten_dict(flat | {EMBEDDING_PATH: embedding}))
 
 
@@ -98,7 +109,7 @@ def token_means(vocabulary: Vocabulary, item_ids: Sequence[str], vectors: np.nda
     """
     tokens = [vocabulary.encode(text) for text in item_ids]
     items = np.repeat(np.arange(len(tokens)), [len(ids) for ids in tokens])
-    first = vocabulary.size - len(vocabulary.id_tokens)
+    first = vocabulary.first_id_token
     known = (np.abs(vectors).sum(axis=1) > 0)[items]
     shape = (len(vocabulary.id_tokens), len(tokens))
     where = (np.concatenate(tokens) - first)[known], items[known]

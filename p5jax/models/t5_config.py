@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from p5jax.core.errors import UserError
 from p5jax.core.settings import BELOW_ONE, COUNT, SIZE, at_least, check
 from p5jax.models.layers import ACTIVATIONS
+from p5jax.text.vocabulary import Vocabulary
 
 LIKELIHOODS = ("vocabulary", "children")
+OF_VOCABULARY = ("word_starts", "first_id_token")  # fields that a run does not store
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,20 @@ class T5Config:
                 f"T5Config.relpos_max_distance: found {self.relpos_max_distance}, expected more"
                 f" than half of relpos_buckets = {self.relpos_buckets}"
             )
+
+    def for_vocabulary(self, vocabulary: Vocabulary) -> T5Config:
+        """Return the same sizes with what a vocabulary says.
+
+        UserError for dropout of items whose ids are numbers, which have no tokens of their own.
+        """
+        if self.item_dropout_rate is not None and not vocabulary.id_tokens:
+            raise UserError(
+                f"T5Config.item_dropout_rate: found {self.item_dropout_rate} and item ids that are"
+                " numbers, expected ids of tokens (token, semantic or collaborative)"
+            )
+        return replace(
+            self,
+            vocab_size=vocabulary.padded_size,
+            word_starts=np.packbits(vocabulary.word_starts).tobytes(),
+            first_id_token=vocabulary.first_id_token,
+        )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from p5jax.core.errors import UserError
@@ -21,6 +20,7 @@ from p5jax.core.settings import SIZE, check
 from p5jax.data.dataset import Dataset
 from p5jax.models.initial import Params
 from p5jax.models.t5 import T5Config, Transformer, init_params, param_axes
+from p5jax.models.t5_config import OF_VOCABULARY
 from p5jax.parallel import distributed
 from p5jax.prompts.families import Family, FamilyConfig, make_families
 from p5jax.prompts.template import PromptTemplate
@@ -99,17 +99,8 @@ class Run:
         self.vocabulary = vocabulary
         self.templates: dict[str, PromptTemplate] = load_templates(str(path / "templates.toml"))
         self.family_config = built(path, FamilyConfig, manifest["family_config"])
-        word_starts = np.packbits(vocabulary.word_starts).tobytes()
         sizes = built(path, T5Config, manifest["model"])
-        if sizes.item_dropout_rate is not None and not vocabulary.id_tokens:
-            raise UserError(
-                f"T5Config.item_dropout_rate: found {sizes.item_dropout_rate} and item ids that are"
-                " numbers, expected ids of tokens (token, semantic or collaborative)"
-            )
-        sizes = dataclasses.replace(
-            sizes, word_starts=word_starts, first_id_token=vocabulary.first_id_token
-        )
-        self.model = Transformer(sizes)
+        self.model = Transformer(sizes.for_vocabulary(vocabulary))
 
     @cached_property
     def families(self) -> dict[str, Family]:
@@ -229,7 +220,8 @@ def _manifest(
     asked = config.families or None  # None: those that the data and the prompts can feed
     model = dataclasses.replace(model, vocab_size=vocabulary.padded_size)
     fields = dataclasses.asdict(model)
-    del fields["word_starts"], fields["first_id_token"]  # the vocabulary's
+    for name in OF_VOCABULARY:
+        del fields[name]
     manifest = {
         "dataset": dataset_entry(dataset, config.run_dir),
         "vocabulary": vocabulary.fingerprint,

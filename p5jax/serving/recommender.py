@@ -13,7 +13,7 @@ from p5jax.core.errors import UserError
 from p5jax.core.progress import Report
 from p5jax.data.dataset import Key, key_list
 from p5jax.inference.decoding import beam_search
-from p5jax.inference.ranking import Ranking
+from p5jax.inference.ranking import Ranking, padded_before
 from p5jax.parallel import distributed
 from p5jax.parallel.partitioning import enable_compilation_cache
 from p5jax.parallel.placing import place_rows, to_host
@@ -250,6 +250,11 @@ class Recommender(Ranker):
         (case,) = self.cases([_question(user)])
         return views_of(self, case, self.next_item_prompts(prompts), beam)
 
+    @property
+    def explains(self) -> bool:
+        """Whether the run was trained with explanations."""
+        return "explanation" in self.run.manifest["families"]
+
     def explain(
         self,
         user: Key | Question,
@@ -268,7 +273,7 @@ class Recommender(Ranker):
         explanation tell no history.
         """
         dataset = self.run.dataset
-        if "explanation" not in self.run.manifest["families"]:
+        if not self.explains:
             raise UserError(f"{self.run.path}: trained without explanations; the data has none")
         (case,) = self.cases([_question(user)])
         (i,) = dataset.named_items([item], "item")
@@ -317,12 +322,11 @@ class Recommender(Ranker):
         many tokens in a row it does not say twice, 0 for any.
         """
         run = self.run
-        given = np.full((1, ANSWER_BEGINS), -1, np.int32)  # one shape, so one program, for all
         begun = run.vocabulary.encode(begins) if begins else []
         if len(begun) > ANSWER_BEGINS:
             found = f"{begins!r}, {len(begun)} tokens"
             raise UserError(f"feature: found {found}, expected at most {ANSWER_BEGINS}")
-        given[0, ANSWER_BEGINS - len(begun) :] = begun
+        given = padded_before([begun], ANSWER_BEGINS)  # one shape, so one program, for all
         tokens = padded([prompt], least=self.levels.fit(len(prompt)))
         sources = place_rows(run.params, tokens)
         answers, _ = beam_search(

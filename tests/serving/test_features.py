@@ -8,18 +8,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from small_model import RUN_MODEL
 
 from p5jax.core.errors import UserError
 from p5jax.data.dataset import TRAIN, Dataset
 from p5jax.inference.decoding import beam_search
 from p5jax.models.t5 import init_params
-from p5jax.models.t5_config import T5Config
 from p5jax.prompts.families import FamilyConfig
 from p5jax.runs.run import Run, RunConfig
 from p5jax.serving.features import Features
 from p5jax.serving.recommender import ANSWER_BEGINS, EXPLAINED, Recommender
-
-SIZES = T5Config(0, 16, 2, 1, 1, 8, 32)
 
 
 def frequent(dataset: Dataset, item: int) -> str:
@@ -34,7 +32,7 @@ def frequent(dataset: Dataset, item: int) -> str:
 def recommender(world, tmp_path_factory) -> Recommender:
     folder: Path = tmp_path_factory.mktemp("named")
     config = RunConfig(str(world.path), str(folder / "run"), prompts=("2-3", "3-1", "3-8", "E-1"))
-    run = Run.create(config, FamilyConfig(max_source=64), SIZES)
+    run = Run.create(config, FamilyConfig(max_source=64), RUN_MODEL)
     rng = np.random.default_rng(0)  # of a model that says something, not the same to every prompt
     shapes = init_params(run.model, jax.random.key(0))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), shapes)
@@ -74,7 +72,7 @@ def test_the_decoder_is_told_the_feature(recommender, world):
 def test_a_titled_item_is_explained_by_a_prompt_that_the_run_has(world, tmp_path):
     assert world.titles[0]
     config = RunConfig(str(world.path), str(tmp_path / "run"), prompts=("2-3", "E-1"))
-    run = Run.create(config, FamilyConfig(max_source=64), SIZES)
+    run = Run.create(config, FamilyConfig(max_source=64), RUN_MODEL)
     recommender = Recommender(run.with_params(init_params(run.model, jax.random.key(0))))
     user, item = world.user_keys[0], world.item_keys[0]
     usual = recommender.explain(user, item)

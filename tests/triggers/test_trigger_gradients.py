@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_model import RUN_MODEL
 
 from p5jax.models.checkpoints.hugging_face import export_hugging_face
-from p5jax.models.t5 import T5Config, Transformer, init_params
+from p5jax.models.t5 import Transformer, init_params
 from p5jax.triggers.gradients import (
     Gradients,
     add_gradients,
@@ -22,15 +24,12 @@ from p5jax.triggers.gradients import (
 )
 
 VOCABULARY, WIDTH = 96, 16
-CONFIG = T5Config(
+CONFIG = replace(
+    RUN_MODEL,
     vocab_size=VOCABULARY,
     emb_dim=WIDTH,
-    num_heads=2,
     num_encoder_layers=2,
     num_decoder_layers=2,
-    head_dim=8,
-    mlp_dim=32,
-    whole_words=False,
 )
 MODEL = Transformer(CONFIG)
 

@@ -70,7 +70,7 @@ class Engine:
         for length in self.recommender.levels.source:
             if wanted():
                 prompt = [run.vocabulary.eos_id] * length
-                for no_repeat in (0, EXPLAINED):
+                for no_repeat in (0, EXPLAINED) if self.recommender.explains else (0,):
                     self.recommender.answer(prompt, no_repeat=no_repeat)
 
     def _shapes(self) -> Iterator[Work]:
@@ -208,7 +208,7 @@ class Engine:
             "leaky_item_ids": run.dataset.leaky,
             "parameters": params_fingerprint(run.params),
             "memory": recommender.memory is not None,
-            "explains": "explanation" in run.manifest["families"],
+            "explains": recommender.explains,
             "most_k": min(self.config.beam, run.dataset.num_items),
             "most_items": MOST_ITEMS,
             "prompts": [
